@@ -1,0 +1,196 @@
+// Package firewall keeps doors closed and lets single clients through them for
+// a time.
+//
+// A [Door] is a set of ports that stays closed; a [Grant] lets one client
+// through one door until it expires. The [Gate] owns the grants: it decides
+// what opens, extends and closes, and commits what is waiting as one
+// transaction of its [Backend]. The backend, not the gate, ends a grant when
+// its time is over, so that doors close even if this process does not live.
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// A Door is a group of ports that the firewall keeps closed.
+type Door struct {
+	Name  string  // 1 to 32 of a–z 0–9 _ -, starting with a letter
+	Ports []Ports // at least one; no port belongs to two doors
+	// TTL is how long a grant lasts unless asked otherwise, 1 s to 24 h.
+	TTL time.Duration
+	// MaxTTL is the longest a grant may last from now, TTL to 24 h.
+	MaxTTL time.Duration
+	// Established says what becomes of sessions when their grant ends.
+	Established Established
+	MaxGrants   int            // most grants at once, at least 1
+	Connections int            // new connections a grant allows, 0 = any number
+	Forward     netip.AddrPort // where to send granted packets instead of here; zero: nowhere else
+	Prefix4     int            // bits of an IPv4 client's address that a grant covers, 1 to 32
+	Prefix6     int            // bits of an IPv6 client's address that a grant covers, 1 to 128
+}
+
+// Scope returns the prefix that a grant for client covers at this door.
+func (d Door) Scope(client netip.Addr) netip.Prefix {
+	client = client.Unmap().WithZone("")
+	bits := d.Prefix6
+	if client.Is4() {
+		bits = d.Prefix4
+	}
+	p, err := client.Prefix(bits)
+	if err != nil { // a door that was not validated: the narrowest scope
+		return netip.PrefixFrom(client, client.BitLen())
+	}
+	return p
+}
+
+// Ports is a range of ports of one protocol, both ends included.
+type Ports struct {
+	Protocol    Protocol
+	First, Last uint16
+}
+
+// String writes ports as the configuration has them: 22/tcp, 60000-61000/udp.
+func (p Ports) String() string {
+	if p.First == p.Last {
+		return fmt.Sprintf("%d/%s", p.First, p.Protocol)
+	}
+	return fmt.Sprintf("%d-%d/%s", p.First, p.Last, p.Protocol)
+}
+
+// Protocol is a transport protocol's IANA number.
+type Protocol uint8
+
+// The protocols that a door may guard.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// Established says what becomes of a session when the grant it began under
+// ends.
+type Established uint8
+
+const (
+	Keep Established = iota // it lives on
+	Cut                     // it ends with the grant
+)
+
+func (e Established) String() string {
+	if e == Cut {
+		return "cut"
+	}
+	return "keep"
+}
+
+// A Grant is one client's permission to pass one door until it expires. There
+// is never more than one grant for the same door and client.
+type Grant struct {
+	ID       string       // unique among the grants that run, kept across restarts
+	Door     string       // the door's name
+	Client   netip.Prefix // masked; a single address unless the door widens it
+	Sequence string       // what opened it; empty: an administrator
+	User     string       // whose one-time code opened it; empty: nobody's
+	Opened   time.Time
+	Expires  time.Time
+	Packets  uint64 // that passed under the grant
+	Bytes    uint64
+}
+
+// Mode says what the backend does with packets to a guarded port that no
+// grant covers.
+type Mode uint8
+
+const (
+	Guarded Mode = iota // drops them
+	Sets                // leaves them to the administrator's own rules
+)
+
+func (m Mode) String() string {
+	if m == Sets {
+		return "sets"
+	}
+	return "guard"
+}
+
+// A Guard is the whole of what a backend has to keep.
+type Guard struct {
+	Doors []Door
+	Mode  Mode
+	Mark  uint32         // set on packets that a grant lets through, ORed to what they carry
+	Allow []netip.Prefix // networks that need no grant
+	Owner bool           // the table belongs to this process; see the backend
+}
+
+// A Change is one part of a transaction.
+type Change struct {
+	// Grant to set: it holds from now until Expires, whether or not one for
+	// the same Door and Client was there. Its Packets and Bytes are what it
+	// has counted so far; a backend goes on from the greater of these and
+	// its own.
+	Grant Grant
+	// Close ends the grant for Door and Client instead, if there is one.
+	Close bool
+}
+
+// A Backend keeps doors closed. Its methods may be called from several
+// goroutines. Every error it returns for a failed change of the firewall means
+// that the state is unknown until the next Read succeeds, except where one of
+// the sentinel errors says more.
+type Backend interface {
+	// Guard puts everything in g under guard, in one transaction, and no
+	// longer guards what is not in g. Grants that the firewall holds for
+	// doors in g go on as they are; beside them those in grants that still
+	// run are put back. Calling it again with the same arguments changes
+	// nothing that a packet could notice.
+	Guard(ctx context.Context, g Guard, grants []Grant) error
+	// Commit carries out all changes or none. Grants that have expired
+	// already are left out.
+	Commit(ctx context.Context, changes []Change) error
+	// Read returns the truth: the grants that the firewall holds now, in no
+	// order. It returns ErrNotGuarded if what the last Guard put there is no
+	// longer there whole.
+	Read(ctx context.Context) ([]Grant, error)
+	// Changed receives a value soon after somebody else may have changed the
+	// firewall. It may report changes that are none, and may miss some: its
+	// reader should call Read now and then as well.
+	Changed() <-chan struct{}
+	// Unguard takes away everything that Guard put there, grants included.
+	// It is no error if nothing is there.
+	Unguard(ctx context.Context) error
+	// Close releases the backend's resources and leaves the firewall as it
+	// is.
+	Close() error
+}
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrNotGuarded: the firewall does not hold what Guard put there.
+	ErrNotGuarded = errors.New("the doors are not guarded")
+	// ErrPermission: the process may not change the firewall.
+	ErrPermission = errors.New("no permission to change the firewall")
+	// ErrUnsupported: the kernel lacks what the backend needs.
+	ErrUnsupported = errors.New("the kernel does not support it")
+	// ErrFull: the firewall has no room for another grant.
+	ErrFull = errors.New("no room for another grant")
+	// ErrNoDoor: there is no door of that name.
+	ErrNoDoor = errors.New("no such door")
+	// ErrNoGrant: there is no grant of that id.
+	ErrNoGrant = errors.New("no such grant")
+	// ErrUnguarded: the guard was taken away on purpose and nothing opens
+	// until it is put back.
+	ErrUnguarded = errors.New("the guard was taken away")
+)
