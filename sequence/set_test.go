@@ -1,0 +1,238 @@
+package sequence
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func one(t Trigger) Spec { return Spec{Name: "test", Steps: []Step{{Trigger: t}}} }
+
+func TestTriggerMatches(t *testing.T) {
+	sum := sha256.Sum256([]byte("/hidden"))
+	get := func(path string) Request { return Request{Method: "GET", Host: "example.org", Path: path} }
+	for _, tt := range []struct {
+		name    string
+		trigger Trigger
+		request Request
+		want    bool
+	}{
+		{"an exact path", Trigger{Path: "/a"}, get("/a"), true},
+		{"not a prefix of the path", Trigger{Path: "/a"}, get("/ab"), false},
+		{"nor the path a prefix of it", Trigger{Path: "/ab"}, get("/a"), false},
+		{"case counts", Trigger{Path: "/a"}, get("/A"), false},
+		{"no cleaning of doubled slashes", Trigger{Path: "/a"}, get("//a"), false},
+		{"no cleaning of dots", Trigger{Path: "/a"}, get("/x/../a"), false},
+		{"no trailing slash", Trigger{Path: "/a"}, get("/a/"), false},
+		{"a hashed path", Trigger{Hash: hex.EncodeToString(sum[:])}, get("/hidden"), true},
+		{"another path than the hashed", Trigger{Hash: hex.EncodeToString(sum[:])}, get("/hidden2"), false},
+		{"a regex anywhere in the path", Trigger{Regex: `\.php$`}, get("/x/trigger.php"), true},
+		{"an anchored regex", Trigger{Regex: `^/trigger\.php`}, get("/x/trigger.php"), false},
+		{"a regex on bytes that are no UTF-8", Trigger{Regex: `^/a.b$`}, get("/a\xffb"), true},
+		{"the method", Trigger{Path: "/a", Method: "GET"}, get("/a"), true},
+		{"another method", Trigger{Path: "/a", Method: "POST"}, get("/a"), false},
+		{"HEAD is not GET", Trigger{Path: "/a", Method: "GET"}, Request{Method: "HEAD", Path: "/a"}, false},
+		{"no method: any", Trigger{Path: "/a"}, Request{Method: "BREW", Path: "/a"}, true},
+		{"the host", Trigger{Path: "/a", Host: "example.org"}, get("/a"), true},
+		{"the host whatever its case", Trigger{Path: "/a", Host: "Example.ORG"}, get("/a"), true},
+		{"the host without its port", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.org:8080", Path: "/a"}, true},
+		{"another host", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.com", Path: "/a"}, false},
+		{"no host at all", Trigger{Path: "/a", Host: "example.org"}, Request{Path: "/a"}, false},
+		{"an IPv6 host", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:db8::1]:80", Path: "/a"}, true},
+		{"a parameter", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=v"}, true},
+		{"beside others", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
+		{"decoded", Trigger{Path: "/a", Query: map[string]string{"k": "v w"}}, Request{Path: "/a", RawQuery: "%6b=v+w"}, true},
+		{"with another value", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=V"}, false},
+		{"twice", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=v&k=v"}, false},
+		{"missing", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a"}, false},
+		{"one of two missing", Trigger{Path: "/a", Query: map[string]string{"k": "v", "l": "w"}}, Request{Path: "/a", RawQuery: "k=v"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			set, err := NewSet([]Spec{one(tt.trigger)}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if steps, _ := set.Match(tt.request, nil).Steps(set.Machines()[0]); (steps != 0) != tt.want {
+				t.Errorf("%+v against %+v: steps %b, want a match: %v", tt.request, tt.trigger, steps, tt.want)
+			}
+		})
+	}
+}
+
+func TestTriggerValidate(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		trigger Trigger
+		want    string // part of the error; empty: valid
+	}{
+		{"a path", Trigger{Path: "/a b/ü"}, ""},
+		{"a regex", Trigger{Regex: `^/a`}, ""},
+		{"a template", Trigger{Template: "/k/{totp}"}, ""},
+		{"a template in the middle", Trigger{Template: "/k/{ticket}/x"}, ""},
+		{"nothing", Trigger{}, "exactly one"},
+		{"two things", Trigger{Path: "/a", Regex: "a"}, "exactly one"},
+		{"no slash", Trigger{Path: "a"}, "starts with /"},
+		{"encoded", Trigger{Path: "/%41"}, "decoded"},
+		{"a percent sign alone", Trigger{Path: "/100%"}, ""},
+		{"a query", Trigger{Path: "/a?k=v"}, "no ?"},
+		{"an unknown variable", Trigger{Path: "/k/{code}"}, "braces"},
+		{"a variable in a part of a segment", Trigger{Template: "/k{totp}"}, "whole segment"},
+		{"two variables", Trigger{Template: "/{totp}/{totp}"}, "once"},
+		{"a bad regex", Trigger{Regex: "("}, "RE2"},
+		{"a short hash", Trigger{Hash: "abcd"}, "64"},
+		{"an upper-case hash", Trigger{Hash: strings.Repeat("AB", 32)}, "lower-case"},
+		{"a method with a space", Trigger{Path: "/a", Method: "GET /"}, "one word"},
+		{"a host that is a URL", Trigger{Path: "/a", Host: "http://example.org"}, "bare name"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.trigger.Validate()
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOneKnockMeansSomethingToEverySequence(t *testing.T) {
+	named := func(name string, s Spec) Spec { s.Name = name; return s }
+	set, err := NewSet([]Spec{
+		named("one", spec("aba")),
+		named("two", spec("ca")),
+		named("three", spec("xyz")),
+		named("four", with(spec("bc"), func(s *Spec) { s.Ignore = []string{"/a"} })),
+		named("five", one(Trigger{Regex: "^/[a-c]$"})),
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := set.Match(Request{Path: "/a"}, nil)
+	var got []string
+	for _, hit := range k.Hits {
+		got = append(got, fmt.Sprintf("%s:%b", hit.Machine.Name(), hit.Steps))
+	}
+	if want := "one:101 two:10 five:1"; strings.Join(got, " ") != want {
+		t.Errorf("hits %v, want %s", got, want)
+	}
+	if steps, counts := k.Steps(set.Machine("three")); steps != 0 || !counts {
+		t.Errorf("a path that is no step of three: steps %b, counts %v", steps, counts)
+	}
+	if _, counts := k.Steps(set.Machine("four")); counts {
+		t.Error("a path that four ignores counts")
+	}
+}
+
+func TestIgnoreGoesBeforeAMatch(t *testing.T) {
+	s := one(Trigger{Regex: "ico"})
+	s.Ignore = []string{"/favicon.ico"}
+	set, err := NewSet([]Spec{s}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := set.Match(Request{Path: "/favicon.ico"}, nil); len(k.Hits) != 0 {
+		t.Errorf("hits %+v", k.Hits)
+	}
+}
+
+func TestNewSetKeepsTheMachinesOfUnchangedSequences(t *testing.T) {
+	before, err := NewSet([]Spec{spec("abc")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Spec){
+		"strict": func(s *Spec) { s.Strict = false },
+		"window": func(s *Spec) { s.Window = second },
+		"within": func(s *Spec) { s.Steps[1].Within = second },
+		"path":   func(s *Spec) { s.Steps[0].Trigger.Path = "/z" },
+		"query":  func(s *Spec) { s.Steps[0].Trigger.Query = map[string]string{"k": "v"} },
+		"ignore": func(s *Spec) { s.Ignore = []string{"/f"} },
+		"length": func(s *Spec) { s.Steps = s.Steps[:2] },
+	} {
+		after, err := NewSet([]Spec{with(spec("abc"), change)}, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after.Machine("test") == before.Machine("test") {
+			t.Errorf("%s changed, and the machine is still the old one", name)
+		}
+	}
+	after, err := NewSet([]Spec{spec("abc")}, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Machine("test") != before.Machine("test") {
+		t.Error("nothing changed, and the machine is a new one")
+	}
+}
+
+func TestNewSetRefusesBadSpecs(t *testing.T) {
+	for name, specs := range map[string][]Spec{
+		"no steps":                 {{Name: "test"}},
+		"33 steps":                 {spec(strings.Repeat("a", 33))},
+		"two of a name":            {spec("a"), spec("b")},
+		"within on the first step": {with(spec("ab"), func(s *Spec) { s.Steps[0].Within = second })},
+		"no within on the second":  {with(spec("ab"), func(s *Spec) { s.Steps[1].Within = 0 })},
+		"a negative window":        {with(spec("ab"), func(s *Spec) { s.Window = -1 })},
+		"a bad trigger":            {one(Trigger{Regex: "("})},
+	} {
+		if _, err := NewSet(specs, nil); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// FuzzMatch feeds arbitrary requests to a set that has every kind of trigger.
+func FuzzMatch(f *testing.F) {
+	set, err := NewSet([]Spec{
+		spec("abc"),
+		{Name: "kinds", Steps: []Step{
+			{Trigger: Trigger{Regex: `^/[^/]+\.php$`}},
+			{Trigger: Trigger{Hash: strings.Repeat("00", 32)}, Within: second},
+			{Trigger: Trigger{Path: "/q", Method: "GET", Host: "example.org", Query: map[string]string{"k": "v"}}, Within: second},
+		}},
+	}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("GET", "example.org:80", "/q", "k=v")
+	f.Add("", "[::1", "/\xff.php", "k=%zz&;")
+	f.Fuzz(func(t *testing.T, method, host, path, query string) {
+		for _, hit := range set.Match(Request{method, host, path, query}, nil).Hits {
+			if hit.Steps == 0 || hit.Steps >= 1<<hit.Machine.Len() {
+				t.Errorf("steps %b of %s", hit.Steps, hit.Machine.Name())
+			}
+		}
+	})
+}
+
+func BenchmarkMatch(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		var specs []Spec
+		for i := range n {
+			s := Spec{Name: fmt.Sprint("s", i), Strict: true, Ignore: []string{"/favicon.ico"}}
+			for j := range 3 {
+				step := Step{Trigger: Trigger{Path: fmt.Sprintf("/%d/%d", i, j)}}
+				if j > 0 {
+					step.Within = second
+				}
+				s.Steps = append(s.Steps, step)
+			}
+			specs = append(specs, s)
+		}
+		set, err := NewSet(specs, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for name, path := range map[string]string{"hit": "/0/1", "miss": "/index.html"} {
+			b.Run(fmt.Sprintf("%s/sequences=%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				var buf [4]Hit
+				r := Request{Method: "GET", Host: "example.org", Path: path}
+				for b.Loop() {
+					set.Match(r, buf[:0])
+				}
+			})
+		}
+	}
+}
