@@ -1,0 +1,379 @@
+package track
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"webknock/sequence"
+)
+
+// gate is one tracker over sequences written as strings: "ssh=abc" is the
+// sequence ssh of /a, /b, /c, strict, each step within ten seconds.
+type gate struct {
+	*Tracker
+	set    *sequence.Set
+	origin time.Time
+}
+
+func newGate(t testing.TB, max int, sequences ...string) *gate {
+	t.Helper()
+	origin := time.Now()
+	return &gate{New(origin, NewBound(max)), newSet(t, nil, sequences...), origin}
+}
+
+func newSet(t testing.TB, old *sequence.Set, sequences ...string) *sequence.Set {
+	t.Helper()
+	var specs []sequence.Spec
+	for _, s := range sequences {
+		name, paths, _ := strings.Cut(s, "=")
+		spec := sequence.Spec{Name: name, Strict: true, Ignore: []string{"/ignored"}}
+		for i, c := range paths {
+			step := sequence.Step{Trigger: sequence.Trigger{Path: "/" + string(c)}}
+			if i > 0 {
+				step.Within = 10 * time.Second
+			}
+			spec.Steps = append(spec.Steps, step)
+		}
+		specs = append(specs, spec)
+	}
+	set, err := sequence.NewSet(specs, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func (g *gate) now() time.Duration { return time.Since(g.origin) }
+
+// knock returns the names of the sequences that the request completes.
+func (g *gate) knock(client, path string) string {
+	done, full := g.Knock(netip.MustParseAddr(client), g.set.Match(sequence.Request{Path: path}, nil), g.now())
+	var names []string
+	for _, m := range done {
+		names = append(names, m.Name())
+	}
+	if full {
+		names = append(names, "full")
+	}
+	return strings.Join(names, " ")
+}
+
+func (g *gate) progress() (all []string) {
+	for _, p := range g.Progress(g.now()) {
+		all = append(all, fmt.Sprintf("%v %s %d", p.Client, p.Machine.Name(), p.Step))
+	}
+	slices.Sort(all)
+	return all
+}
+
+const (
+	alice   = "192.0.2.1"
+	mallory = "192.0.2.66"
+)
+
+func TestEachClientHasProgressOfItsOwn(t *testing.T) {
+	g := newGate(t, 10, "ssh=abc")
+	g.knock(alice, "/a")
+	g.knock(alice, "/b")
+	if got := g.knock(mallory, "/c"); got != "" {
+		t.Errorf("a stranger finished another's sequence: %s", got)
+	}
+	if got := g.knock(alice, "/c"); got != "ssh" {
+		t.Errorf("the stranger's knock cost the client its progress: %q", got)
+	}
+	if got := g.progress(); got != nil || g.bound.Count() != 0 {
+		t.Errorf("after completion: %v, %d clients", got, g.bound.Count())
+	}
+}
+
+func TestSequencesRunSideBySide(t *testing.T) {
+	g := newGate(t, 10, "one=abc", "two=ab", "three=bc", "single=c")
+	var got []string
+	for _, path := range []string{"/a", "/b", "/c"} {
+		got = append(got, g.knock(alice, path))
+	}
+	if want := []string{"", "two", "one three single"}; !slices.Equal(got, want) {
+		t.Errorf("completed %q, want %q", got, want)
+	}
+}
+
+func TestOnlyAFirstStepTakesUpMemory(t *testing.T) {
+	g := newGate(t, 10, "ssh=abc")
+	for _, path := range []string{"/b", "/c", "/x", "/ignored"} {
+		g.knock(alice, path)
+	}
+	if got := g.cache.ItemCount(); got != 0 || g.bound.Count() != 0 {
+		t.Errorf("%d clients remembered, %d counted", got, g.bound.Count())
+	}
+	g.knock(alice, "/a")
+	if got := g.progress(); !slices.Equal(got, []string{alice + " ssh 1"}) {
+		t.Errorf("after the first step: %v", got)
+	}
+	g.knock(alice, "/x")
+	if got := g.cache.ItemCount(); got != 0 || g.bound.Count() != 0 {
+		t.Errorf("after a wrong path %d clients remembered, %d counted", got, g.bound.Count())
+	}
+}
+
+func TestAnIgnoredRequestChangesNothing(t *testing.T) {
+	g := newGate(t, 10, "ssh=abc")
+	g.knock(alice, "/a")
+	g.knock(alice, "/ignored")
+	if got := g.progress(); !slices.Equal(got, []string{alice + " ssh 1"}) {
+		t.Errorf("progress %v", got)
+	}
+}
+
+func TestBoundRefusesNewClientsAndKeepsTheOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, 2, "ssh=ab", "single=s")
+		g.knock("192.0.2.1", "/a")
+		g.knock("192.0.2.2", "/a")
+		if got := g.knock("192.0.2.3", "/a"); got != "full" {
+			t.Errorf("third client: %q", got)
+		}
+		if got := g.knock("192.0.2.3", "/s"); got != "single" {
+			t.Errorf("a sequence that needs no memory: %q", got)
+		}
+		if got := g.knock("192.0.2.1", "/a"); got != "" {
+			t.Errorf("a client in progress that begins anew: %q", got)
+		}
+		if got := g.knock("192.0.2.1", "/b"); got != "ssh" {
+			t.Errorf("first client: %q", got)
+		}
+		if got := g.knock("192.0.2.3", "/a"); got != "" {
+			t.Errorf("a client for the free place: %q", got)
+		}
+		time.Sleep(10*time.Second + 1)
+		g.Sweep(g.now())
+		if got := g.bound.Count(); got != 0 {
+			t.Errorf("%d places taken after all has expired", got)
+		}
+	})
+}
+
+func TestAnExpiredClientThatWasNotSweptCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, 10, "ssh=ab")
+		for range 5 {
+			g.knock(alice, "/a")
+			time.Sleep(11 * time.Second)
+		}
+		if got := g.bound.Count(); got != 1 {
+			t.Errorf("one client takes %d places", got)
+		}
+	})
+}
+
+func TestProgressEndsInTime(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		gap  time.Duration
+		want string
+	}{
+		{"just in time", 10 * time.Second, "ssh"},
+		{"a nanosecond late", 10*time.Second + 1, ""},
+	} {
+		for _, sweep := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, swept %v", tt.name, sweep), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g := newGate(t, 10, "ssh=ab")
+					g.knock(alice, "/a")
+					time.Sleep(tt.gap)
+					if sweep {
+						g.Sweep(g.now())
+					}
+					if got := len(g.progress()) > 0; got != (tt.want != "") {
+						t.Errorf("in progress: %v", got)
+					}
+					if got := g.knock(alice, "/b"); got != tt.want {
+						t.Errorf("completed %q, want %q", got, tt.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A steady trickle of requests must not keep anything alive.
+func TestExpiryDoesNotWaitForSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, 10, "ssh=ab")
+		g.knock(alice, "/a")
+		for range 11 {
+			time.Sleep(time.Second)
+			g.knock(alice, "/ignored")
+			g.knock(mallory, "/x")
+		}
+		if got := g.knock(alice, "/b"); got != "" {
+			t.Errorf("completed %q after its time", got)
+		}
+		g.Sweep(g.now())
+		if got := g.cache.ItemCount(); got != 0 {
+			t.Errorf("%d clients remembered", got)
+		}
+	})
+}
+
+func TestRetainKeepsProgressOfUnchangedSequences(t *testing.T) {
+	g := newGate(t, 10, "ssh=abc", "vpn=axy", "old=pq")
+	g.knock(alice, "/a")
+	g.knock(mallory, "/p")
+	g.set = newSet(t, g.set, "ssh=abc", "vpn=axz")
+	g.Retain(func(m *sequence.Machine) bool { return g.set.Machine(m.Name()) == m }, g.now())
+	if got := g.progress(); !slices.Equal(got, []string{alice + " ssh 1"}) {
+		t.Errorf("progress %v", got)
+	}
+	if got := g.bound.Count(); got != 1 {
+		t.Errorf("%d places taken", got)
+	}
+	g.knock(alice, "/b")
+	if got := g.knock(alice, "/c"); got != "ssh" {
+		t.Errorf("completed %q", got)
+	}
+}
+
+func TestASteppedWallClockNeitherKeepsNorRevivesProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, 10, "ssh=abc")
+		g.knock(alice, "/a")
+		// The monotonic clock has gone on for an hour, the wall clock has not:
+		// it was set back.
+		g.Sweep(time.Hour)
+		if got := g.bound.Count(); got != 0 {
+			t.Errorf("set back: %d clients still there", got)
+		}
+		g.Tracker = New(g.origin, NewBound(10))
+		g.knock(alice, "/a")
+		if done, _ := g.Knock(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: "/b"}, nil), time.Hour); done != nil {
+			t.Error("set back: progress an hour old completes")
+		}
+		// Five seconds forward within ten are no loss.
+		g.Tracker = New(g.origin, NewBound(10))
+		g.knock(alice, "/a")
+		time.Sleep(5 * time.Second)
+		g.Sweep(0)
+		if got := len(g.Progress(0)); got != 1 {
+			t.Errorf("set forward by less than the progress has left: %d clients", got)
+		}
+	})
+}
+
+func TestMemoryOfManyIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(t, 1<<20, "ssh=ab")
+		addr := netip.MustParseAddr("10.0.0.0")
+		for range 5000 {
+			addr = addr.Next()
+			g.knock(addr.String(), "/a")
+		}
+		before := g.cache
+		time.Sleep(9 * time.Second)
+		g.knock(alice, "/a")
+		time.Sleep(2 * time.Second)
+		g.Sweep(g.now())
+		if g.cache == before {
+			t.Error("the map for 5,000 clients is kept for one")
+		}
+		if got := g.progress(); !slices.Equal(got, []string{alice + " ssh 1"}) {
+			t.Errorf("progress %v", got)
+		}
+		if got := g.bound.Count(); got != 1 {
+			t.Errorf("%d places taken", got)
+		}
+	})
+}
+
+func TestWiden(t *testing.T) {
+	for _, tt := range []struct {
+		addr string
+		bits int
+		want string
+	}{
+		{"192.0.2.1", 64, "192.0.2.1"},
+		{"::ffff:192.0.2.1", 64, "192.0.2.1"},
+		{"2001:db8::1", 128, "2001:db8::1"},
+		{"2001:db8::1:2:3:4", 64, "2001:db8::"},
+		{"2001:db8:0:1::9", 48, "2001:db8::"},
+		{"fe80::1%eth0", 128, "fe80::1"},
+	} {
+		if got := Widen(netip.MustParseAddr(tt.addr), tt.bits); got != netip.MustParseAddr(tt.want) {
+			t.Errorf("Widen(%s, %d) = %v, want %s", tt.addr, tt.bits, got, tt.want)
+		}
+	}
+}
+
+func BenchmarkKnock(b *testing.B) {
+	for _, path := range []string{"/a", "/x"} {
+		b.Run(map[string]string{"/a": "first", "/x": "miss"}[path], func(b *testing.B) {
+			g := newGate(b, 1<<20, "ssh=abc")
+			var buf [4]sequence.Hit
+			k := g.set.Match(sequence.Request{Path: path}, buf[:0])
+			addr := netip.MustParseAddr(alice)
+			b.ReportAllocs()
+			for b.Loop() {
+				g.Knock(addr, k, g.now())
+			}
+		})
+	}
+}
+
+// BenchmarkMillion holds a million clients in progress in as many shards as
+// the daemon has, and reports what a client takes of memory and how long the
+// longest sweep keeps one shard busy, with all live and with all expired.
+func BenchmarkMillion(b *testing.B) {
+	const clients, shards = 1_000_000, 128
+	for b.Loop() {
+		b.StopTimer()
+		set := newSet(b, nil, "ssh=abc")
+		k := set.Match(sequence.Request{Path: "/a"}, nil)
+		before := heap()
+		origin := time.Now()
+		bound := NewBound(clients)
+		trackers := make([]*Tracker, shards)
+		for i := range trackers {
+			trackers[i] = New(origin, bound)
+		}
+		addr := netip.MustParseAddr("10.0.0.0")
+		for i := range clients {
+			addr = addr.Next()
+			trackers[i%shards].Knock(addr, k, 0)
+		}
+		if bound.Count() != clients {
+			b.Fatalf("%d clients in progress", bound.Count())
+		}
+		b.ReportMetric(float64(heap()-before)/clients, "B/client")
+		longest := func() (d time.Duration) {
+			for _, t := range trackers {
+				began := time.Now()
+				t.Sweep(time.Since(origin))
+				d = max(d, time.Since(began))
+			}
+			return d
+		}
+		b.StartTimer()
+		b.ReportMetric(float64(longest().Microseconds()), "µs-longest-live")
+		for _, t := range trackers { // all expire: the same steps, an hour ago
+			for key, item := range t.cache.Items() {
+				t.cache.Set(key, item.Object, 1)
+			}
+		}
+		b.ReportMetric(float64(longest().Microseconds()), "µs-longest-expired")
+		if bound.Count() != 0 {
+			b.Fatalf("%d clients left", bound.Count())
+		}
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse
+}
