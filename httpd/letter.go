@@ -1,0 +1,143 @@
+package httpd
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Bounds of a request head. One that exceeds them is malformed.
+const (
+	MaxHead  = 8 << 10 // bytes, the empty line included
+	MaxLines = 100     // lines, the request line and the empty line included
+)
+
+// A Letter is one request as it was received: by whom, when, and its head. Its
+// connection is gone.
+type Letter struct {
+	Client netip.Addr     // the client the knock counts for; never IPv4-mapped
+	Remote netip.AddrPort // the peer of the connection
+	Local  netip.AddrPort // the address it connected to
+	At     time.Time      // when the head was complete
+	head   *buffer
+}
+
+// NewLetter returns a letter with the given head, which it copies.
+func NewLetter(client netip.Addr, at time.Time, head []byte) Letter {
+	b := getBuffer()
+	b.bytes = append(b.bytes, head...)
+	return Letter{Client: client, At: at, head: b}
+}
+
+// Discard gives the memory of the head back. The letter cannot be opened any
+// more.
+func (l *Letter) Discard() {
+	putBuffer(l.head)
+	l.head = nil
+}
+
+// Open parses the head, and discards the letter. It returns an error for a
+// malformed one: more than the bounds allow, control characters, no or
+// several Host fields in HTTP/1.1 (RFC 9112 section 3.2), or anything else that
+// net/http refuses. The request has no body.
+func (l *Letter) Open(r *bufio.Reader) (*http.Request, error) {
+	defer l.Discard()
+	hosts, err := check(l.head.bytes)
+	if err != nil {
+		return nil, err
+	}
+	r.Reset(bytes.NewReader(l.head.bytes))
+	req, err := http.ReadRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	if hosts > 1 || hosts == 0 && req.ProtoAtLeast(1, 1) {
+		return nil, errHost
+	}
+	req.Body = http.NoBody
+	req.RemoteAddr = l.Remote.String()
+	return req, nil
+}
+
+var (
+	errTooLarge = errors.New("the request head is too large")
+	errControl  = errors.New("a control character in the request head")
+	errHost     = errors.New("not exactly one Host field")
+)
+
+// check looks at what http.ReadRequest lets pass, and counts the Host fields.
+func check(head []byte) (hosts int, err error) {
+	if len(head) > MaxHead || headEnd(head) < 0 {
+		return 0, errTooLarge
+	}
+	lines := 0
+	for rest := head; len(rest) > 0; lines++ {
+		line, after, _ := bytes.Cut(rest, []byte{'\n'})
+		line = bytes.TrimSuffix(line, []byte{'\r'})
+		if bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+			return 0, errControl
+		}
+		if lines > 0 && len(line) >= len("host:") && strings.EqualFold(string(line[:len("host:")]), "host:") {
+			hosts++
+		}
+		rest = after
+	}
+	if lines > MaxLines {
+		return 0, errTooLarge
+	}
+	return hosts, nil
+}
+
+// headEnd returns the length of the request head that data begins with, its
+// empty line included, or -1 if the head is not complete. A bare LF ends a
+// line as well (RFC 9112 section 2.2).
+func headEnd(data []byte) int {
+	for i := 0; ; {
+		lf := bytes.IndexByte(data[i:], '\n')
+		if lf < 0 {
+			return -1
+		}
+		if line := data[i : i+lf]; len(line) == 0 || len(line) == 1 && line[0] == '\r' {
+			return i + lf + 1
+		}
+		i += lf + 1
+	}
+}
+
+// Prefetch reports whether a browser asks ahead of its user, so that the
+// request is no knock: Sec-Purpose (Fetch standard) or the older Purpose names
+// prefetch.
+func Prefetch(h http.Header) bool {
+	for _, name := range []string{"Sec-Purpose", "Purpose"} {
+		for _, value := range h[name] {
+			token, _, _ := strings.Cut(value, ";")
+			if strings.EqualFold(strings.TrimSpace(token), "prefetch") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A buffer holds a head while it is read and until its letter is opened.
+type buffer struct{ bytes []byte }
+
+// Most heads of browsers and of curl fit.
+const smallHead = 1 << 10
+
+var buffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, smallHead)} }}
+
+func getBuffer() *buffer { return buffers.Get().(*buffer) }
+
+func putBuffer(b *buffer) {
+	if b == nil || cap(b.bytes) > MaxHead+1 {
+		return
+	}
+	b.bytes = b.bytes[:0]
+	buffers.Put(b)
+}

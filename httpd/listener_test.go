@@ -1,0 +1,318 @@
+package httpd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"webknock/sequence"
+)
+
+// listen starts a listener on loopback. Its letters come out of the channel.
+func listen(t testing.TB, max int) (*Listener, chan Letter) {
+	t.Helper()
+	letters := make(chan Letter, 1024)
+	l, err := Listen(t.Context(), "127.0.0.1:0", max, func(l Letter) { letters <- l }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := l.Serve(); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+	})
+	return l, letters
+}
+
+func dial(t testing.TB, l *Listener) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// mustReset reads until the connection ends, and fails unless it ends with a
+// reset and without a byte.
+func mustReset(t testing.TB, conn net.Conn) {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	got, err := io.ReadAll(conn)
+	if len(got) > 0 {
+		t.Errorf("the listener sent %q", got)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v, want a reset", err)
+	}
+}
+
+// open reads a letter the way a shard does.
+func open(l Letter) (*http.Request, error) { return l.Open(bufio.NewReaderSize(nil, MaxHead)) }
+
+func TestEveryHeadIsPostedAndReset(t *testing.T) {
+	large := "X: " + strings.Repeat("x", 1000) + "\r\n"
+	for _, tt := range []struct {
+		name string
+		sent string
+		want string // method, host and decoded path; empty: malformed
+	}{
+		{"a request", "GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET h /a"},
+		{"HEAD", "HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n", "HEAD h /a"},
+		{"a made-up method", "BREW /a HTTP/1.1\r\nHost: h\r\n\r\n", "BREW h /a"},
+		{"a body", "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", "POST h /a"},
+		{"a pipelined request", "GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n", "GET h /a"},
+		{"bare LF", "GET /a HTTP/1.1\nHost: h\n\n", "GET h /a"},
+		{"HTTP/1.0 without Host", "GET /a HTTP/1.0\r\n\r\n", "GET  /a"},
+		{"a query", "GET /a?k=v HTTP/1.1\r\nHost: h\r\n\r\n", "GET h /a"},
+		{"an absolute target", "GET http://other/a HTTP/1.1\r\nHost: h\r\n\r\n", "GET other /a"},
+		{"percent-encoding, decoded once", "GET /%61%2561%2f HTTP/1.1\r\nHost: h\r\n\r\n", "GET h /a%61/"},
+		{"no cleaning", "GET //x/../a HTTP/1.1\r\nHost: h\r\n\r\n", "GET h //x/../a"},
+		{"a zero byte, encoded", "GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", "GET h /\x00"},
+		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "OPTIONS h *"},
+		{"CONNECT", "CONNECT h:22 HTTP/1.1\r\nHost: h\r\n\r\n", "CONNECT h:22 "},
+		{"Expect", "POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", "POST h /a"},
+		{"the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
+		{"HTTP/1.1 without Host", "GET /a HTTP/1.1\r\n\r\n", ""},
+		{"two Host fields", "GET /a HTTP/1.1\r\nHost: h\r\nhost: i\r\n\r\n", ""},
+		{"HTTP/0.9", "GET /a\r\n\r\n", ""},
+		{"garbage with an empty line", "\x16\x03\x01\x02\n\n", ""},
+		{"only an empty line", "\r\n\r\n", ""},
+		{"a bad escape", "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n", ""},
+		{"a NUL", "GET /a HTTP/1.1\r\nHost: h\r\nX: \x00\r\n\r\n", ""},
+		{"a bare CR", "GET /a HTTP/1.1\r\nHost: h\rX: y\r\n\r\n", ""},
+		{"a header without a colon", "GET /a HTTP/1.1\r\nHost: h\r\nnonsense\r\n\r\n", ""},
+		{"7 KiB of head", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat(large, 7) + "\r\n", "GET h /a"},
+		{"64 KiB of head", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat(large, 64) + "\r\n", ""},
+		{"64 KiB without a line's end", strings.Repeat("x", 64<<10), ""},
+		{"101 lines", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 98) + "\r\n", ""},
+		{"100 lines", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 97) + "\r\n", "GET h /a"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, letters := listen(t, 16)
+			conn := dial(t, l)
+			go io.WriteString(conn, tt.sent) // may meet the reset
+			mustReset(t, conn)
+			letter := <-letters
+			if letter.Remote.String() != conn.LocalAddr().String() || letter.Local != l.Addr() || letter.Client != letter.Remote.Addr() {
+				t.Errorf("letter from %v (%v) to %v", letter.Remote, letter.Client, letter.Local)
+			}
+			req, err := open(letter)
+			switch {
+			case err != nil && tt.want != "":
+				t.Errorf("malformed: %v", err)
+			case err == nil && tt.want != fmt.Sprintf("%s %s %s", req.Method, req.Host, req.URL.Path):
+				t.Errorf("got %q %q %q, want %q", req.Method, req.Host, req.URL.Path, tt.want)
+			}
+		})
+	}
+}
+
+func TestALetterIsPostedBeforeTheReset(t *testing.T) {
+	l, letters := listen(t, 16)
+	for i := range 50 {
+		conn := dial(t, l)
+		fmt.Fprintf(conn, "GET /%d HTTP/1.0\r\n\r\n", i)
+		mustReset(t, conn)
+		select {
+		case letter := <-letters:
+			if req, err := open(letter); err != nil || req.URL.Path != fmt.Sprint("/", i) {
+				t.Fatalf("letter %d: %v, %v", i, req, err)
+			}
+		default:
+			t.Fatal("the connection was reset before its letter was there")
+		}
+	}
+}
+
+func TestAHeadThatIsNotFinishedIsNoLetter(t *testing.T) {
+	for _, sent := range []string{"", "GET /a HTTP/1.1\r\nHost: h\r\n"} {
+		l, letters := listen(t, 16)
+		conn := dial(t, l)
+		io.WriteString(conn, sent)
+		conn.(*net.TCPConn).CloseWrite()
+		mustReset(t, conn)
+		if len(letters) > 0 {
+			t.Errorf("%q made a letter", sent)
+		}
+	}
+}
+
+func TestASlowHeadIsReset(t *testing.T) {
+	l, letters := listen(t, 16)
+	conn := dial(t, l)
+	io.WriteString(conn, "GET /a HTTP/1.1\r\n")
+	mustReset(t, conn) // after HeadTimeout
+	if len(letters) > 0 {
+		t.Error("a head that never ends made a letter")
+	}
+}
+
+func TestAHeadMayComeInPieces(t *testing.T) {
+	l, letters := listen(t, 16)
+	conn := dial(t, l)
+	head := "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+	go func() {
+		for i := range head {
+			conn.Write([]byte{head[i]})
+		}
+	}()
+	mustReset(t, conn)
+	if req, err := open(<-letters); err != nil || req.URL.Path != "/a" {
+		t.Errorf("%v, %v", req, err)
+	}
+}
+
+func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
+	l, letters := listen(t, 4)
+	var slow []net.Conn
+	for range 8 {
+		conn := dial(t, l)
+		io.WriteString(conn, "GET / HTTP/1.1\r\n")
+		slow = append(slow, conn)
+	}
+	conn := dial(t, l)
+	io.WriteString(conn, "GET /a HTTP/1.0\r\n\r\n")
+	mustReset(t, conn)
+	if req, err := open(<-letters); err != nil || req.URL.Path != "/a" {
+		t.Errorf("%v, %v", req, err)
+	}
+	for _, oldest := range slow[:5] {
+		mustReset(t, oldest)
+	}
+	if got := l.Evicted(); got != 5 {
+		t.Errorf("%d connections evicted, want 5", got)
+	}
+}
+
+func TestCloseResetsWhatIsBeingRead(t *testing.T) {
+	l, _ := listen(t, 16)
+	conn := dial(t, l)
+	for l.count() == 0 { // accepted
+		if _, err := conn.Write([]byte("G")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+	mustReset(t, conn)
+	if conn, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("a closed listener accepts")
+	}
+}
+
+func TestListenNamesTheAddress(t *testing.T) {
+	l, _ := listen(t, 1)
+	_, err := Listen(context.Background(), l.Addr().String(), 1, nil, nil)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), l.Addr().String()) {
+		t.Errorf("listen on an address in use: %v", err)
+	}
+}
+
+func TestPrefetch(t *testing.T) {
+	for _, tt := range []struct {
+		header string
+		want   bool
+	}{
+		{"Sec-Purpose: prefetch", true},
+		{"Sec-Purpose: prefetch;prerender", true},
+		{"Purpose: prefetch", true},
+		{"Purpose: Prefetch", true},
+		{"Purpose: preview", false},
+		{"X-Purpose: prefetch", false},
+	} {
+		name, value, _ := strings.Cut(tt.header, ": ")
+		if got := Prefetch(http.Header{name: {value}}); got != tt.want {
+			t.Errorf("%s: %v", tt.header, got)
+		}
+	}
+}
+
+// The router must have no opinion of its own about any request.
+func TestRouterHandsEverythingToTheHandler(t *testing.T) {
+	for _, method := range []string{"GET", "HEAD", "POST", "PROPFIND", "OPTIONS", "CONNECT", "BREW"} {
+		for _, target := range []string{"/", "/a", "/a/b/", "//a", "/%2f", "*", "/x/../y", "http://h/a", "http://h", "/{totp}", "/a*"} {
+			if method == "CONNECT" && target != "/a" {
+				continue // net/http takes other targets for an authority
+			}
+			letter := NewLetter(letterFrom, time.Now(), fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: h\r\n\r\n", method, target))
+			req, err := open(letter)
+			if err != nil {
+				t.Errorf("%s %s: %v", method, target, err)
+				continue
+			}
+			handled := 0
+			Router(func(w http.ResponseWriter, r *http.Request) {
+				handled++
+				if r.URL.Path != req.URL.Path || r.Method != method {
+					t.Errorf("%s %s arrived as %s %s", method, target, r.Method, r.URL.Path)
+				}
+			}).ServeHTTP(mute{t}, req)
+			if handled != 1 {
+				t.Errorf("%s %s: handled %d times", method, target, handled)
+			}
+		}
+	}
+}
+
+// mute fails if anybody answers.
+type mute struct{ t *testing.T }
+
+func (m mute) Header() http.Header         { return http.Header{} }
+func (m mute) Write(p []byte) (int, error) { m.t.Errorf("answered %q", p); return len(p), nil }
+func (m mute) WriteHeader(status int)      { m.t.Errorf("answered %d", status) }
+
+// FuzzOpen feeds heads to whatever looks at them before and after the reset.
+func FuzzOpen(f *testing.F) {
+	for _, head := range []string{
+		"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET http://h/%61?k=v HTTP/1.0\r\nPurpose: prefetch\r\n\r\n",
+		"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n",
+		"PRI * HTTP/2.0\r\n\r\n",
+		"\x16\x03\x01\n\n",
+	} {
+		f.Add([]byte(head))
+	}
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "any", Steps: []sequence.Step{{Trigger: sequence.Trigger{Regex: "a"}}}}}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		end := headEnd(data)
+		if end > len(data) || end == 0 {
+			t.Fatalf("head of %d bytes in %d", end, len(data))
+		}
+		if end > 0 && headEnd(data[:end-1]) >= 0 {
+			t.Fatalf("%q ends before %d", data, end)
+		}
+		req, err := open(NewLetter(letterFrom, time.Now(), data))
+		if err != nil {
+			return
+		}
+		if len(data) > MaxHead || bytes.Count(data, []byte{'\n'}) > MaxLines || end < 0 {
+			t.Fatalf("accepted %d bytes, head of %d", len(data), end)
+		}
+		Prefetch(req.Header)
+		Router(func(_ http.ResponseWriter, r *http.Request) {
+			set.Match(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}, nil)
+		}).ServeHTTP(mute{t}, req)
+	})
+}
