@@ -72,15 +72,15 @@ func (l *Listener) SetMax(max int) { l.max.Store(int64(max)) }
 // Evicted returns how many connections were reset to make room for others.
 func (l *Listener) Evicted() uint64 { return l.evicted.Load() }
 
-// Serve accepts connections until Close, and then returns nil. It goes on
-// after any other error: a listener that gives up locks its users out.
-func (l *Listener) Serve() error {
+// Serve accepts connections until Close. No error ends it: a listener that
+// gives up locks its users out.
+func (l *Listener) Serve() {
 	failing := false
 	for {
 		conn, err := l.tcp.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
 			l.wg.Wait()
-			return nil
+			return
 		}
 		if err != nil {
 			// Out of descriptors or memory (accept(2)): make room, then retry.

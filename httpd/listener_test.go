@@ -28,11 +28,7 @@ func listen(t testing.TB, max int) (*Listener, chan Letter) {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := l.Serve(); err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	wg.Go(l.Serve)
 	t.Cleanup(func() {
 		l.Close()
 		wg.Wait()
