@@ -160,13 +160,16 @@ type Backend interface {
 	// Commit carries out all changes or none. Grants that have expired
 	// already are left out.
 	Commit(ctx context.Context, changes []Change) error
+	// Check returns ErrNotGuarded if what the last Guard put there, grants
+	// apart, is no longer there whole. Its cost does not grow with the number
+	// of grants.
+	Check(ctx context.Context) error
 	// Read returns the truth: the grants that the firewall holds now, in no
-	// order. It returns ErrNotGuarded if what the last Guard put there is no
-	// longer there whole.
+	// order, or ErrNotGuarded as Check does.
 	Read(ctx context.Context) ([]Grant, error)
 	// Changed receives a value soon after somebody else may have changed the
 	// firewall. It may report changes that are none, and may miss some: its
-	// reader should call Read now and then as well.
+	// reader should call Check then, and Read now and then as well.
 	Changed() <-chan struct{}
 	// Unguard takes away everything that Guard put there, grants included.
 	// It is no error if nothing is there.
@@ -190,7 +193,11 @@ var (
 	ErrNoDoor = errors.New("no such door")
 	// ErrNoGrant: there is no grant of that id.
 	ErrNoGrant = errors.New("no such grant")
-	// ErrUnguarded: the guard was taken away on purpose and nothing opens
-	// until it is put back.
-	ErrUnguarded = errors.New("the guard was taken away")
+	// ErrUnguarded: nothing is guarded yet, or the guard was taken away on
+	// purpose; nothing opens until it is put up.
+	ErrUnguarded = errors.New("nothing is guarded")
+	// ErrBusy: more waits for the gate than it can hold.
+	ErrBusy = errors.New("too many openings wait")
+	// ErrStopped: the gate does not run any more.
+	ErrStopped = errors.New("the gate has stopped")
 )

@@ -1,0 +1,688 @@
+package firewall
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A Gate owns the grants. One goroutine, in Run, decides and commits; whatever
+// waits for it meanwhile is committed as one transaction. The firewall holds
+// the truth: the gate reads it when it starts, after every failure and now and
+// then, and puts back what somebody else took away.
+type Gate struct {
+	backend Backend
+	log     *slog.Logger
+	observe func(Event)
+	orders  chan order
+	stopped chan struct{}
+
+	// What follows belongs to Run.
+	guard   Guard
+	guarded bool
+	grants  map[key]Grant
+	count   map[string]int // grants by door
+	ids     map[string]key
+	ends    ends
+	closing map[key]string // grants to be closed, and why, that the firewall would not close
+	failing error          // the latest failure, until the firewall is known to be right
+}
+
+// key tells grants apart: there is one for a door and a client.
+type key struct {
+	door   string
+	client netip.Prefix
+}
+
+func keyOf(g Grant) key { return key{g.Door, g.Client} }
+
+// An Event is something that happened to a grant or to the guard.
+type Event struct {
+	Kind   EventKind
+	Time   time.Time
+	Grant  Grant  // zero in a Repaired
+	Reason string // of a Closed or a Repaired
+}
+
+// EventKind says what happened.
+type EventKind string
+
+// What may happen.
+const (
+	Opened   EventKind = "grant.opened"
+	Extended EventKind = "grant.extended"
+	Closed   EventKind = "grant.closed"
+	Adopted  EventKind = "grant.adopted"
+	Repaired EventKind = "repair"
+)
+
+// Why a grant was closed.
+const (
+	Expired     = "expired"
+	ByAdmin     = "closed by an administrator"
+	DoorRemoved = "its door was removed"
+	FromOutside = "removed from the firewall by somebody else"
+	Unguarding  = "the guard was taken away"
+)
+
+// An OpenRequest asks for one client to be let through doors, through all of
+// them or none.
+type OpenRequest struct {
+	Client   netip.Addr
+	Doors    []string      // no name twice
+	TTL      time.Duration // 0: each door's own; longer than a door's MaxTTL: that
+	Sequence string        // what asks; empty: an administrator
+	User     string
+}
+
+const (
+	maxOrders      = 4096                   // orders that may wait
+	maxBatch       = 1024                   // orders committed as one transaction
+	backendTimeout = 5 * time.Second        // for one call of the backend
+	pollInterval   = time.Second            // at least, between two looks at all grants
+	minRetry       = 250 * time.Millisecond // after a first failure
+	maxRetry       = 5 * time.Second        // after many
+)
+
+// NewGate returns a gate that guards nothing until Configure. Observe is
+// called from Run with every event; it must neither block nor call the gate.
+func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
+	return &Gate{
+		backend: backend, log: log, observe: observe,
+		orders:  make(chan order, maxOrders),
+		stopped: make(chan struct{}),
+		grants:  map[key]Grant{},
+		count:   map[string]int{},
+		ids:     map[string]key{},
+		closing: map[key]string{},
+	}
+}
+
+// An order is work for Run: either a part of a transaction or something that
+// is done alone.
+type order struct {
+	stage func(*plan) error
+	alone func(context.Context) error
+	done  func(error) // called once, from Run or not at all if the gate stops
+}
+
+// Run works until ctx is done, commits what waits, and returns. Doors stay
+// guarded and grants go on.
+func (g *Gate) Run(ctx context.Context) {
+	defer close(g.stopped)
+	poll := time.NewTimer(pollInterval)
+	defer poll.Stop()
+	end := time.NewTimer(0)
+	defer end.Stop()
+	retry := minRetry
+	for {
+		next := pollInterval
+		if len(g.ends) > 0 {
+			next = time.Until(g.ends[0].at)
+		}
+		end.Reset(next)
+		select {
+		case <-ctx.Done():
+			g.work(context.WithoutCancel(ctx), nil)
+			return
+		case o := <-g.orders:
+			failed := g.failing
+			g.work(ctx, []order{o})
+			if failed == nil && g.failing != nil {
+				poll.Reset(minRetry)
+			}
+		case <-g.backend.Changed():
+			if g.guarded && g.check(ctx) != nil {
+				g.sync(ctx)
+			}
+		case <-poll.C:
+			began := time.Now()
+			g.sync(ctx)
+			// A look takes longer the more grants there are; it may cost a
+			// twentieth of a processor at most.
+			interval := max(pollInterval, 20*time.Since(began))
+			if g.failing != nil {
+				interval, retry = retry, min(2*retry, maxRetry)
+			} else {
+				retry = minRetry
+			}
+			poll.Reset(interval)
+		case <-end.C:
+			g.expire(time.Now())
+		}
+	}
+}
+
+// Configure puts guard up instead of what was guarded before. Grants of doors
+// that are in guard go on, those the firewall holds from an earlier run
+// included; those of other doors end.
+func (g *Gate) Configure(ctx context.Context, guard Guard) error {
+	return g.wait(ctx, order{alone: func(ctx context.Context) error { return g.configure(ctx, guard) }})
+}
+
+// Unguard takes the guard away, until the next Configure.
+func (g *Gate) Unguard(ctx context.Context) error {
+	return g.wait(ctx, order{alone: func(ctx context.Context) error {
+		ctx, cancel := call(ctx)
+		defer cancel()
+		if err := g.backend.Unguard(ctx); err != nil {
+			return fmt.Errorf("take the guard away: %w", err)
+		}
+		g.guarded, g.failing = false, nil
+		for _, grant := range g.grants {
+			g.forget(grant, Unguarding)
+		}
+		return nil
+	}})
+}
+
+// Open lets a client through doors, and returns its grants when the firewall
+// has them. A grant that runs is extended, never shortened.
+func (g *Gate) Open(ctx context.Context, r OpenRequest) ([]Grant, error) {
+	var grants []Grant
+	err := g.wait(ctx, order{stage: g.open(r, &grants)})
+	if err != nil {
+		return nil, err
+	}
+	return grants, nil
+}
+
+// Submit does what Open does, but does not wait. Done is called from Run, and
+// must not block; or at once, with ErrBusy or ErrStopped; or never, if the gate
+// stops before it gets to it.
+func (g *Gate) Submit(r OpenRequest, done func([]Grant, error)) {
+	var grants []Grant
+	o := order{stage: g.open(r, &grants), done: func(err error) { done(grants, err) }}
+	select {
+	case <-g.stopped:
+		done(nil, ErrStopped)
+	case g.orders <- o:
+	default:
+		done(nil, ErrBusy)
+	}
+}
+
+// Close ends a grant before its time. If the firewall cannot be told, Close
+// returns the error, and the gate tries until the grant's time is over.
+func (g *Gate) Close(ctx context.Context, id string) error {
+	return g.wait(ctx, order{stage: func(p *plan) error {
+		grant, ok := p.grant(g.ids[id])
+		if !ok {
+			return fmt.Errorf("grant %s: %w", id, ErrNoGrant)
+		}
+		p.close(grant, ByAdmin)
+		return nil
+	}})
+}
+
+// Grants reads the truth and returns all grants, by door and client.
+func (g *Gate) Grants(ctx context.Context) ([]Grant, error) {
+	var all []Grant
+	err := g.wait(ctx, order{alone: func(ctx context.Context) error {
+		if err := g.sync(ctx); err != nil {
+			return err
+		}
+		for _, grant := range g.grants {
+			all = append(all, grant)
+		}
+		return nil
+	}})
+	slices.SortFunc(all, func(a, b Grant) int {
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Client.Compare(b.Client))
+	})
+	return all, err
+}
+
+// Ping waits until Run answers.
+func (g *Gate) Ping(ctx context.Context) error {
+	return g.wait(ctx, order{alone: func(context.Context) error { return nil }})
+}
+
+// Guarding reports whether the doors are guarded, and what keeps the gate from
+// being sure of the firewall, or nil.
+func (g *Gate) Guarding(ctx context.Context) (guarded bool, err error) {
+	waited := g.wait(ctx, order{alone: func(context.Context) error {
+		guarded, err = g.guarded, g.failing
+		return nil
+	}})
+	if waited != nil {
+		return false, waited
+	}
+	return guarded, err
+}
+
+// wait has Run carry out an order and returns how that ended.
+func (g *Gate) wait(ctx context.Context, o order) error {
+	result := make(chan error, 1)
+	o.done = func(err error) { result <- err }
+	select {
+	case g.orders <- o:
+	case <-g.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-g.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// work carries out batch and what waits behind it, up to maxBatch orders.
+func (g *Gate) work(ctx context.Context, batch []order) {
+	for len(batch) < maxBatch && len(g.orders) > 0 {
+		batch = append(batch, <-g.orders)
+	}
+	for len(batch) > 0 {
+		n := slices.IndexFunc(batch, func(o order) bool { return o.alone != nil })
+		switch n {
+		case 0:
+			batch[0].done(batch[0].alone(ctx))
+			n = 1
+		case -1:
+			n = len(batch)
+			fallthrough
+		default:
+			g.commit(ctx, batch[:n:n])
+		}
+		batch = batch[n:]
+	}
+}
+
+// commit carries out orders as one transaction. After a failure the truth is
+// read and the transaction tried once more; then its halves are, so that one
+// order that cannot be carried out keeps no other from it.
+func (g *Gate) commit(ctx context.Context, batch []order) {
+	p, batch, err := g.try(ctx, batch)
+	if err != nil && g.sync(ctx) == nil {
+		p, batch, err = g.try(ctx, batch)
+	}
+	if half := len(batch) / 2; err != nil && g.failing == nil && half > 0 {
+		g.commit(ctx, batch[:half])
+		g.commit(ctx, batch[half:])
+		return
+	}
+	if err != nil {
+		for _, e := range p.events {
+			if e.Kind == Closed {
+				g.closing[keyOf(e.Grant)] = e.Reason
+				g.failed(err)
+			}
+		}
+	}
+	for _, o := range batch {
+		o.done(err)
+	}
+}
+
+// try commits a plan of the orders. It is done with those that cannot be
+// planned, and returns the others.
+func (g *Gate) try(ctx context.Context, batch []order) (plan, []order, error) {
+	p := plan{gate: g, now: time.Now(), after: map[key]*Grant{}, count: map[string]int{}}
+	batch = slices.DeleteFunc(batch, func(o order) bool {
+		err := o.stage(&p)
+		if err != nil {
+			o.done(err)
+		}
+		return err != nil
+	})
+	if changes := p.changes(); len(changes) > 0 {
+		ctx, cancel := call(ctx)
+		defer cancel()
+		if err := g.backend.Commit(ctx, changes); err != nil {
+			return p, batch, fmt.Errorf("change %d grants: %w", len(changes), err)
+		}
+	}
+	p.apply()
+	return p, batch, nil
+}
+
+// call bounds a call of the backend. Stopping the gate does not break it off:
+// what is begun is brought to an end.
+func call(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), backendTimeout)
+}
+
+// open returns the stage of an order that opens doors.
+func (g *Gate) open(r OpenRequest, grants *[]Grant) func(*plan) error {
+	return func(p *plan) error {
+		if !g.guarded {
+			return ErrUnguarded
+		}
+		opened := make([]Grant, 0, len(r.Doors))
+		for _, name := range r.Doors {
+			i := slices.IndexFunc(g.guard.Doors, func(d Door) bool { return d.Name == name })
+			if i < 0 {
+				return fmt.Errorf("door %s: %w", name, ErrNoDoor)
+			}
+			grant, err := p.permit(&g.guard.Doors[i], r)
+			if err != nil {
+				return err
+			}
+			opened = append(opened, grant)
+		}
+		for _, grant := range opened {
+			p.open(grant)
+		}
+		*grants = opened
+		return nil
+	}
+}
+
+// A plan is a transaction in the making: what its orders leave of the grants.
+type plan struct {
+	gate   *Gate
+	now    time.Time
+	order  []key          // of after, in the order of the first change
+	after  map[key]*Grant // nil: closed
+	count  map[string]int // more grants than before, by door
+	events []Event
+}
+
+// grant returns a grant as the plan leaves it, and whether it runs.
+func (p *plan) grant(k key) (Grant, bool) {
+	if after, ok := p.after[k]; ok {
+		if after == nil {
+			return Grant{}, false
+		}
+		return *after, true
+	}
+	g, ok := p.gate.grants[k]
+	return g, ok && g.Expires.After(p.now)
+}
+
+// permit returns the grant that a request gets at a door.
+func (p *plan) permit(door *Door, r OpenRequest) (Grant, error) {
+	ttl := r.TTL
+	if ttl <= 0 {
+		ttl = door.TTL
+	}
+	expires := p.now.Add(min(ttl, door.MaxTTL))
+	grant, runs := p.grant(key{door.Name, door.Scope(r.Client)})
+	if !runs {
+		p.gate.expire(p.now)
+		if p.gate.count[door.Name]+p.count[door.Name] >= door.MaxGrants {
+			return Grant{}, fmt.Errorf("door %s has its %d grants: %w", door.Name, door.MaxGrants, ErrFull)
+		}
+		grant = Grant{ID: p.gate.newID(), Door: door.Name, Client: door.Scope(r.Client), Opened: p.now}
+	}
+	grant.Sequence, grant.User = r.Sequence, r.User
+	if expires.After(grant.Expires) {
+		grant.Expires = expires
+	}
+	return grant, nil
+}
+
+func (p *plan) open(grant Grant) {
+	before, runs := p.grant(keyOf(grant))
+	switch {
+	case !runs:
+		p.set(keyOf(grant), &grant, Event{Kind: Opened, Grant: grant})
+		p.count[grant.Door]++
+	case grant.Expires.After(before.Expires):
+		p.set(keyOf(grant), &grant, Event{Kind: Extended, Grant: grant})
+	}
+}
+
+func (p *plan) close(grant Grant, reason string) {
+	p.set(keyOf(grant), nil, Event{Kind: Closed, Grant: grant, Reason: reason})
+	p.count[grant.Door]--
+}
+
+func (p *plan) set(k key, g *Grant, e Event) {
+	if _, ok := p.after[k]; !ok {
+		p.order = append(p.order, k)
+	}
+	p.after[k] = g
+	e.Time = p.now
+	p.events = append(p.events, e)
+}
+
+func (p *plan) changes() []Change {
+	changes := make([]Change, 0, len(p.order))
+	for _, k := range p.order {
+		if g := p.after[k]; g != nil {
+			changes = append(changes, Change{Grant: *g})
+		} else {
+			changes = append(changes, Change{Grant: Grant{Door: k.door, Client: k.client}, Close: true})
+		}
+	}
+	return changes
+}
+
+// apply makes the plan what is.
+func (p *plan) apply() {
+	for _, k := range p.order {
+		delete(p.gate.closing, k)
+		p.gate.drop(k)
+		if g := p.after[k]; g != nil {
+			p.gate.keep(*g)
+		}
+	}
+	for _, e := range p.events {
+		p.gate.observe(e)
+	}
+}
+
+// keep remembers a grant.
+func (g *Gate) keep(grant Grant) {
+	k := keyOf(grant)
+	g.grants[k] = grant
+	g.ids[grant.ID] = k
+	g.count[k.door]++
+	heap.Push(&g.ends, ending{grant.Expires, k})
+	if len(g.ends) > 2*len(g.grants)+1024 {
+		g.ends = g.ends[:0]
+		for k, grant := range g.grants {
+			g.ends = append(g.ends, ending{grant.Expires, k})
+		}
+		heap.Init(&g.ends)
+	}
+}
+
+// drop no longer remembers a grant.
+func (g *Gate) drop(k key) {
+	if grant, ok := g.grants[k]; ok {
+		delete(g.grants, k)
+		delete(g.ids, grant.ID)
+		g.count[k.door]--
+	}
+	delete(g.closing, k)
+}
+
+// forget drops a grant that has ended, and says so.
+func (g *Gate) forget(grant Grant, reason string) {
+	g.drop(keyOf(grant))
+	g.observe(Event{Kind: Closed, Time: time.Now(), Grant: grant, Reason: reason})
+}
+
+// expire forgets the grants whose time is over. The firewall has closed their
+// doors by itself.
+func (g *Gate) expire(now time.Time) {
+	for len(g.ends) > 0 && !g.ends[0].at.After(now) {
+		end := heap.Pop(&g.ends).(ending)
+		if grant, ok := g.grants[end.key]; ok && !grant.Expires.After(now) {
+			g.forget(grant, Expired)
+		}
+	}
+}
+
+// ends is a heap of the ends of grants, soonest first. A grant that was
+// extended or closed leaves an end behind that means nothing.
+type ends []ending
+
+type ending struct {
+	at  time.Time
+	key key
+}
+
+func (e ends) Len() int           { return len(e) }
+func (e ends) Less(i, j int) bool { return e[i].at.Before(e[j].at) }
+func (e ends) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *ends) Push(x any)        { *e = append(*e, x.(ending)) }
+func (e *ends) Pop() any {
+	last := len(*e) - 1
+	x := (*e)[last]
+	*e = (*e)[:last]
+	return x
+}
+
+// configure puts a guard up, and takes over what the firewall holds.
+func (g *Gate) configure(ctx context.Context, guard Guard) error {
+	stays := func(k key) bool {
+		return slices.ContainsFunc(guard.Doors, func(d Door) bool { return d.Name == k.door })
+	}
+	var running []Grant
+	for k, grant := range g.grants {
+		if stays(k) {
+			running = append(running, grant)
+		}
+	}
+	if err := g.put(ctx, guard, running); err != nil {
+		if g.guarded { // what is in force now is unknown
+			g.failed(g.put(ctx, g.guard, slices.Collect(maps.Values(g.grants))))
+		}
+		return fmt.Errorf("guard the doors: %w", err)
+	}
+	g.guard, g.guarded = guard, true
+	for k, grant := range g.grants {
+		if !stays(k) {
+			g.forget(grant, DoorRemoved)
+		}
+	}
+	return g.sync(ctx)
+}
+
+func (g *Gate) put(ctx context.Context, guard Guard, grants []Grant) error {
+	ctx, cancel := call(ctx)
+	defer cancel()
+	return g.backend.Guard(ctx, guard, grants)
+}
+
+// check returns an error if the guard may not be there whole.
+func (g *Gate) check(ctx context.Context) error {
+	ctx, cancel := call(ctx)
+	defer cancel()
+	return g.backend.Check(ctx)
+}
+
+// sync makes the firewall and what the gate knows of it the same again: it
+// puts back a guard that somebody took away, with the grants that still run,
+// closes what could not be closed before, and otherwise believes the firewall.
+func (g *Gate) sync(ctx context.Context) error {
+	if !g.guarded {
+		return nil
+	}
+	ctx, cancel := call(ctx)
+	defer cancel()
+	g.expire(time.Now())
+	found, err := g.backend.Read(ctx)
+	if errors.Is(err, ErrNotGuarded) {
+		found, err = g.repair(ctx)
+	}
+	if err == nil {
+		g.reconcile(found)
+		err = g.closeLate(ctx)
+	}
+	g.failed(err)
+	return err
+}
+
+// failed remembers whether the firewall did as told at last, and logs when that
+// changes.
+func (g *Gate) failed(err error) {
+	switch {
+	case err != nil && g.failing == nil:
+		g.log.Error("the firewall does not do as told; trying until it does", "error", err)
+	case err == nil && g.failing != nil:
+		g.log.Info("the firewall does as told again")
+	}
+	g.failing = err
+}
+
+// repair puts the guard back.
+func (g *Gate) repair(ctx context.Context) ([]Grant, error) {
+	running := make([]Grant, 0, len(g.grants))
+	for k, grant := range g.grants {
+		if _, closing := g.closing[k]; !closing {
+			running = append(running, grant)
+		}
+	}
+	if err := g.backend.Guard(ctx, g.guard, running); err != nil {
+		return nil, fmt.Errorf("put the guard back: %w", err)
+	}
+	g.observe(Event{Kind: Repaired, Time: time.Now(), Reason: fmt.Sprintf("the guard was gone or changed, and is back with %d grants", len(running))})
+	return g.backend.Read(ctx)
+}
+
+// reconcile takes over the grants that the firewall holds.
+func (g *Gate) reconcile(found []Grant) {
+	there := make(map[key]bool, len(found))
+	for _, f := range found {
+		k := keyOf(f)
+		there[k] = true
+		mine, known := g.grants[k]
+		if known {
+			mine.Packets, mine.Bytes = max(mine.Packets, f.Packets), max(mine.Bytes, f.Bytes)
+			g.grants[k] = mine
+			if apart := mine.Expires.Sub(f.Expires).Abs(); apart < time.Second {
+				continue
+			}
+			// Somebody gave it another time.
+			g.drop(k)
+			f.ID = mine.ID
+			g.keep(f)
+			continue
+		}
+		if _, taken := g.ids[f.ID]; taken || f.ID == "" {
+			f.ID = g.newID()
+		}
+		g.keep(f)
+		g.observe(Event{Kind: Adopted, Time: time.Now(), Grant: f})
+	}
+	now := time.Now()
+	for k, grant := range g.grants {
+		switch {
+		case there[k]:
+		case g.closing[k] != "":
+			g.forget(grant, g.closing[k])
+		case grant.Expires.Sub(now) < 100*time.Millisecond: // the kernel's clock may be a little ahead
+			g.forget(grant, Expired)
+		default:
+			g.forget(grant, FromOutside)
+		}
+	}
+}
+
+// closeLate closes the grants that could not be closed when they should.
+func (g *Gate) closeLate(ctx context.Context) error {
+	var changes []Change
+	for k := range g.closing {
+		if _, runs := g.grants[k]; !runs {
+			delete(g.closing, k)
+			continue
+		}
+		changes = append(changes, Change{Grant: g.grants[k], Close: true})
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := g.backend.Commit(ctx, changes); err != nil {
+		return fmt.Errorf("close %d grants: %w", len(changes), err)
+	}
+	for _, c := range changes {
+		g.forget(c.Grant, g.closing[keyOf(c.Grant)])
+	}
+	return nil
+}

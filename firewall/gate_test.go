@@ -1,0 +1,567 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	ssh = Door{Name: "ssh", Ports: []Ports{{TCP, 22, 22}}, TTL: 30 * time.Second, MaxTTL: time.Hour, MaxGrants: 3, Prefix4: 32, Prefix6: 128}
+	vpn = Door{Name: "vpn", Ports: []Ports{{UDP, 51820, 51820}}, TTL: time.Minute, MaxTTL: time.Minute, MaxGrants: 1000, Prefix4: 32, Prefix6: 128}
+)
+
+const (
+	alice = "192.0.2.1"
+	bob   = "192.0.2.2"
+)
+
+// faulty is a backend whose calls can be made to fail and are counted.
+type faulty struct {
+	*Memory
+	mu      sync.Mutex
+	fail    func(op string, changes []Change) error // nil: nothing fails
+	commits [][]Change
+}
+
+func (f *faulty) failing(op string, changes []Change) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail == nil {
+		return nil
+	}
+	return f.fail(op, changes)
+}
+
+func (f *faulty) setFail(fail func(op string, changes []Change) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = fail
+}
+
+func (f *faulty) Guard(ctx context.Context, g Guard, grants []Grant) error {
+	return errors.Join(f.failing("guard", nil), f.Memory.Guard(ctx, g, grants))
+}
+
+func (f *faulty) Commit(ctx context.Context, changes []Change) error {
+	if err := f.failing("commit", changes); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.commits = append(f.commits, changes)
+	f.mu.Unlock()
+	return f.Memory.Commit(ctx, changes)
+}
+
+func (f *faulty) Read(ctx context.Context) ([]Grant, error) {
+	if err := f.failing("read", nil); err != nil {
+		return nil, err
+	}
+	return f.Memory.Read(ctx)
+}
+
+// house is a gate that runs, with its backend and what it says.
+type house struct {
+	*Gate
+	backend *faulty
+	t       *testing.T
+	mu      sync.Mutex
+	events  []string
+}
+
+// inHouse runs test in a bubble with a gate that guards ssh and vpn.
+func inHouse(t *testing.T, test func(t *testing.T, h *house)) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, &faulty{Memory: NewMemory()})
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh, vpn}}); err != nil {
+			t.Fatal(err)
+		}
+		test(t, h)
+	})
+}
+
+func newHouse(t *testing.T, backend *faulty) *house {
+	h := &house{backend: backend, t: t}
+	h.Gate = NewGate(backend, slog.New(slog.DiscardHandler), h.record)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { h.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return h
+}
+
+func (h *house) record(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text := strings.TrimSpace(fmt.Sprintf("%s %s %v %s", e.Kind, e.Grant.Door, e.Grant.Client.Addr(), e.Reason))
+	if e.Kind == Repaired {
+		text = string(e.Kind)
+	}
+	h.events = append(h.events, text)
+}
+
+// said returns what was said since the last call.
+func (h *house) said() []string {
+	synctest.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	said := h.events
+	h.events = nil
+	return said
+}
+
+func (h *house) mustSay(want ...string) {
+	h.t.Helper()
+	if got := h.said(); !slices.Equal(got, want) {
+		h.t.Errorf("events:\n got %q\nwant %q", got, want)
+	}
+}
+
+func (h *house) open(client string, doors ...string) ([]Grant, error) {
+	return h.Open(h.t.Context(), OpenRequest{Client: netip.MustParseAddr(client), Doors: doors, Sequence: "seq", User: "user"})
+}
+
+func (h *house) mustOpen(client string, doors ...string) []Grant {
+	h.t.Helper()
+	grants, err := h.open(client, doors...)
+	if err != nil {
+		h.t.Fatalf("open %v for %s: %v", doors, client, err)
+	}
+	return grants
+}
+
+// held returns the doors and clients that the firewall itself lets through.
+func (h *house) held() (held []string) {
+	h.t.Helper()
+	grants, err := h.backend.Memory.Read(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, g := range grants {
+		held = append(held, g.Door+" "+g.Client.Addr().String())
+	}
+	slices.Sort(held)
+	return held
+}
+
+func (h *house) mustHold(want ...string) {
+	h.t.Helper()
+	if got := h.held(); !slices.Equal(got, want) {
+		h.t.Errorf("the firewall lets through %q, want %q", got, want)
+	}
+}
+
+func TestAGrantIsForOneClientAndOneDoorAndEnds(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		if g.Expires.Sub(time.Now()) != ssh.TTL || g.Opened != time.Now() || g.Sequence != "seq" || g.User != "user" || len(g.ID) != 8 {
+			t.Errorf("grant %+v", g)
+		}
+		h.mustHold("ssh " + alice)
+		h.mustSay("grant.opened ssh " + alice)
+		time.Sleep(ssh.TTL - time.Millisecond)
+		h.mustHold("ssh " + alice)
+		h.mustSay()
+		time.Sleep(time.Millisecond)
+		h.mustSay("grant.closed ssh " + alice + " expired")
+		h.mustHold()
+	})
+}
+
+func TestSeveralDoorsOpenTogetherOrNotAtAll(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh", "vpn")
+		h.mustHold("ssh "+alice, "vpn "+alice)
+		if n := len(h.backend.commits); n != 1 {
+			t.Errorf("two doors took %d transactions", n)
+		}
+		if _, err := h.open(bob, "vpn", "cellar"); !errors.Is(err, ErrNoDoor) {
+			t.Errorf("open a door that is not there: %v", err)
+		}
+		h.mustHold("ssh "+alice, "vpn "+alice)
+		h.backend.setFail(func(op string, _ []Change) error {
+			if op == "commit" {
+				return errors.New("disk on fire")
+			}
+			return nil
+		})
+		if _, err := h.open(bob, "ssh", "vpn"); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+			t.Errorf("open while commits fail: %v", err)
+		}
+		h.mustHold("ssh "+alice, "vpn "+alice)
+	})
+}
+
+func TestARenewalExtendsAndNeverShortens(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		first := h.mustOpen(alice, "ssh")[0]
+		time.Sleep(20 * time.Second)
+		second := h.mustOpen(alice, "ssh")[0]
+		if second.ID != first.ID || !second.Opened.Equal(first.Opened) || second.Expires.Sub(first.Expires) != 20*time.Second {
+			t.Errorf("renewal %+v of %+v", second, first)
+		}
+		short, err := h.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}, TTL: time.Second})
+		if err != nil || !short[0].Expires.Equal(second.Expires) {
+			t.Errorf("a shorter renewal: %+v, %v", short, err)
+		}
+		h.mustSay("grant.opened ssh "+alice, "grant.extended ssh "+alice)
+		time.Sleep(29 * time.Second)
+		h.mustHold("ssh " + alice)
+		time.Sleep(time.Second)
+		h.mustHold()
+		h.mustSay("grant.closed ssh " + alice + " expired")
+	})
+}
+
+func TestATTLIsBoundedByTheDoor(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		for _, tt := range []struct{ asked, want time.Duration }{
+			{0, ssh.TTL}, {time.Minute, time.Minute}, {48 * time.Hour, ssh.MaxTTL},
+		} {
+			grants, err := h.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}, TTL: tt.asked})
+			if err != nil || time.Until(grants[0].Expires) != tt.want {
+				t.Errorf("asked for %v, got %v, %v; want %v", tt.asked, grants, err, tt.want)
+			}
+		}
+	})
+}
+
+func TestADoorHasRoomForSoManyGrants(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		for i := range ssh.MaxGrants {
+			h.mustOpen(fmt.Sprint("192.0.2.", i+1), "ssh")
+		}
+		if _, err := h.open("192.0.2.99", "ssh"); !errors.Is(err, ErrFull) {
+			t.Errorf("one grant too many: %v", err)
+		}
+		h.mustOpen(alice, "ssh") // a renewal needs no room
+		h.mustOpen("192.0.2.99", "vpn")
+		time.Sleep(ssh.TTL)
+		h.mustOpen("192.0.2.99", "ssh") // at the very instant the others end
+	})
+}
+
+func TestCloseEndsAGrant(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		if err := h.Close(t.Context(), g.ID); err != nil {
+			t.Fatal(err)
+		}
+		h.mustHold()
+		h.mustSay("grant.opened ssh "+alice, "grant.closed ssh "+alice+" closed by an administrator")
+		if err := h.Close(t.Context(), g.ID); !errors.Is(err, ErrNoGrant) {
+			t.Errorf("close it again: %v", err)
+		}
+		time.Sleep(time.Minute)
+		h.mustSay() // its end, when it comes, is nobody's
+	})
+}
+
+func TestWhatWaitsIsOneTransaction(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		release := make(chan struct{})
+		var once sync.Once
+		h.backend.setFail(func(op string, _ []Change) error {
+			if op == "commit" {
+				once.Do(func() { <-release })
+			}
+			return nil
+		})
+		var mu sync.Mutex
+		results := map[error]int{}
+		submit := func(client string) {
+			h.Submit(OpenRequest{Client: netip.MustParseAddr(client), Doors: []string{"vpn"}}, func(_ []Grant, err error) {
+				mu.Lock()
+				results[err]++
+				mu.Unlock()
+			})
+		}
+		submit("10.0.0.0")
+		synctest.Wait()
+		for i := range 100 {
+			submit(fmt.Sprint("10.0.1.", i))
+			submit(fmt.Sprint("10.0.1.", i)) // and again: one change
+		}
+		close(release)
+		synctest.Wait()
+		if n := len(h.backend.commits); n != 2 || len(h.backend.commits[1]) != 100 {
+			t.Errorf("%d transactions, want 2, the second of 100 changes", n)
+		}
+		if results[nil] != 201 {
+			t.Errorf("results %v", results)
+		}
+		if got := len(h.held()); got != 101 {
+			t.Errorf("%d grants", got)
+		}
+	})
+}
+
+func TestOneOrderThatFailsKeepsNoOtherOut(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		bad := netip.MustParsePrefix("10.0.0.13/32")
+		release := make(chan struct{})
+		var once sync.Once
+		h.backend.setFail(func(op string, changes []Change) error {
+			if op == "commit" {
+				once.Do(func() { <-release })
+			}
+			if slices.ContainsFunc(changes, func(c Change) bool { return c.Grant.Client == bad }) {
+				return errors.New("bad luck")
+			}
+			return nil
+		})
+		var mu sync.Mutex
+		var failed []string
+		for i := range 50 {
+			addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+			h.Submit(OpenRequest{Client: addr, Doors: []string{"vpn"}}, func(_ []Grant, err error) {
+				if err != nil {
+					mu.Lock()
+					failed = append(failed, addr.String())
+					mu.Unlock()
+				}
+			})
+			if i == 0 {
+				synctest.Wait()
+			}
+		}
+		close(release)
+		synctest.Wait()
+		if !slices.Equal(failed, []string{"10.0.0.13"}) || len(h.held()) != 49 {
+			t.Errorf("failed: %v; %d let in", failed, len(h.held()))
+		}
+	})
+}
+
+func TestGrantsOfAnEarlierRunAreAdopted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := NewMemory()
+		first := newHouse(t, &faulty{Memory: memory})
+		if err := first.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		g := first.mustOpen(alice, "ssh")[0]
+		time.Sleep(10 * time.Second)
+		second := newHouse(t, &faulty{Memory: memory})
+		if err := second.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		second.mustSay("grant.adopted ssh " + alice)
+		grants, err := second.Grants(t.Context())
+		if err != nil || len(grants) != 1 || grants[0].ID != g.ID || grants[0].Sequence != "seq" || grants[0].User != "user" || time.Until(grants[0].Expires) != 20*time.Second {
+			t.Errorf("adopted %+v, %v", grants, err)
+		}
+		time.Sleep(20 * time.Second)
+		second.mustSay("grant.closed ssh " + alice + " expired")
+	})
+}
+
+func TestReconfigureKeepsGrantsOfDoorsThatStay(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh", "vpn")
+		h.said()
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{vpn}}); err != nil {
+			t.Fatal(err)
+		}
+		h.mustSay("grant.closed ssh " + alice + " its door was removed")
+		h.mustHold("vpn " + alice)
+		if _, err := h.open(bob, "ssh"); !errors.Is(err, ErrNoDoor) {
+			t.Errorf("open the removed door: %v", err)
+		}
+	})
+}
+
+func TestAFailedReconfigureLeavesTheOldInForce(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		fail := true
+		h.backend.setFail(func(op string, _ []Change) error {
+			if op == "guard" && fail {
+				fail = false
+				return errors.New("no luck")
+			}
+			return nil
+		})
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{vpn}}); err == nil {
+			t.Fatal("no error")
+		}
+		h.mustOpen(bob, "ssh")
+	})
+}
+
+func TestAFlushedFirewallIsPutBackWithItsGrants(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		time.Sleep(10 * time.Second)
+		h.said()
+		h.backend.Flush()
+		h.mustSay("repair")
+		h.mustHold("ssh " + alice)
+		time.Sleep(20 * time.Second)
+		h.mustHold()
+		h.mustSay("grant.closed ssh " + alice + " expired")
+	})
+}
+
+func TestAClosedGrantIsNotPutBack(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		h.mustOpen(bob, "ssh")
+		h.backend.setFail(func(op string, _ []Change) error {
+			if op == "commit" {
+				return errors.New("no luck")
+			}
+			return nil
+		})
+		if err := h.Close(t.Context(), g.ID); err == nil {
+			t.Fatal("no error")
+		}
+		h.said()
+		h.backend.Flush()
+		h.mustSay("repair", "grant.closed ssh "+alice+" closed by an administrator")
+		h.mustHold("ssh " + bob)
+	})
+}
+
+func TestAGrantThatCannotBeClosedIsTriedUntilItIs(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		h.backend.setFail(func(op string, _ []Change) error {
+			if op == "commit" {
+				return errors.New("no luck")
+			}
+			return nil
+		})
+		if err := h.Close(t.Context(), g.ID); err == nil {
+			t.Fatal("no error")
+		}
+		if _, err := h.Guarding(t.Context()); err == nil {
+			t.Error("the gate is sure of itself")
+		}
+		time.Sleep(10 * time.Second)
+		h.mustHold("ssh " + alice)
+		h.backend.setFail(nil)
+		time.Sleep(maxRetry)
+		synctest.Wait()
+		h.mustHold()
+		h.mustSay("grant.opened ssh "+alice, "grant.closed ssh "+alice+" closed by an administrator")
+		if guarded, err := h.Guarding(t.Context()); !guarded || err != nil {
+			t.Errorf("after all is right again: %v, %v", guarded, err)
+		}
+	})
+}
+
+func TestTheFirewallIsBelieved(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		a, b := h.mustOpen(alice, "ssh")[0], h.mustOpen(bob, "ssh")[0]
+		h.said()
+		// Somebody takes alice's grant away, gives bob's another time and makes
+		// one for a third.
+		b.Expires = time.Now().Add(10 * time.Minute)
+		c := Grant{Door: "vpn", Client: netip.MustParsePrefix("192.0.2.3/32"), Expires: time.Now().Add(time.Minute)}
+		if err := h.backend.Memory.Commit(t.Context(), []Change{{Grant: a, Close: true}, {Grant: b}, {Grant: c}}); err != nil {
+			t.Fatal(err)
+		}
+		grants, err := h.Grants(t.Context())
+		if err != nil || len(grants) != 2 || grants[0].ID != b.ID || time.Until(grants[0].Expires) != 10*time.Minute || grants[1].Door != "vpn" || grants[1].ID == "" {
+			t.Errorf("grants %+v, %v", grants, err)
+		}
+		h.mustSay("grant.adopted vpn 192.0.2.3", "grant.closed ssh "+alice+" removed from the firewall by somebody else")
+	})
+}
+
+// A steady trickle of orders must not keep the gate from looking after doors.
+func TestExpiryAndRepairDoNotWaitForSilence(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		for range 31 {
+			time.Sleep(time.Second)
+			h.mustOpen(bob, "vpn")
+		}
+		for _, e := range h.said() {
+			if e == "grant.closed ssh "+alice+" expired" {
+				return
+			}
+		}
+		t.Error("alice's grant has not ended")
+	})
+}
+
+func TestNothingOpensUnguarded(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		h.said()
+		if err := h.Unguard(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.mustSay("grant.closed ssh " + alice + " the guard was taken away")
+		if _, err := h.open(alice, "ssh"); !errors.Is(err, ErrUnguarded) {
+			t.Errorf("open: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if _, err := h.backend.Memory.Read(t.Context()); !errors.Is(err, ErrNotGuarded) {
+			t.Errorf("the guard was put back: %v", err)
+		}
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		h.mustOpen(alice, "ssh")
+	})
+}
+
+func TestAStoppedGateSaysSoAndLeavesTheGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := NewMemory()
+		g := NewGate(memory, slog.New(slog.DiscardHandler), func(Event) {})
+		ctx, cancel := context.WithCancel(t.Context())
+		go g.Run(ctx)
+		if err := g.Configure(ctx, Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		synctest.Wait()
+		if _, err := g.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}}); !errors.Is(err, ErrStopped) {
+			t.Errorf("open: %v", err)
+		}
+		if err := memory.Check(t.Context()); err != nil {
+			t.Errorf("the guard went with the gate: %v", err)
+		}
+	})
+}
+
+func TestRenewalsTakeUpNoMemory(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		for range 5000 {
+			h.mustOpen(alice, "vpn")
+			time.Sleep(time.Millisecond)
+		}
+		var ends int
+		h.wait(t.Context(), order{alone: func(context.Context) error { ends = len(h.ends); return nil }})
+		if ends > 2000 {
+			t.Errorf("one grant, renewed, has %d ends", ends)
+		}
+	})
+}
+
+func TestIDsAreShortAndDiffer(t *testing.T) {
+	g := NewGate(NewMemory(), nil, nil)
+	seen := map[string]bool{}
+	for range 10000 {
+		id := g.newID()
+		if len(id) != idLength || strings.Trim(id, idAlphabet) != "" || seen[id] {
+			t.Fatalf("id %q", id)
+		}
+		seen[id] = true
+	}
+}
