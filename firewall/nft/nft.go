@@ -1,0 +1,205 @@
+// Package nft keeps doors closed with nftables, over netlink.
+//
+// All is in one table of the family inet: for each door a chain and two sets of
+// addresses, one for IPv4 and one for IPv6, whose elements are the grants and
+// end by the kernel's own timeout; and a base chain at prerouting that sends
+// packets to guarded ports into the chain of their door. The table closes
+// ports and opens none, so that all other rules of the host go on deciding.
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+
+	"webknock/firewall"
+)
+
+// Options are what a Backend is made with.
+type Options struct {
+	Table string // name of the table
+	Log   *slog.Logger
+}
+
+// Backend is a firewall.Backend on the nftables of the network namespace that
+// the process is in. It needs CAP_NET_ADMIN.
+type Backend struct {
+	table   *nftables.Table
+	log     *slog.Logger
+	changed chan struct{}
+	stop    context.CancelFunc
+	done    chan struct{}
+
+	mu    sync.Mutex // conn: requests and answers of two callers would mix
+	conn  *nftables.Conn
+	sock  *netlink.Conn // of conn, for its deadlines
+	guard *firewall.Guard
+	there structure // what the last Guard left, read back
+}
+
+var _ firewall.Backend = (*Backend)(nil)
+
+const (
+	sockBuffer     = 4 << 20 // bytes; enough for the acknowledgements of 5,000 messages
+	requestTimeout = 3 * time.Second
+)
+
+// New returns a backend, and an error that wraps firewall.ErrPermission or
+// firewall.ErrUnsupported if it cannot work here. It changes nothing yet.
+func New(o Options) (*Backend, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	b := &Backend{
+		table:   &nftables.Table{Name: o.Table, Family: nftables.TableFamilyINet},
+		log:     o.Log,
+		changed: make(chan struct{}, 1),
+		stop:    stop,
+		done:    make(chan struct{}),
+	}
+	err := b.do("list tables", func(c *nftables.Conn) error {
+		_, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+		return err
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	go b.monitor(ctx)
+	return b, nil
+}
+
+// Changed implements firewall.Backend.
+func (b *Backend) Changed() <-chan struct{} { return b.changed }
+
+// Close implements firewall.Backend.
+func (b *Backend) Close() error {
+	b.stop()
+	<-b.done
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hangUp()
+	return nil
+}
+
+// do has f talk to the kernel, on a connection that lasts: closing one after a
+// delete waits in the kernel for milliseconds. After any error the connection
+// is given up, since messages or answers may be left in it.
+func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.talk(what, f)
+}
+
+// talk is do for a caller that holds b.mu.
+func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
+	err := b.dial()
+	if err == nil {
+		if err = b.sock.SetDeadline(time.Now().Add(requestTimeout)); err == nil {
+			err = f(b.conn)
+		}
+	}
+	if err != nil {
+		b.hangUp()
+		return fmt.Errorf("nftables: %s: %w", what, classify(err))
+	}
+	return nil
+}
+
+func (b *Backend) dial() error {
+	if b.conn != nil {
+		return nil
+	}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		b.sock = c
+		// Without CAP_NET_ADMIN in the first user namespace the kernel grants
+		// less, which is enough for small transactions.
+		c.SetReadBuffer(sockBuffer)
+		c.SetWriteBuffer(sockBuffer)
+		return nil
+	}))
+	if err != nil {
+		return err
+	}
+	b.conn = conn
+	return nil
+}
+
+func (b *Backend) hangUp() {
+	if b.conn != nil {
+		b.conn.CloseLasting()
+		b.conn, b.sock = nil, nil
+	}
+}
+
+// classify wraps an error of the kernel in the sentinel that says what it
+// means.
+func classify(err error) error {
+	for errno, sentinel := range map[syscall.Errno]error{
+		syscall.EPERM:           firewall.ErrPermission,
+		syscall.EACCES:          firewall.ErrPermission,
+		syscall.EPROTONOSUPPORT: firewall.ErrUnsupported,
+		syscall.EAFNOSUPPORT:    firewall.ErrUnsupported,
+		syscall.ENFILE:          firewall.ErrFull,
+		syscall.ENOENT:          firewall.ErrNotGuarded,
+	} {
+		if errors.Is(err, errno) {
+			return fmt.Errorf("%w: %w", sentinel, err)
+		}
+	}
+	return err
+}
+
+// monitor passes on that the ruleset has changed, until ctx is done. The
+// kernel's events are only a hint: they may be lost, and tell nothing of who
+// changed what.
+func (b *Backend) monitor(ctx context.Context) {
+	defer close(b.done)
+	for ctx.Err() == nil {
+		if err := b.watch(ctx); err != nil {
+			b.log.Debug("nftables: cannot watch for changes", "error", err)
+		}
+		b.signal() // something may have happened unseen
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// watch signals every change until events are lost or ctx is done.
+func (b *Backend) watch(ctx context.Context) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	m := nftables.NewMonitor(nftables.WithMonitorAction(nftables.MonitorActionAny), nftables.WithMonitorObject(nftables.MonitorObjectAny))
+	events, err := conn.AddGenerationalMonitor(m)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-events:
+			if !ok {
+				return errors.New("the monitor has ended")
+			}
+			b.signal()
+		}
+	}
+}
+
+func (b *Backend) signal() {
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,328 @@
+package nft
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"webknock/firewall"
+)
+
+// TestMain runs the tests in network namespaces of their own: as root in a new
+// network namespace, otherwise in a new user namespace as well.
+func TestMain(m *testing.M) {
+	const inside = "WEBKNOCK_TEST_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			println("cannot make a network namespace:", err.Error())
+		}
+		os.Exit(1)
+	}
+}
+
+var (
+	ssh = firewall.Door{Name: "ssh", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 22, Last: 22}}, Prefix4: 32, Prefix6: 128, MaxGrants: 65536}
+	vpn = firewall.Door{Name: "vpn", Ports: []firewall.Ports{{Protocol: firewall.UDP, First: 51820, Last: 51820}, {Protocol: firewall.TCP, First: 6000, Last: 6010}}, Prefix4: 32, Prefix6: 128, MaxGrants: 65536}
+)
+
+func newBackend(t testing.TB) *Backend {
+	t.Helper()
+	b, err := New(Options{Table: "webknock", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Unguard(t.Context()); err != nil && t.Context().Err() == nil {
+			t.Error(err)
+		}
+		b.Close()
+		nft(t, "flush ruleset")
+	})
+	return b
+}
+
+func guard(t testing.TB, b *Backend, doors ...firewall.Door) {
+	t.Helper()
+	if err := b.Guard(t.Context(), firewall.Guard{Doors: doors, Mark: 0x40000000}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nft runs the nft program.
+func nft(t testing.TB, command string) string {
+	t.Helper()
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(command)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft %s: %v\n%s", command, err, out)
+	}
+	return string(out)
+}
+
+func grant(door, client string, ttl time.Duration) firewall.Grant {
+	addr := netip.MustParseAddr(client)
+	return firewall.Grant{
+		ID: "abcd2345", Door: door, Client: netip.PrefixFrom(addr, addr.BitLen()), Sequence: "seq", User: "alice",
+		Opened: time.Now().Truncate(time.Millisecond), Expires: time.Now().Add(ttl),
+	}
+}
+
+func set(t testing.TB, b *Backend, grants ...firewall.Grant) {
+	t.Helper()
+	var changes []firewall.Change
+	for _, g := range grants {
+		changes = append(changes, firewall.Change{Grant: g})
+	}
+	if err := b.Commit(t.Context(), changes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// held returns the grants in force as "door client".
+func held(t testing.TB, b *Backend) (held []string) {
+	t.Helper()
+	grants, err := b.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range grants {
+		held = append(held, g.Door+" "+g.Client.String())
+	}
+	slices.Sort(held)
+	return held
+}
+
+func TestTheTableIsAsWritten(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh, vpn)
+	got := nft(t, "list table inet webknock")
+	want, err := os.ReadFile("testdata/table.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the table is\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestGrantsReadBack(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh, vpn)
+	want := grant("ssh", "192.0.2.1", time.Minute)
+	set(t, b, want, grant("vpn", "2001:db8::1", time.Hour))
+	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32", "vpn 2001:db8::1/128"}) {
+		t.Errorf("grants %v", got)
+	}
+	// A second backend, as after a restart, adopts them.
+	second := newBackend(t)
+	guard(t, second, ssh, vpn)
+	grants, err := second.Read(t.Context())
+	if err != nil || len(grants) != 2 {
+		t.Fatalf("%v, %v", grants, err)
+	}
+	for _, got := range grants {
+		if got.Door != "ssh" {
+			continue
+		}
+		if got.ID != want.ID || got.Sequence != want.Sequence || got.User != want.User || !got.Opened.Equal(want.Opened) ||
+			got.Expires.Sub(want.Expires).Abs() > time.Second {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+func TestARenewalReplacesAndAClosingIsIdempotent(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	g := grant("ssh", "192.0.2.1", time.Minute)
+	set(t, b, g)
+	g.Expires, g.Packets, g.Bytes = time.Now().Add(time.Hour), 7, 700
+	set(t, b, g)
+	grants, err := b.Read(t.Context())
+	if err != nil || len(grants) != 1 || time.Until(grants[0].Expires) < 59*time.Minute || grants[0].Packets != 7 || grants[0].Bytes != 700 {
+		t.Fatalf("after renewal: %+v, %v", grants, err)
+	}
+	for range 2 {
+		if err := b.Commit(t.Context(), []firewall.Change{{Grant: g, Close: true}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := held(t, b); got != nil {
+			t.Errorf("after closing: %v", got)
+		}
+	}
+}
+
+func TestATransactionIsAllOrNothing(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	err := b.Commit(t.Context(), []firewall.Change{{Grant: grant("ssh", "192.0.2.1", time.Minute)}, {Grant: grant("cellar", "192.0.2.1", time.Minute)}})
+	if !errors.Is(err, firewall.ErrNoDoor) {
+		t.Errorf("error %v", err)
+	}
+	if got := held(t, b); got != nil {
+		t.Errorf("grants %v", got)
+	}
+}
+
+func TestExpiredChangesAreLeftOut(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	set(t, b, grant("ssh", "192.0.2.1", -time.Second), grant("ssh", "192.0.2.2", 0), grant("ssh", "192.0.2.3", time.Minute))
+	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.3/32"}) {
+		t.Errorf("grants %v", got)
+	}
+}
+
+func TestTheKernelEndsGrants(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	set(t, b, grant("ssh", "192.0.2.1", 50*time.Millisecond))
+	deadline := time.Now().Add(10 * time.Second)
+	for len(held(t, b)) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("a grant of 50 ms is still there")
+		}
+	}
+}
+
+func TestManyGrantsInOneTransaction(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	var grants []firewall.Grant
+	addr := netip.MustParseAddr("10.0.0.0")
+	for range 5000 {
+		addr = addr.Next()
+		grants = append(grants, grant("ssh", addr.String(), time.Hour))
+	}
+	set(t, b, grants...)
+	if got := len(held(t, b)); got != len(grants) {
+		t.Errorf("%d grants, want %d", got, len(grants))
+	}
+}
+
+func TestReguardKeepsGrantsAndRemovesWhatIsGone(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh, vpn)
+	set(t, b, grant("ssh", "192.0.2.1", time.Minute), grant("vpn", "192.0.2.1", time.Minute))
+	guard(t, b, vpn)
+	if got := held(t, b); !slices.Equal(got, []string{"vpn 192.0.2.1/32"}) {
+		t.Errorf("grants %v", got)
+	}
+	if list := nft(t, "list table inet webknock"); strings.Contains(list, "ssh") {
+		t.Errorf("the door is gone, but not from the table:\n%s", list)
+	}
+}
+
+func TestTamperingIsNoticed(t *testing.T) {
+	for _, command := range []string{
+		"flush ruleset",
+		"delete table inet webknock",
+		"delete table inet webknock\nadd table inet webknock",
+		"flush chain inet webknock guard",
+		"flush chain inet webknock door_ssh",
+		"insert rule inet webknock door_ssh accept",
+		"add chain inet webknock guard { policy drop; }",
+		"add chain inet webknock extra",
+	} {
+		t.Run(command, func(t *testing.T) {
+			b := newBackend(t)
+			guard(t, b, ssh)
+			set(t, b, grant("ssh", "192.0.2.1", time.Minute))
+			if err := b.Check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for len(b.changed) > 0 {
+				<-b.changed
+			}
+			nft(t, command)
+			if err := b.Check(t.Context()); !errors.Is(err, firewall.ErrNotGuarded) {
+				t.Errorf("check: %v", err)
+			}
+			select {
+			case <-b.Changed():
+			case <-time.After(5 * time.Second):
+				t.Error("no change was signalled")
+			}
+			if err := b.Guard(t.Context(), *b.guard, []firewall.Grant{grant("ssh", "192.0.2.1", time.Minute)}); err != nil {
+				t.Fatal(err)
+			}
+			if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+				t.Errorf("grants %v", got)
+			}
+		})
+	}
+}
+
+func TestAnotherTableOfTheNameIsMadeAnew(t *testing.T) {
+	for _, command := range []string{
+		"add table inet webknock\nadd set inet webknock ssh4 { type inet_service; }",
+		"add table inet webknock\nadd chain inet webknock guard { type filter hook input priority 0; }",
+		"add table inet webknock { flags dormant; }",
+	} {
+		b := newBackend(t)
+		nft(t, "flush ruleset\n"+command)
+		guard(t, b, ssh)
+		if err := b.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if list := nft(t, "list table inet webknock"); !strings.Contains(list, "hook prerouting") || strings.Contains(list, "dormant") {
+			t.Errorf("after %s:\n%s", command, list)
+		}
+	}
+}
+
+func TestUnguardRemovesTheTable(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	for range 2 {
+		if err := b.Unguard(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if list := nft(t, "list ruleset"); strings.Contains(list, "webknock") {
+			t.Errorf("left over:\n%s", list)
+		}
+	}
+	if err := b.Check(t.Context()); !errors.Is(err, firewall.ErrNotGuarded) {
+		t.Errorf("check: %v", err)
+	}
+}
+
+func TestTheReservedNameIsRefused(t *testing.T) {
+	b := newBackend(t)
+	if err := b.Guard(t.Context(), firewall.Guard{Doors: []firewall.Door{{Name: "before"}}}, nil); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestCommentSurvivesAnything(t *testing.T) {
+	for _, name := range []string{"", "alice", "a b", "quote\"", "new\nline", "nul\x00", "ü", strings.Repeat("x", 300), "id=evil"} {
+		g := firewall.Grant{ID: "abcd2345", Sequence: name, User: name, Opened: time.UnixMilli(1234)}
+		text := comment(g)
+		var got firewall.Grant
+		parseComment(text, &got)
+		if len(text) > 128 || got.ID != g.ID || !got.Opened.Equal(g.Opened) || got.Sequence != clean(name) {
+			t.Errorf("%q: comment %q reads %+v", name, text, got)
+		}
+	}
+}
