@@ -240,6 +240,16 @@ func (g *Gate) Grants(ctx context.Context) ([]Grant, error) {
 	return all, err
 }
 
+// Count returns how many grants each door has, as the gate knows it.
+func (g *Gate) Count(ctx context.Context) (count map[string]int, err error) {
+	err = g.wait(ctx, order{alone: func(context.Context) error {
+		g.expire(time.Now())
+		count = maps.Clone(g.count)
+		return nil
+	}})
+	return count, err
+}
+
 // Ping waits until Run answers.
 func (g *Gate) Ping(ctx context.Context) error {
 	return g.wait(ctx, order{alone: func(context.Context) error { return nil }})

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"time"
@@ -123,7 +124,9 @@ func (t Trigger) Validate() error {
 		}
 	case t.Regex != "":
 		if _, err := regexp.Compile(t.Regex); err != nil {
-			return fmt.Errorf("not an RE2 expression: %w", err)
+			var what *syntax.Error
+			errors.As(err, &what) // what.Expr is a secret
+			return fmt.Errorf("not an RE2 expression: %s", what.Code)
 		}
 	}
 	if strings.ContainsFunc(t.Method, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {

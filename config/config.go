@@ -1,0 +1,106 @@
+// Package config reads webknock's configuration file into one validated Config.
+//
+// All errors of a file are reported together, each with the place it stands at.
+// Keys of features that this version does not have are refused, never ignored.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"webknock/firewall"
+	"webknock/sequence"
+)
+
+// Config is a whole, valid configuration. It is not to be changed.
+type Config struct {
+	File      string
+	Listeners []Listener
+	Clients   Clients
+	Doors     []firewall.Door
+	Sequences []Sequence
+	Firewall  Firewall
+	Admin     Admin
+	Log       Log
+	State     string   // directory
+	Warnings  []string // what is allowed, and should be mended
+}
+
+// Listener is an address that receives knocks.
+type Listener struct {
+	Address        string // host:port
+	MaxConnections int    // heads being read at once
+}
+
+// Clients bounds what is remembered of clients.
+type Clients struct {
+	Max        int // in progress at once
+	IPv6Prefix int // bits of an IPv6 address that make a client
+}
+
+// Sequence is a sequence, and what completing it does.
+type Sequence struct {
+	sequence.Spec
+	Opens   []string // doors
+	Message string   // for the log
+}
+
+// Firewall says what keeps the doors.
+type Firewall struct {
+	Backend string // BackendNFTables or BackendMemory
+	Table   string
+	Guard   firewall.Guard
+}
+
+// The backends.
+const (
+	BackendNFTables = "nftables"
+	BackendMemory   = "memory"
+)
+
+// Admin says where the admin API is.
+type Admin struct {
+	Socket string // path
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  slog.Level
+	Format string // auto, text or json
+}
+
+// Error is one thing that is wrong with a file.
+type Error struct {
+	File      string
+	Line, Col int    // from 1; 0: not known
+	Key       string // path of the key, as doors[0].ttl; empty: the file
+	Msg       string // what is wrong (what would be right)
+}
+
+func (e Error) Error() string {
+	var s strings.Builder
+	s.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&s, ":%d:%d", e.Line, e.Col)
+	}
+	if e.Key != "" {
+		s.WriteString(": " + e.Key)
+	}
+	s.WriteString(": " + e.Msg)
+	return s.String()
+}
+
+// Errors is all that is wrong with a file, in the order of the file.
+type Errors []Error
+
+func (e Errors) Error() string { return strings.Join(e.Lines(), "\n") }
+
+// Lines returns the errors, a line each.
+func (e Errors) Lines() []string {
+	lines := make([]string, len(e))
+	for i := range e {
+		lines[i] = e[i].Error()
+	}
+	return lines
+}

@@ -1,0 +1,513 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+
+	"webknock/firewall"
+	"webknock/sequence"
+)
+
+// overrides are the scalars that a variable WEBKNOCK_… may set, with their
+// defaults. Scalars in lists have none.
+var overrides = map[string]string{
+	"clients.max":         "65536",
+	"clients.ipv6_prefix": "128",
+	"firewall.backend":    BackendNFTables,
+	"firewall.mode":       "guard",
+	"firewall.table":      "webknock",
+	"firewall.mark":       "0x40000000",
+	"admin.socket":        "/run/webknock/webknock.sock",
+	"log.level":           "info",
+	"log.format":          "auto",
+	"state":               "/var/lib/webknock",
+}
+
+// Load reads and validates a configuration file: YAML, or TOML or JSON by its
+// extension. What is wrong with it is an Errors.
+func Load(file string) (*Config, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w (write one, or name it with --config)", err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	cfg, err := Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o004 != 0 {
+		cfg.Warnings = append(cfg.Warnings, file+": everybody may read it, and the paths in it are secrets (chmod o-r)")
+	}
+	return cfg, nil
+}
+
+// Parse validates a configuration; the name of its file tells its format.
+func Parse(file string, data []byte) (*Config, error) {
+	root, err := parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{file: file}
+	if err := override(root); err != nil {
+		return nil, err
+	}
+	cfg := d.config(root)
+	if len(d.errs) > 0 {
+		return nil, d.sorted()
+	}
+	cfg.File = file
+	return cfg, nil
+}
+
+var yamlError = regexp.MustCompile(`^yaml: line (\d+): (.*)`)
+
+// parse returns the top mapping of a file.
+func parse(file string, data []byte) (*yaml.Node, error) {
+	if filepath.Ext(file) == ".toml" {
+		var tree map[string]any
+		if err := toml.Unmarshal(data, &tree); err != nil {
+			var at *toml.DecodeError
+			if errors.As(err, &at) {
+				line, col := at.Position()
+				return nil, Errors{{File: file, Line: line, Col: col, Msg: strings.TrimPrefix(at.Error(), "toml: ")}}
+			}
+			return nil, Errors{{File: file, Msg: err.Error()}}
+		}
+		var err error
+		if data, err = yaml.Marshal(tree); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		if m := yamlError.FindStringSubmatch(err.Error()); m != nil {
+			line, _ := strconv.Atoi(m[1])
+			return nil, Errors{{File: file, Line: line, Col: 1, Msg: m[2]}}
+		}
+		return nil, Errors{{File: file, Msg: strings.TrimPrefix(err.Error(), "yaml: ")}}
+	}
+	if len(doc.Content) == 0 {
+		return &yaml.Node{Kind: yaml.MappingNode, Line: 1, Column: 1}, nil
+	}
+	if filepath.Ext(file) == ".toml" {
+		unplace(doc.Content[0])
+	}
+	return doc.Content[0], nil
+}
+
+// unplace removes places that are not those of the file.
+func unplace(n *yaml.Node) {
+	n.Line, n.Column = 0, 0
+	for _, c := range n.Content {
+		unplace(c)
+	}
+}
+
+// override sets the scalars that viper finds in the environment.
+func override(root *yaml.Node) error {
+	v := viper.New()
+	v.SetEnvPrefix("WEBKNOCK")
+	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
+	v.SetConfigType("yaml")
+	if err := v.ReadConfig(bytes.NewReader(nil)); err != nil {
+		return err
+	}
+	for key := range overrides {
+		if err := v.BindEnv(key); err != nil {
+			return err
+		}
+		if !v.IsSet(key) {
+			continue
+		}
+		variable := "WEBKNOCK_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		value := &yaml.Node{Kind: yaml.ScalarNode, Tag: envTag, Value: v.GetString(key), HeadComment: variable}
+		set(root, strings.Split(key, "."), value)
+	}
+	return nil
+}
+
+// set puts a value at a path of mappings, over what is there.
+func set(n *yaml.Node, path []string, value *yaml.Node) {
+	if n.Kind != yaml.MappingNode {
+		return // reported when it is decoded
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value != path[0] {
+			continue
+		}
+		if len(path) == 1 {
+			n.Content[i+1] = value
+		} else {
+			set(n.Content[i+1], path[1:], value)
+		}
+		return
+	}
+	if len(path) > 1 {
+		inner := &yaml.Node{Kind: yaml.MappingNode, Line: n.Line, Column: n.Column}
+		set(inner, path[1:], value)
+		value = inner
+	}
+	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: path[0], Line: n.Line, Column: n.Column}, value)
+}
+
+var name = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+
+// named reads a name, which no other in seen may have.
+func (d *decoder) named(to *string, seen map[string]bool) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		s, ok := d.text(n, key)
+		switch {
+		case !ok:
+		case !name.MatchString(s):
+			d.errorf(n, key, "%q is no name (1 to 32 of a-z 0-9 _ -, starting with a letter)", s)
+		case seen[s]:
+			d.errorf(n, key, "there is another %q (give each a name of its own)", s)
+		default:
+			seen[s] = true
+		}
+		*to = s
+	}
+}
+
+// need reports a key that is missing.
+func (d *decoder) need(n *yaml.Node, key string, there map[string]*yaml.Node, wanted string) bool {
+	if there[wanted] == nil {
+		d.errorf(n, strings.TrimPrefix(key+"."+wanted, "."), "is missing")
+		return false
+	}
+	return true
+}
+
+func (d *decoder) config(root *yaml.Node) *Config {
+	cfg := &Config{
+		Clients: Clients{Max: 65536, IPv6Prefix: 128},
+		Firewall: Firewall{Backend: overrides["firewall.backend"], Table: overrides["firewall.table"],
+			Guard: firewall.Guard{Mark: 0x40000000}},
+		Admin: Admin{Socket: overrides["admin.socket"]},
+		Log:   Log{Format: overrides["log.format"]},
+		State: overrides["state"],
+	}
+	var sequences func() // once all doors are known
+	doors := map[string]bool{}
+	there := d.mapping(root, "", fields{
+		"listeners": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) { d.listener(n, key, cfg) })
+		},
+		"clients": func(n *yaml.Node, key string) {
+			d.mapping(n, key, fields{
+				"max":         d.integer(&cfg.Clients.Max, 1, 100_000_000),
+				"ipv6_prefix": d.integer(&cfg.Clients.IPv6Prefix, 1, 128),
+			})
+		},
+		"doors": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) { d.door(n, key, cfg, doors) })
+		},
+		"sequences": func(n *yaml.Node, key string) {
+			sequences = func() {
+				seen := map[string]bool{}
+				d.list(n, key, func(n *yaml.Node, key string) { d.sequence(n, key, cfg, doors, seen) })
+			}
+		},
+		"users": d.notYet(),
+		"firewall": func(n *yaml.Node, key string) {
+			mode := ""
+			d.mapping(n, key, fields{
+				"backend": d.oneOf(&cfg.Firewall.Backend, BackendNFTables, BackendMemory),
+				"mode": func(n *yaml.Node, key string) {
+					d.oneOf(&mode, "guard", "sets")(n, key)
+					d.notYet("guard")(n, key)
+				},
+				"table": func(n *yaml.Node, key string) {
+					d.str(&cfg.Firewall.Table)(n, key)
+					if !tableName.MatchString(cfg.Firewall.Table) {
+						d.errorf(n, key, "%q is no name of a table (1 to 64 letters, digits, _, starting with a letter)", cfg.Firewall.Table)
+					}
+				},
+				"mark":  d.mark(&cfg.Firewall.Guard.Mark),
+				"owner": d.notYet("false"),
+				"allow": d.notYet(),
+			})
+		},
+		"shield": d.notYet(),
+		"admin": func(n *yaml.Node, key string) {
+			d.mapping(n, key, fields{"socket": d.path(&cfg.Admin.Socket), "metrics": d.notYet("")})
+		},
+		"log": func(n *yaml.Node, key string) {
+			level := "info"
+			d.mapping(n, key, fields{
+				"level":  d.oneOf(&level, "debug", "info", "warn", "error"),
+				"format": d.oneOf(&cfg.Log.Format, "auto", "text", "json"),
+			})
+			cfg.Log.Level.UnmarshalText([]byte(level)) // one of slog's own words
+		},
+		"state": d.path(&cfg.State),
+	})
+	if sequences != nil {
+		sequences()
+	}
+	for _, key := range []string{"listeners", "doors", "sequences"} {
+		if n := there[key]; d.need(root, "", there, key) && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+			d.errorf(n, key, "is empty (at least one)")
+		}
+	}
+	cfg.Firewall.Guard.Doors = cfg.Doors
+	return cfg
+}
+
+var tableName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
+
+func (d *decoder) mark(to *uint32) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		s, ok := d.text(n, key)
+		if !ok {
+			return
+		}
+		v, err := strconv.ParseUint(s, 0, 32)
+		if err != nil || v == 0 {
+			d.errorf(n, key, "%q is no mark (a number of 32 bits that is not 0, like 0x40000000)", s)
+			return
+		}
+		*to = uint32(v)
+	}
+}
+
+func (d *decoder) path(to *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		if s, ok := d.text(n, key); ok && !filepath.IsAbs(s) {
+			d.errorf(n, key, "%q is no absolute path (write one that starts with /)", s)
+		} else if ok {
+			*to = s
+		}
+	}
+}
+
+func (d *decoder) listener(n *yaml.Node, key string, cfg *Config) {
+	l := Listener{MaxConnections: 16384}
+	there := d.mapping(n, key, fields{
+		"address": func(n *yaml.Node, key string) {
+			d.str(&l.Address)(n, key)
+			if strings.HasPrefix(l.Address, "systemd:") {
+				d.errorf(n, key, "sockets from systemd are not supported yet (write host:port)")
+				return
+			}
+			_, port, err := net.SplitHostPort(l.Address)
+			if p, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || p == 0 {
+				d.errorf(n, key, "%q is no address (host:port, like :8080 or 192.0.2.1:80)", l.Address)
+			}
+			if slices.ContainsFunc(cfg.Listeners, func(o Listener) bool { return o.Address == l.Address }) {
+				d.errorf(n, key, "another listener has %q (each its own)", l.Address)
+			}
+		},
+		"tls":             d.notYet(),
+		"proxies":         d.notYet(),
+		"client_address":  d.notYet("peer"),
+		"max_connections": d.integer(&l.MaxConnections, 1, 1<<20),
+		"cover":           d.notYet("drop"),
+	})
+	d.need(n, key, there, "address")
+	cfg.Listeners = append(cfg.Listeners, l)
+}
+
+const (
+	minTTL    = time.Second
+	maxTTL    = 24 * time.Hour
+	maxWithin = 24 * time.Hour
+)
+
+func (d *decoder) door(n *yaml.Node, key string, cfg *Config, seen map[string]bool) {
+	door := firewall.Door{TTL: 30 * time.Second, MaxGrants: 1024, Prefix4: 32, Prefix6: 128}
+	there := d.mapping(n, key, fields{
+		"name": func(n *yaml.Node, key string) {
+			d.named(&door.Name, seen)(n, key)
+			if door.Name == "before" {
+				d.errorf(n, key, `"before" is taken by webknock itself (another name)`)
+			}
+		},
+		"ports": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) { d.ports(n, key, cfg, &door) })
+			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+				d.errorf(n, key, "is empty (at least one, like 22/tcp)")
+			}
+		},
+		"ttl":         d.duration(&door.TTL, minTTL, maxTTL),
+		"max_ttl":     d.duration(&door.MaxTTL, minTTL, maxTTL),
+		"established": d.notYet("keep"),
+		"max_grants":  d.integer(&door.MaxGrants, 1, 65536),
+		"connections": d.notYet("0"),
+		"forward":     d.notYet(),
+		"prefix": func(n *yaml.Node, key string) {
+			d.mapping(n, key, fields{"ipv4": d.notYet("32"), "ipv6": d.notYet("128")})
+		},
+	})
+	d.need(n, key, there, "name")
+	d.need(n, key, there, "ports")
+	if at := there["max_ttl"]; at != nil && door.MaxTTL > 0 && door.MaxTTL < door.TTL {
+		d.errorf(at, key+".max_ttl", "%v is less than the door's ttl %v (at least that)", door.MaxTTL, door.TTL)
+	}
+	door.MaxTTL = max(door.MaxTTL, door.TTL)
+	cfg.Doors = append(cfg.Doors, door)
+}
+
+var ports = regexp.MustCompile(`^(\d{1,5})(?:-(\d{1,5}))?/(tcp|udp)$`)
+
+func (d *decoder) ports(n *yaml.Node, key string, cfg *Config, door *firewall.Door) {
+	s, ok := d.text(n, key)
+	if !ok {
+		return
+	}
+	m := ports.FindStringSubmatch(s)
+	if m == nil {
+		d.errorf(n, key, "%q is no port (like 22/tcp or 60000-61000/udp)", s)
+		return
+	}
+	first, _ := strconv.Atoi(m[1])
+	last, _ := strconv.Atoi(cmp.Or(m[2], m[1]))
+	if first < 1 || last > 65535 || last < first {
+		d.errorf(n, key, "%q is no range of ports (1 to 65535, the lower one first)", s)
+		return
+	}
+	p := firewall.Ports{Protocol: firewall.TCP, First: uint16(first), Last: uint16(last)}
+	if m[3] == "udp" {
+		p.Protocol = firewall.UDP
+	}
+	for _, other := range append(slices.Clone(cfg.Doors), *door) {
+		for _, o := range other.Ports {
+			if o.Protocol == p.Protocol && o.First <= p.Last && p.First <= o.Last {
+				d.errorf(n, key, "%s is in door %q already, as %s (each port in one door)", s, other.Name, o)
+				return
+			}
+		}
+	}
+	door.Ports = append(door.Ports, p)
+}
+
+func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen map[string]bool) {
+	s := Sequence{Spec: sequence.Spec{Strict: true, Ignore: []string{"/favicon.ico", "/robots.txt", "/apple-touch-icon.png"}}}
+	within := 10 * time.Second
+	var steps []*yaml.Node
+	there := d.mapping(n, key, fields{
+		"name": d.named(&s.Name, seen),
+		"steps": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				s.Steps = append(s.Steps, d.step(n, key, len(s.Steps) == 0))
+				steps = append(steps, n)
+			})
+			if count := len(s.Steps); count < 1 || count > sequence.MaxSteps {
+				d.errorf(n, key, "has %d steps (1 to %d)", count, sequence.MaxSteps)
+			}
+		},
+		"within": d.duration(&within, time.Millisecond, maxWithin),
+		"window": d.duration(&s.Window, 0, maxWithin),
+		"strict": d.boolean(&s.Strict),
+		"ignore": func(n *yaml.Node, key string) {
+			d.strs(&s.Ignore)(n, key)
+			for i, p := range s.Ignore {
+				if !strings.HasPrefix(p, "/") {
+					d.errorf(n.Content[i], fmt.Sprintf("%s[%d]", key, i), "not a path (it starts with /)")
+				}
+			}
+		},
+		"users": d.notYet(),
+		"opens": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				door, ok := d.text(n, key)
+				switch {
+				case !ok:
+				case !doors[door]:
+					d.errorf(n, key, "there is no door %q (one of doors)", door)
+				case slices.Contains(s.Opens, door):
+					d.errorf(n, key, "door %q is there twice (once)", door)
+				default:
+					s.Opens = append(s.Opens, door)
+				}
+			})
+		},
+		"closes":        d.notYet(),
+		"run":           d.notYet(),
+		"notify":        d.notYet(),
+		"message":       d.str(&s.Message),
+		"allow_address": d.notYet("false"),
+	})
+	d.need(n, key, there, "name")
+	d.need(n, key, there, "steps")
+	if there["opens"] == nil && s.Message == "" {
+		d.errorf(n, key, "does nothing when it completes (opens, or message)")
+	}
+	for i := range s.Steps {
+		if i > 0 && s.Steps[i].Within == 0 {
+			s.Steps[i].Within = within
+		}
+		if p := s.Steps[i].Trigger.Path; p != "" && slices.Contains(s.Ignore, p) {
+			d.errorf(steps[i], fmt.Sprintf("%s.steps[%d]", key, i), "is ignored by its own sequence (take it out of ignore)")
+		}
+	}
+	cfg.Sequences = append(cfg.Sequences, s)
+}
+
+// step reads a step: a path, or a mapping.
+func (d *decoder) step(n *yaml.Node, key string, first bool) sequence.Step {
+	var s sequence.Step
+	path := func(n *yaml.Node, key string) {
+		text, ok := d.text(n, key)
+		hash, hashed := strings.CutPrefix(text, "sha256:")
+		switch {
+		case !ok:
+		case strings.Contains(text, sequence.TOTP) || strings.Contains(text, sequence.Ticket):
+			d.errorf(n, key, "one-time steps are not supported yet (a plain path)")
+		case hashed:
+			s.Trigger.Hash = strings.ToLower(hash)
+		default:
+			s.Trigger.Path = text
+		}
+	}
+	before := len(d.errs)
+	if n.Kind == yaml.ScalarNode {
+		path(n, key)
+	} else {
+		d.mapping(n, key, fields{
+			"path":   path,
+			"regex":  d.str(&s.Trigger.Regex),
+			"method": d.str(&s.Trigger.Method),
+			"host":   d.str(&s.Trigger.Host),
+			"query": func(n *yaml.Node, key string) {
+				s.Trigger.Query = map[string]string{}
+				if n.Kind != yaml.MappingNode {
+					d.errorf(n, key, "not a mapping (write {name: value})")
+					return
+				}
+				for i := 0; i+1 < len(n.Content); i += 2 {
+					if v, ok := d.text(n.Content[i+1], key); ok {
+						s.Trigger.Query[n.Content[i].Value] = v
+					}
+				}
+			},
+			"within": func(n *yaml.Node, key string) {
+				d.duration(&s.Within, time.Millisecond, maxWithin)(n, key)
+				if first {
+					d.errorf(n, key, "the first step has no step before it (leave it out)")
+				}
+			},
+		})
+	}
+	if err := s.Trigger.Validate(); err != nil && len(d.errs) == before {
+		d.errorf(n, key, "%v", err)
+	}
+	return s
+}

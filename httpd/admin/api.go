@@ -1,0 +1,267 @@
+// Package admin serves the admin API on a unix socket, and is its client.
+//
+// The API is HTTP/1.1 and JSON under /v1. Whoever may connect may open doors:
+// root, the user the daemon runs as, and the members of a group, by the
+// kernel's word.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// Control is what the API shows and does. An error that is a *Problem is
+// answered as such, any other as a failure.
+type Control interface {
+	Status(context.Context) (Status, error)
+	Clients(context.Context) ([]Client, error)
+	Grants(context.Context) ([]Grant, error)
+	Open(context.Context, OpenRequest) (Grant, error)
+	Close(ctx context.Context, id string) error
+	Reload(context.Context) error
+	Unguard(context.Context) error
+}
+
+// Status is the answer to GET /v1/status.
+type Status struct {
+	Version   string     `json:"version"`
+	StartedAt time.Time  `json:"started_at"`
+	State     string     `json:"state"` // ok or degraded
+	Problems  []string   `json:"problems"`
+	Firewall  Firewall   `json:"firewall"`
+	Listeners []Listener `json:"listeners"`
+	Doors     []Door     `json:"doors"`
+	Sequences []Sequence `json:"sequences"`
+	Clients   int        `json:"clients"` // in progress
+	Grants    int        `json:"grants"`
+}
+
+// The states of a daemon.
+const (
+	OK       = "ok"
+	Degraded = "degraded"
+)
+
+// Firewall says what keeps the doors.
+type Firewall struct {
+	Backend string `json:"backend"`
+	Mode    string `json:"mode"`
+}
+
+// Listener is an address that receives knocks.
+type Listener struct {
+	Address string `json:"address"`
+	TLS     bool   `json:"tls"`
+	Cover   string `json:"cover"`
+}
+
+// Door is a door and how many grants it has.
+type Door struct {
+	Name   string   `json:"name"`
+	Ports  []string `json:"ports"`
+	Grants int      `json:"grants"`
+}
+
+// Sequence is a sequence and how often it was completed since the start.
+type Sequence struct {
+	Name        string `json:"name"`
+	Steps       int    `json:"steps"`
+	Completions uint64 `json:"completions"`
+}
+
+// Client is how far one client is in one sequence.
+type Client struct {
+	Client      string    `json:"client"`
+	Sequence    string    `json:"sequence"`
+	Step        int       `json:"step"` // steps matched
+	Steps       int       `json:"steps"`
+	LastKnockAt time.Time `json:"last_knock_at"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// Grant is one client's permission to pass one door.
+type Grant struct {
+	ID        string    `json:"id"`
+	Door      string    `json:"door"`
+	Client    string    `json:"client"` // an address, or a prefix
+	Sequence  string    `json:"sequence"`
+	User      string    `json:"user"`
+	OpenedAt  time.Time `json:"opened_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Remaining float64   `json:"remaining"` // seconds
+	Packets   uint64    `json:"packets"`
+	Bytes     uint64    `json:"bytes"`
+}
+
+// OpenRequest is the body of POST /v1/grants.
+type OpenRequest struct {
+	Door   string `json:"door"`
+	Client string `json:"client"`        // an address
+	TTL    string `json:"ttl,omitempty"` // a Go duration; empty: the door's own
+}
+
+// ClientList and GrantList are the answers that list.
+type (
+	ClientList struct {
+		Clients []Client `json:"clients"`
+	}
+	GrantList struct {
+		Grants []Grant `json:"grants"`
+	}
+)
+
+// Problem is an error in the form of RFC 9457.
+type Problem struct {
+	Type   string   `json:"type"`
+	Title  string   `json:"title"`
+	Status int      `json:"status"`
+	Detail string   `json:"detail,omitempty"`
+	Errors []string `json:"errors,omitempty"` // of a configuration, a line each
+}
+
+// NewProblem returns a problem with the title of its HTTP status.
+func NewProblem(status int, detail string) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
+}
+
+func (p *Problem) Error() string {
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
+}
+
+const maxBody = 64 << 10
+
+// Handler returns the API.
+func Handler(control Control) http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		fail(w, NewProblem(http.StatusNotFound, "there is no "+r.URL.Path))
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		fail(w, NewProblem(http.StatusMethodNotAllowed, r.URL.Path+" does not take "+r.Method))
+	})
+	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		s, err := control.Status(r.Context())
+		if err == nil && s.State != OK {
+			p := NewProblem(http.StatusServiceUnavailable, "degraded")
+			p.Errors = s.Problems
+			err = p
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	r.Route("/v1", func(r chi.Router) {
+		r.Get("/status", get(control.Status))
+		r.Get("/clients", get(func(ctx context.Context) (ClientList, error) {
+			clients, err := control.Clients(ctx)
+			return ClientList{append([]Client{}, clients...)}, err
+		}))
+		r.Get("/grants", get(func(ctx context.Context) (GrantList, error) {
+			grants, err := control.Grants(ctx)
+			return GrantList{append([]Grant{}, grants...)}, err
+		}))
+		r.Post("/grants", func(w http.ResponseWriter, r *http.Request) {
+			var request OpenRequest
+			err := decode(w, r, &request)
+			var grant Grant
+			if err == nil {
+				grant, err = control.Open(r.Context(), request)
+			}
+			answer(w, http.StatusCreated, grant, err)
+		})
+		r.Delete("/grants/{id}", func(w http.ResponseWriter, r *http.Request) {
+			done(w, control.Close(r.Context(), chi.URLParam(r, "id")))
+		})
+		r.Post("/reload", func(w http.ResponseWriter, r *http.Request) { done(w, control.Reload(r.Context())) })
+		r.Post("/unguard", func(w http.ResponseWriter, r *http.Request) { done(w, control.Unguard(r.Context())) })
+	})
+	return r
+}
+
+func get[T any](f func(context.Context) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		value, err := f(r.Context())
+		answer(w, http.StatusOK, value, err)
+	}
+}
+
+func answer(w http.ResponseWriter, status int, value any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(value) // fails only if the client has gone
+}
+
+func done(w http.ResponseWriter, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func fail(w http.ResponseWriter, err error) {
+	var p *Problem
+	if !errors.As(err, &p) {
+		p = NewProblem(http.StatusInternalServerError, err.Error())
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
+}
+
+func decode(w http.ResponseWriter, r *http.Request, to any) error {
+	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "application/json" {
+		return NewProblem(http.StatusUnsupportedMediaType, "the body is not application/json")
+	}
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(to); err != nil {
+		return NewProblem(http.StatusBadRequest, fmt.Sprintf("the body cannot be read: %v", err))
+	}
+	return nil
+}
+
+const stopTimeout = 500 * time.Millisecond
+
+// Serve answers on a listener until ctx is done, and then returns nil.
+func Serve(ctx context.Context, l net.Listener, control Control, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           Handler(control),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if server.Shutdown(stop) != nil {
+		server.Close()
+	}
+	return nil
+}

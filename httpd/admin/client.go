@@ -1,0 +1,111 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+)
+
+// API is a client of the admin API.
+type API struct{ Socket string }
+
+// ErrNoDaemon means that nobody serves on the socket.
+var ErrNoDaemon = errors.New("no daemon answers")
+
+// Status returns GET /v1/status.
+func (a API) Status(ctx context.Context) (s Status, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Clients returns GET /v1/clients.
+func (a API) Clients(ctx context.Context) (c ClientList, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/clients", nil, &c)
+	return c, err
+}
+
+// Grants returns GET /v1/grants.
+func (a API) Grants(ctx context.Context) (g GrantList, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/grants", nil, &g)
+	return g, err
+}
+
+// Open opens a door by POST /v1/grants.
+func (a API) Open(ctx context.Context, r OpenRequest) (g Grant, err error) {
+	err = a.call(ctx, http.MethodPost, "/v1/grants", r, &g)
+	return g, err
+}
+
+// Close ends a grant by DELETE /v1/grants/{id}.
+func (a API) Close(ctx context.Context, id string) error {
+	return a.call(ctx, http.MethodDelete, "/v1/grants/"+url.PathEscape(id), nil, nil)
+}
+
+// Reload has the daemon read its configuration again.
+func (a API) Reload(ctx context.Context) error {
+	return a.call(ctx, http.MethodPost, "/v1/reload", nil, nil)
+}
+
+// Unguard has the daemon take the guard away.
+func (a API) Unguard(ctx context.Context) error {
+	return a.call(ctx, http.MethodPost, "/v1/unguard", nil, nil)
+}
+
+// call makes a request. Its errors are a *Problem, or say what keeps the
+// daemon from answering.
+func (a API) call(ctx context.Context, method, path string, body, to any) error {
+	client := http.Client{
+		Timeout: 30 * time.Second,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", a.Socket)
+			},
+		},
+	}
+	var reader io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		reader = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://webknock"+path, reader)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w on %s (is webknock serve running? another socket: --socket PATH)", ErrNoDaemon, a.Socket)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
+	case err != nil:
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		p := NewProblem(res.StatusCode, "")
+		if err := json.NewDecoder(res.Body).Decode(p); err != nil {
+			return fmt.Errorf("the daemon answers %s", res.Status)
+		}
+		return p
+	}
+	if to == nil {
+		return nil
+	}
+	return json.NewDecoder(res.Body).Decode(to)
+}

@@ -1,0 +1,232 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/httpd/admin"
+	"webknock/sequence/track"
+)
+
+var _ admin.Control = (*Daemon)(nil)
+
+// Status implements admin.Control.
+func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
+	cfg := d.config.Load()
+	s := admin.Status{
+		Version:   d.Version,
+		StartedAt: d.started,
+		State:     admin.OK,
+		Problems:  []string{},
+		Firewall:  admin.Firewall{Backend: d.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
+		Listeners: []admin.Listener{},
+		Doors:     []admin.Door{},
+		Sequences: []admin.Sequence{},
+		Clients:   d.shards.bound.Count(),
+	}
+	guarded, problem := d.gate.Guarding(ctx)
+	if problem != nil {
+		s.Problems = append(s.Problems, problem.Error())
+	} else if !guarded {
+		s.Problems = append(s.Problems, "the guard was taken away; webknock reload puts it back")
+	}
+	counts, err := d.gate.Count(ctx)
+	if err != nil {
+		return s, problemOf(err)
+	}
+	if len(s.Problems) > 0 {
+		s.State = admin.Degraded
+	}
+	for _, l := range cfg.Listeners {
+		s.Listeners = append(s.Listeners, admin.Listener{Address: l.Address, Cover: "drop"})
+	}
+	for _, door := range cfg.Doors {
+		ports := []string{}
+		for _, p := range door.Ports {
+			ports = append(ports, p.String())
+		}
+		s.Doors = append(s.Doors, admin.Door{Name: door.Name, Ports: ports, Grants: counts[door.Name]})
+		s.Grants += counts[door.Name]
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, seq := range cfg.Sequences {
+		s.Sequences = append(s.Sequences, admin.Sequence{Name: seq.Name, Steps: len(seq.Steps), Completions: d.completions[seq.Name]})
+	}
+	return s, nil
+}
+
+// Clients implements admin.Control.
+func (d *Daemon) Clients(ctx context.Context) ([]admin.Client, error) {
+	var all []admin.Client
+	bits := d.config.Load().Clients.IPv6Prefix
+	err := d.shards.each(ctx, func(t *track.Tracker, now time.Duration) {
+		for _, p := range t.Progress(now) {
+			client := p.Client.String()
+			if p.Client.Is6() && bits < 128 {
+				client = netip.PrefixFrom(p.Client, bits).String()
+			}
+			all = append(all, admin.Client{
+				Client: client, Sequence: p.Machine.Name(), Step: p.Step, Steps: p.Machine.Len(),
+				LastKnockAt: d.shards.origin.Add(p.Last), ExpiresAt: d.shards.origin.Add(p.Deadline),
+			})
+		}
+	})
+	slices.SortFunc(all, func(a, b admin.Client) int { return b.LastKnockAt.Compare(a.LastKnockAt) })
+	return all, err
+}
+
+// Grants implements admin.Control.
+func (d *Daemon) Grants(ctx context.Context) ([]admin.Grant, error) {
+	grants, err := d.gate.Grants(ctx)
+	if err != nil {
+		return nil, problemOf(err)
+	}
+	all := make([]admin.Grant, 0, len(grants))
+	for _, g := range grants {
+		all = append(all, grantOf(g))
+	}
+	return all, nil
+}
+
+func grantOf(g firewall.Grant) admin.Grant {
+	return admin.Grant{
+		ID: g.ID, Door: g.Door, Client: clientString(g.Client), Sequence: g.Sequence, User: g.User,
+		OpenedAt: g.Opened, ExpiresAt: g.Expires, Remaining: max(0, time.Until(g.Expires).Seconds()),
+		Packets: g.Packets, Bytes: g.Bytes,
+	}
+}
+
+// Open implements admin.Control.
+func (d *Daemon) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, error) {
+	addr, err := netip.ParseAddr(r.Client)
+	if err != nil {
+		return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "client: not an IP address (like 192.0.2.7 or 2001:db8::7)")
+	}
+	var ttl time.Duration
+	if r.TTL != "" {
+		if ttl, err = time.ParseDuration(r.TTL); err != nil || ttl < time.Second {
+			return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "ttl: not a duration of at least 1s (like 30s or 5m)")
+		}
+	}
+	grants, err := d.gate.Open(ctx, firewall.OpenRequest{Client: addr, Doors: []string{r.Door}, TTL: ttl})
+	if err != nil {
+		return admin.Grant{}, problemOf(err)
+	}
+	return grantOf(grants[0]), nil
+}
+
+// Close implements admin.Control.
+func (d *Daemon) Close(ctx context.Context, id string) error {
+	return problemOf(d.gate.Close(ctx, id))
+}
+
+// Unguard implements admin.Control.
+func (d *Daemon) Unguard(ctx context.Context) error {
+	if err := d.gate.Unguard(ctx); err != nil {
+		return problemOf(err)
+	}
+	d.Log.Warn("the guard was taken away; webknock reload puts it back")
+	return nil
+}
+
+// Reload implements admin.Control. The configuration changes as a whole or,
+// if it returns an error, not at all.
+func (d *Daemon) Reload(ctx context.Context) error {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	d.notifier.reloading()
+	defer d.notifier.ready()
+	err := d.reload(ctx)
+	if err != nil {
+		d.Log.Error("not reloaded, the configuration is as it was", "error", err)
+	} else {
+		d.Log.Info("reloaded", "config", d.ConfigFile)
+	}
+	return problemOf(err)
+}
+
+func (d *Daemon) reload(ctx context.Context) error {
+	old := d.config.Load()
+	cfg, err := config.Load(d.ConfigFile)
+	if err != nil {
+		return err
+	}
+	if err := fixed(old, cfg); err != nil {
+		return err
+	}
+	rules, err := newRules(cfg, d.shards.rules.Load())
+	if err != nil {
+		return err
+	}
+	listeners, err := d.bind(ctx, cfg, d.current())
+	if err != nil {
+		return err
+	}
+	if err := d.gate.Configure(ctx, cfg.Firewall.Guard); err != nil {
+		for _, l := range listeners {
+			if !slices.Contains(d.current(), l) {
+				l.Close()
+			}
+		}
+		return err
+	}
+	d.shards.bound.SetMax(cfg.Clients.Max)
+	// From here on nothing fails, and it is carried through even if who asked
+	// for it has gone.
+	if err := d.shards.use(context.WithoutCancel(ctx), rules); err != nil {
+		return err
+	}
+	d.install(cfg, listeners)
+	for _, warning := range cfg.Warnings {
+		d.Log.Warn(warning)
+	}
+	return nil
+}
+
+// fixed reports the keys that only a restart can change.
+func fixed(old, cfg *config.Config) error {
+	var errs config.Errors
+	for _, key := range []struct{ name, old, new string }{
+		{"firewall.backend", old.Firewall.Backend, cfg.Firewall.Backend},
+		{"firewall.table", old.Firewall.Table, cfg.Firewall.Table},
+		{"admin.socket", old.Admin.Socket, cfg.Admin.Socket},
+		{"log.format", old.Log.Format, cfg.Log.Format},
+		{"state", old.State, cfg.State},
+	} {
+		if key.old != key.new {
+			errs = append(errs, config.Error{File: cfg.File, Key: key.name, Msg: "changes only with a restart (was " + key.old + ")"})
+		}
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	return nil
+}
+
+// problemOf gives an error the HTTP status it deserves.
+func problemOf(err error) error {
+	var invalid config.Errors
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &invalid):
+		p := admin.NewProblem(http.StatusUnprocessableEntity, "the configuration has errors:\n"+strings.Join(invalid.Lines(), "\n"))
+		p.Errors = invalid.Lines()
+		return p
+	case errors.Is(err, firewall.ErrNoDoor), errors.Is(err, firewall.ErrNoGrant):
+		return admin.NewProblem(http.StatusNotFound, err.Error())
+	case errors.Is(err, firewall.ErrFull), errors.Is(err, firewall.ErrUnguarded):
+		return admin.NewProblem(http.StatusConflict, err.Error())
+	case errors.Is(err, firewall.ErrBusy), errors.Is(err, firewall.ErrStopped):
+		return admin.NewProblem(http.StatusServiceUnavailable, err.Error())
+	}
+	return admin.NewProblem(http.StatusInternalServerError, err.Error())
+}

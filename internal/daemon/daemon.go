@@ -1,0 +1,272 @@
+// Package daemon puts the parts of webknock together: listeners post letters,
+// shards read them, completions go to the gate, the gate's events to the log.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/firewall/nft"
+	"webknock/httpd"
+	"webknock/httpd/admin"
+	"webknock/sequence"
+)
+
+// stopTimeout bounds what is waited for when the daemon stops, so that it is
+// gone within the two seconds that users are promised.
+const stopTimeout = 1500 * time.Millisecond
+
+// Options are what a Daemon is started with.
+type Options struct {
+	ConfigFile string
+	Socket     string // of the admin API; empty: as configured
+	DryRun     bool   // touch no firewall, whatever the configuration says
+	Version    string
+	Log        *slog.Logger
+	Level      *slog.LevelVar // of Log; the configuration sets it
+}
+
+// A Daemon is everything that runs.
+type Daemon struct {
+	Options
+	started  time.Time
+	gate     *firewall.Gate
+	shards   *shards
+	notifier notifier
+
+	reloading sync.Mutex // held by whoever changes config or listeners
+	config    atomic.Pointer[config.Config]
+	listeners atomic.Pointer[[]*listener]
+
+	mu          sync.Mutex
+	completions map[string]uint64 // by sequence
+}
+
+// A listener is what serves one address of the configuration.
+type listener struct {
+	*httpd.Listener
+	address string // as configured
+}
+
+// Run serves until ctx is done, and then returns nil; doors stay guarded.
+// What arrives on reload makes it read its configuration again.
+func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
+	cfg, err := config.Load(o.ConfigFile)
+	if err != nil {
+		return err
+	}
+	o.Level.Set(cfg.Log.Level)
+	for _, warning := range cfg.Warnings {
+		o.Log.Warn(warning)
+	}
+	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, completions: map[string]uint64{}}
+	rules, err := newRules(cfg, nil)
+	if err != nil {
+		return err
+	}
+	d.shards = newShards(cfg.Clients.Max, rules, d.complete)
+
+	// The socket comes first, since it tells whether another daemon runs, and
+	// then the addresses: a start that fails for one of them touches no
+	// firewall.
+	socket, err := admin.Listen(d.socket(cfg), admin.Group, o.Log)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	bound, err := d.bind(ctx, cfg, nil)
+	if err != nil {
+		return err
+	}
+	defer closeAll(bound)
+
+	backend, err := d.newBackend(cfg)
+	if err != nil {
+		return explain(err)
+	}
+	defer backend.Close()
+	d.gate = firewall.NewGate(backend, o.Log, d.event)
+	defer start(ctx, d.gate.Run)()
+	if err := d.gate.Configure(ctx, cfg.Firewall.Guard); err != nil {
+		return explain(err)
+	}
+	defer start(ctx, d.shards.run)()
+	d.install(cfg, bound)
+	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
+	defer start(ctx, d.reportLosses)()
+	defer start(ctx, func(ctx context.Context) {
+		if err := admin.Serve(ctx, socket, d, o.Log); err != nil {
+			o.Log.Error("the admin API has failed", "error", err)
+		}
+	})()
+	defer start(ctx, d.watchdog)()
+
+	o.Log.Info("serving", "version", o.Version, "config", o.ConfigFile, "firewall", d.backendName(cfg),
+		"doors", len(cfg.Doors), "sequences", len(cfg.Sequences))
+	if o.DryRun {
+		o.Log.Warn("DRY RUN: no firewall is touched, no door is guarded, nothing opens")
+	}
+	d.notifier.ready()
+	for {
+		select {
+		case <-reload:
+			d.Reload(ctx) // logs how it went
+		case <-ctx.Done():
+			d.notifier.stopping()
+			o.Log.Info("stopping; doors stay guarded, and grants end on time")
+			return nil
+		}
+	}
+}
+
+// start runs f, and returns what stops it and waits until it has returned. Its
+// context does not end with ctx, so that parts stop in the order of their
+// stops.
+func start(ctx context.Context, f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	return func() {
+		cancel()
+		select {
+		case <-done:
+		case <-time.After(stopTimeout):
+		}
+	}
+}
+
+func (d *Daemon) socket(cfg *config.Config) string {
+	if d.Options.Socket != "" {
+		return d.Options.Socket
+	}
+	return cfg.Admin.Socket
+}
+
+func (d *Daemon) backendName(cfg *config.Config) string {
+	if d.DryRun {
+		return config.BackendMemory
+	}
+	return cfg.Firewall.Backend
+}
+
+func (d *Daemon) newBackend(cfg *config.Config) (firewall.Backend, error) {
+	if d.backendName(cfg) == config.BackendMemory {
+		return firewall.NewMemory(), nil
+	}
+	return nft.New(nft.Options{Table: cfg.Firewall.Table, Log: d.Log})
+}
+
+// explain adds a hint to an error of the firewall.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, firewall.ErrPermission):
+		return fmt.Errorf("%w (run as root or with CAP_NET_ADMIN; to try without a firewall: webknock serve --dry-run)", err)
+	case errors.Is(err, firewall.ErrUnsupported):
+		return fmt.Errorf("%w (is the kernel module there? modprobe nf_tables; to try without a firewall: webknock serve --dry-run)", err)
+	}
+	return err
+}
+
+// newRules returns what cfg says of knocks. Progress under old goes on in
+// sequences that stand unchanged.
+func newRules(cfg *config.Config, old *rules) (*rules, error) {
+	var oldSet *sequence.Set
+	if old != nil {
+		oldSet = old.set
+	}
+	specs := make([]sequence.Spec, len(cfg.Sequences))
+	for i, s := range cfg.Sequences {
+		specs[i] = s.Spec
+	}
+	set, err := sequence.NewSet(specs, oldSet)
+	if err != nil {
+		return nil, err
+	}
+	r := &rules{set: set, ipv6Prefix: cfg.Clients.IPv6Prefix, sequences: map[*sequence.Machine]*config.Sequence{}}
+	for i, m := range set.Machines() {
+		r.sequences[m] = &cfg.Sequences[i]
+	}
+	return r, nil
+}
+
+// bind returns a listener for every address of cfg: the one in old that has
+// it, or else a new one. If it returns an error it has bound none.
+func (d *Daemon) bind(ctx context.Context, cfg *config.Config, old []*listener) (_ []*listener, err error) {
+	var all, added []*listener
+	defer func() {
+		if err != nil {
+			closeAll(added)
+		}
+	}()
+	for _, c := range cfg.Listeners {
+		if i := slices.IndexFunc(old, func(l *listener) bool { return l.address == c.Address }); i >= 0 {
+			all = append(all, old[i])
+			continue
+		}
+		l, err := httpd.Listen(ctx, c.Address, c.MaxConnections, d.shards.post, d.Log)
+		if err != nil {
+			return nil, explainListen(err)
+		}
+		added = append(added, &listener{l, c.Address})
+		all = append(all, added[len(added)-1])
+	}
+	return all, nil
+}
+
+func explainListen(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w (another program listens there, see ss -ltnp; stop it or choose another address)", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w (ports under 1024 need root or CAP_NET_BIND_SERVICE)", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w (no interface of this host has the address, see ip address)", err)
+	}
+	return err
+}
+
+// install makes cfg and its listeners the current ones, serves the listeners
+// that are new and closes those that are no longer wanted.
+func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
+	old := d.current()
+	d.config.Store(cfg)
+	d.listeners.Store(&listeners)
+	d.Level.Set(cfg.Log.Level)
+	for i, l := range listeners {
+		l.SetMax(cfg.Listeners[i].MaxConnections)
+		if !slices.Contains(old, l) {
+			go l.Serve()
+		}
+	}
+	for _, l := range old {
+		if !slices.Contains(listeners, l) {
+			l.Close()
+		}
+	}
+}
+
+func closeAll(listeners []*listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// current returns the listeners that are served.
+func (d *Daemon) current() []*listener {
+	if all := d.listeners.Load(); all != nil {
+		return *all
+	}
+	return nil
+}

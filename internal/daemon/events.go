@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/httpd"
+)
+
+// complete does what a completed sequence is for. It is called by the shard of
+// the client and must not wait.
+func (d *Daemon) complete(s *config.Sequence, l httpd.Letter) {
+	d.mu.Lock()
+	d.completions[s.Name]++
+	d.mu.Unlock()
+	log := d.Log.With("sequence", s.Name, "client", l.Client)
+	if s.Message != "" {
+		log = log.With("message", s.Message)
+	}
+	log.Info("sequence completed")
+	if len(s.Opens) == 0 {
+		return
+	}
+	d.gate.Submit(firewall.OpenRequest{Client: l.Client, Doors: s.Opens, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+		if err != nil {
+			log.Error("not let in", "doors", s.Opens, "error", err)
+		}
+	})
+}
+
+// event logs what happens to grants and to the guard.
+func (d *Daemon) event(e firewall.Event) {
+	if e.Kind == firewall.Repaired {
+		d.Log.Warn("guard repaired", "reason", e.Reason)
+		return
+	}
+	log := d.Log.With("door", e.Grant.Door, "client", clientString(e.Grant.Client), "grant", e.Grant.ID)
+	if e.Grant.Sequence != "" {
+		log = log.With("sequence", e.Grant.Sequence)
+	}
+	if e.Grant.User != "" {
+		log = log.With("user", e.Grant.User)
+	}
+	switch e.Kind {
+	case firewall.Closed:
+		log.Info("grant closed", "reason", e.Reason)
+	case firewall.Opened:
+		log.Info("grant opened", "expires", e.Grant.Expires)
+	case firewall.Extended:
+		log.Info("grant extended", "expires", e.Grant.Expires)
+	case firewall.Adopted:
+		log.Info("grant adopted", "expires", e.Grant.Expires)
+	}
+}
+
+// clientString writes the client of a grant: an address, or a prefix if the
+// grant covers more than one.
+func clientString(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// lossInterval is how often the log hears of what was lost. Strangers can cause
+// it, so it is told in sums.
+const lossInterval = 10 * time.Second
+
+// reportLosses logs what was lost since it last did, until ctx is done.
+func (d *Daemon) reportLosses(ctx context.Context) {
+	tick := time.NewTicker(lossInterval)
+	defer tick.Stop()
+	var letters, clients, connections uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if n := d.shards.lost.Load() - letters; n > 0 {
+			letters += n
+			d.Log.Warn("knocks lost: more than could be read", "count", n)
+		}
+		if n := d.shards.full.Load() - clients; n > 0 {
+			clients += n
+			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
+		}
+		var evicted uint64
+		for _, l := range d.current() {
+			evicted += l.Evicted()
+		}
+		if evicted > connections {
+			d.Log.Warn("connections reset half-read: max_connections is reached", "count", evicted-connections)
+		}
+		connections = evicted
+	}
+}

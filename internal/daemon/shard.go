@@ -1,0 +1,186 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"hash/maphash"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"webknock/config"
+	"webknock/httpd"
+	"webknock/sequence"
+	"webknock/sequence/track"
+)
+
+const (
+	shardCount    = 128         // so many that sweeping one of a million clients takes under 5 ms
+	mailboxSize   = 256         // letters that may wait for one shard
+	sweepInterval = time.Second // between two sweeps of a shard
+)
+
+// shards reads the letters of all listeners. Each shard belongs to one
+// goroutine and reads the letters of its clients in the order they came.
+type shards struct {
+	shards [shardCount]*shard
+	seed   maphash.Seed
+	origin time.Time
+	bound  *track.Bound
+	rules  atomic.Pointer[rules]
+	lost   atomic.Uint64 // letters that found their mailbox full
+	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
+
+	complete func(*config.Sequence, httpd.Letter)
+}
+
+// rules is what a configuration says of knocks.
+type rules struct {
+	set        *sequence.Set
+	ipv6Prefix int
+	sequences  map[*sequence.Machine]*config.Sequence
+}
+
+// shard is one goroutine's clients.
+type shard struct {
+	*shards
+	mailbox chan httpd.Letter
+	asked   chan func() // work on the tracker, from other goroutines
+
+	tracker *track.Tracker
+	router  http.Handler
+	reader  *bufio.Reader
+	hits    []sequence.Hit
+	rules   *rules       // of the letter being read
+	letter  httpd.Letter // being read
+	now     time.Duration
+}
+
+// newShards returns shards for max clients in progress. Complete is called by
+// shards, and must not wait.
+func newShards(max int, r *rules, complete func(*config.Sequence, httpd.Letter)) *shards {
+	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), complete: complete}
+	all.rules.Store(r)
+	for i := range all.shards {
+		s := &shard{
+			shards:  all,
+			mailbox: make(chan httpd.Letter, mailboxSize),
+			asked:   make(chan func()),
+			tracker: track.New(all.origin, all.bound),
+			reader:  bufio.NewReaderSize(nil, httpd.MaxHead),
+		}
+		s.router = httpd.Router(s.knock)
+		all.shards[i] = s
+	}
+	return all
+}
+
+// run works until ctx is done and all mailboxes are empty.
+func (all *shards) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for i, s := range all.shards {
+		// Sweeps of different shards do not meet.
+		first := sweepInterval * time.Duration(i) / shardCount
+		wg.Go(func() { s.run(ctx, first) })
+	}
+	wg.Wait()
+}
+
+// post puts a letter into the mailbox of its client's shard. A letter that
+// finds the mailbox full is lost.
+func (all *shards) post(l httpd.Letter) {
+	client := track.Widen(l.Client, all.rules.Load().ipv6Prefix)
+	s := all.shards[maphash.Comparable(all.seed, client)%shardCount]
+	select {
+	case s.mailbox <- l:
+	default:
+		all.lost.Add(1)
+		l.Discard()
+	}
+}
+
+// each has every shard's goroutine call f, one after the other.
+func (all *shards) each(ctx context.Context, f func(t *track.Tracker, now time.Duration)) error {
+	done := make(chan struct{})
+	for _, s := range all.shards {
+		select {
+		case s.asked <- func() { f(s.tracker, time.Since(all.origin)); done <- struct{}{} }:
+			<-done
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// use puts other rules in force. Progress in sequences that stand unchanged in
+// them goes on.
+func (all *shards) use(ctx context.Context, r *rules) error {
+	all.rules.Store(r)
+	return all.each(ctx, func(t *track.Tracker, now time.Duration) {
+		t.Retain(func(m *sequence.Machine) bool { return r.sequences[m] != nil }, now)
+	})
+}
+
+func (s *shard) run(ctx context.Context, firstSweep time.Duration) {
+	sweep := time.NewTimer(firstSweep)
+	defer sweep.Stop()
+	for {
+		select {
+		case l := <-s.mailbox:
+			s.read(l)
+		case f := <-s.asked:
+			f()
+		case <-sweep.C:
+			s.tracker.Sweep(time.Since(s.origin))
+			sweep.Reset(sweepInterval)
+		case <-ctx.Done():
+			for len(s.mailbox) > 0 {
+				s.read(<-s.mailbox)
+			}
+			return
+		}
+	}
+}
+
+// read opens a letter and hands its request to the router. A malformed request
+// is a knock that matches nothing.
+func (s *shard) read(l httpd.Letter) {
+	s.rules, s.letter = s.shards.rules.Load(), l
+	// Letters of one client may come in by several goroutines; time does not
+	// run backwards for it.
+	s.now = max(s.now, l.At.Sub(s.origin))
+	req, err := l.Open(s.reader)
+	if err != nil {
+		s.advance(sequence.Request{})
+		return
+	}
+	s.router.ServeHTTP(nobody{}, req)
+}
+
+// knock is what the router knows.
+func (s *shard) knock(_ http.ResponseWriter, r *http.Request) {
+	if !httpd.Prefetch(r.Header) {
+		s.advance(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery})
+	}
+}
+
+func (s *shard) advance(r sequence.Request) {
+	knock := s.rules.set.Match(r, s.hits[:0])
+	s.hits = knock.Hits
+	completed, full := s.tracker.Knock(track.Widen(s.letter.Client, s.rules.ipv6Prefix), knock, s.now)
+	if full {
+		s.full.Add(1)
+	}
+	for _, m := range completed {
+		s.complete(s.rules.sequences[m], s.letter)
+	}
+}
+
+// nobody is who reads the answer to a knock whose connection is gone.
+type nobody struct{}
+
+func (nobody) Header() http.Header         { return http.Header{} }
+func (nobody) Write(p []byte) (int, error) { return len(p), nil }
+func (nobody) WriteHeader(int)             {}
