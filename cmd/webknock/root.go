@@ -1,0 +1,76 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"webknock/config"
+	"webknock/httpd/admin"
+)
+
+// app is what the commands share: the common flags.
+type app struct {
+	configFile string
+	socket     string
+	output     string
+}
+
+const (
+	defaultConfig = "/etc/webknock/webknock.yaml"
+	defaultSocket = "/run/webknock/webknock.sock"
+)
+
+func newRoot() *cobra.Command {
+	a := new(app)
+	root := &cobra.Command{
+		Use:           "webknock",
+		Short:         "Port knocking over HTTP",
+		Long:          "webknock opens firewall doors to clients that request the right paths in the right order.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "table" && a.output != "json" {
+				return errors.New(`--output is table or json`)
+			}
+			return nil
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.configFile, "config", cmp.Or(os.Getenv("WEBKNOCK_CONFIG"), defaultConfig), "configuration `FILE`")
+	flags.StringVar(&a.socket, "socket", "", "admin socket `PATH` (default "+defaultSocket+", or as WEBKNOCK_ADMIN_SOCKET has it)")
+	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of what is printed: table or json")
+	for _, command := range []func(*app) *cobra.Command{
+		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newUnguard, newVersion,
+	} {
+		c := command(a)
+		if do := c.RunE; do != nil {
+			c.RunE = func(c *cobra.Command, args []string) error {
+				if err := do(c, args); err != nil {
+					return failure{err}
+				}
+				return nil
+			}
+		}
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// api returns the client of the running daemon.
+func (a *app) api() admin.API {
+	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_ADMIN_SOCKET"), a.configuredSocket(), defaultSocket)}
+}
+
+// configuredSocket returns the socket of the configuration, if it can be read.
+func (a *app) configuredSocket() string {
+	cfg, err := config.Load(a.configFile)
+	if err != nil {
+		return ""
+	}
+	return cfg.Admin.Socket
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"webknock/config"
+	"webknock/internal/daemon"
+)
+
+func newServe(a *app) *cobra.Command {
+	var dryRun bool
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Receive knocks, keep doors, open them",
+		Long: "serve is the daemon. SIGHUP makes it read its configuration again; SIGTERM and SIGINT\n" +
+			"stop it, and leave the doors guarded.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return serve(c.Context(), a, dryRun, c.ErrOrStderr())
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "touch no firewall: guard nothing, open nothing")
+	return c
+}
+
+func serve(ctx context.Context, a *app, dryRun bool, stderr io.Writer) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	reload := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-hangups:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case reload <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	cfg, err := config.Load(a.configFile)
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	return daemon.Run(ctx, daemon.Options{
+		ConfigFile: a.configFile,
+		Socket:     a.socket,
+		DryRun:     dryRun,
+		Version:    version,
+		Log:        newLogger(stderr, cfg.Log.Format, level),
+		Level:      level,
+	}, reload)
+}
+
+// newLogger logs text to a terminal and JSON otherwise, unless format says
+// which.
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "text" || format == "auto" && isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

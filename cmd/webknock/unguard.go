@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"webknock/config"
+	"webknock/firewall/nft"
+	"webknock/httpd/admin"
+)
+
+func newUnguard(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unguard",
+		Short: "Take the guard away: all doors are open",
+		Long: "unguard takes the guard away, through the running daemon, which leaves it so until it is\n" +
+			"told to reload, or by itself if no daemon runs.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			err := a.api().Unguard(c.Context())
+			if errors.Is(err, admin.ErrNoDaemon) {
+				err = unguard(c.Context(), a.configFile)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "the guard is gone: doors are as open as the other rules of this host leave them")
+			return nil
+		},
+	}
+}
+
+// unguard removes the table without a daemon.
+func unguard(ctx context.Context, configFile string) error {
+	cfg, err := config.Load(configFile)
+	if err != nil {
+		return err
+	}
+	backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer backend.Close()
+	return backend.Unguard(ctx)
+}
