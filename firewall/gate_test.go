@@ -165,7 +165,7 @@ func (h *house) mustHold(want ...string) {
 func TestAGrantIsForOneClientAndOneDoorAndEnds(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
-		if g.Expires.Sub(time.Now()) != ssh.TTL || g.Opened != time.Now() || g.Sequence != "seq" || g.User != "user" || len(g.ID) != 8 {
+		if time.Until(g.Expires) != ssh.TTL || g.Opened != time.Now() || g.Sequence != "seq" || g.User != "user" || len(g.ID) != 8 {
 			t.Errorf("grant %+v", g)
 		}
 		h.mustHold("ssh " + alice)

@@ -1,0 +1,58 @@
+# webknock. The targets: build test lint demo fuzz bench install clean
+
+GO      ?= go
+PREFIX  ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# What the tests need beside Go, as Debian calls it.
+PACKAGES = ca-certificates curl gcc iproute2 libc6-dev nftables nmap openssh-client openssh-server
+NEEDED   = curl gcc ip nft nmap ssh sshd ssh-keygen
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: build test lint demo fuzz bench install clean deps
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
+
+test: deps
+	$(GO) test -race ./...
+
+# As root: installs what is missing. Otherwise: says what would.
+deps:
+	@missing=; for p in $(NEEDED); do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "The tests need$$missing. Install them with:"; \
+		echo "    sudo apt-get install $(PACKAGES)"; exit 1; \
+	fi; \
+	echo "Missing:$$missing. Installing the Debian packages $(PACKAGES)"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
+
+lint:
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+demo: deps build
+	$(GO) run ./integration/demo bin/webknock
+
+# Every fuzz target for FUZZTIME.
+FUZZTIME ?= 30s
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+install: build
+	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
+	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
+
+clean:
+	rm -rf bin

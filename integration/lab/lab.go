@@ -1,0 +1,171 @@
+// Package lab makes hosts in network namespaces, joined by a switch, that leave
+// nothing behind: they end with the process that made them.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// inside marks the environment of a process that is in namespaces of its own.
+const inside = "WEBKNOCK_LAB"
+
+// Enter returns at once in a process that it has started before. Otherwise it
+// starts this program again, in namespaces of its own (for network and mounts,
+// and, for an ordinary user, for users as well), and exits as that does. So
+// nothing that is done after it can touch the host's network.
+func Enter() {
+	if os.Getenv(inside) != "" {
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit) && exit.Exited():
+		os.Exit(exit.ExitCode())
+	}
+	fmt.Fprintln(os.Stderr, "lab:", err, "(are user namespaces allowed?)")
+	os.Exit(1)
+}
+
+// Need fails with what to install if one of the programs is missing.
+func Need(programs ...string) error {
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			return fmt.Errorf("%s is missing (as root: make deps)", p)
+		}
+	}
+	return nil
+}
+
+// A Net is a switch that hosts are plugged into.
+type Net struct {
+	bridge string
+	hosts  []*Host
+}
+
+// A Host is a network namespace, and the processes in it.
+type Host struct {
+	Name   string
+	holder *exec.Cmd // keeps the namespace
+}
+
+// New makes a switch. Call Close in the end.
+func New() (*Net, error) {
+	n := &Net{bridge: fmt.Sprintf("lab%d", nets)}
+	nets++
+	return n, errors.Join(
+		ip("link", "set", "lo", "up"),
+		ip("link", "add", n.bridge, "type", "bridge"),
+		ip("link", "set", n.bridge, "up"),
+	)
+}
+
+var nets int
+
+// Host adds a host with the given addresses, each with its prefix length.
+func (n *Net) Host(name string, addresses ...string) (*Host, error) {
+	h := &Host{Name: name, holder: exec.Command("sleep", "infinity")}
+	h.holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := h.holder.Start(); err != nil {
+		return nil, err
+	}
+	n.hosts = append(n.hosts, h)
+	port := fmt.Sprintf("%sp%d", n.bridge, len(n.hosts))
+	err := errors.Join(
+		ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(h.holder.Process.Pid)),
+		ip("link", "set", port, "master", n.bridge, "up"),
+		h.Run("ip", "link", "set", "lo", "up"),
+		h.Run("ip", "link", "set", "eth0", "up"),
+	)
+	for _, a := range addresses {
+		args := []string{"address", "add", a, "dev", "eth0"}
+		if strings.Contains(a, ":") {
+			args = append(args, "nodad") // usable at once
+		}
+		err = errors.Join(err, h.Run("ip", args...))
+	}
+	return h, err
+}
+
+// Close ends the hosts and removes the switch.
+func (n *Net) Close() error {
+	for _, h := range n.hosts {
+		h.holder.Process.Kill()
+		h.holder.Wait()
+	}
+	return ip("link", "delete", n.bridge)
+}
+
+// Command returns a command that runs on the host, and ends with this process.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", h.holder.Process.Pid), name}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// Run runs a command on the host.
+func (h *Host) Run(name string, args ...string) error {
+	if out, err := h.Command(context.Background(), name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %s %s: %w: %s", h.Name, name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// Do calls f on a thread that is in the host's network meanwhile.
+func (h *Host) Do(f func() error) error {
+	done := make(chan error)
+	go func() {
+		// If the thread cannot be brought back it stays locked, and ends with
+		// this goroutine. Otherwise it must not end: the processes that it
+		// started would end with it.
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid))
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer there.Close()
+		if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = f()
+		}
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func ip(args ...string) error {
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
