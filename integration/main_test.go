@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	lab.Enter()
 	os.Exit(func() int {
 		err := lab.Need("curl", "ip", "nft", "nmap", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+		if err == nil {
+			err = lab.PrivateRun()
+		}
 		dir := ""
 		if err == nil {
 			dir, err = os.MkdirTemp("", "webknock-test-")

@@ -168,17 +168,10 @@ func demo(ctx context.Context, webknock string) (err error) {
 	return nil
 }
 
-// sshd runs the real one. In a user namespace of one user it cannot change to
-// another, which it needs only when somebody logs in.
+// sshd runs the real one.
 func sshd(ctx context.Context, server *lab.Host, dir string) (stop func(), err error) {
-	if _, err := os.Stat("/run/sshd"); err != nil && os.Mkdir("/run/sshd", 0o755) != nil {
-		// An ordinary user's view of /run, with room for sshd's directory.
-		if err := syscall.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
-			return nil, fmt.Errorf("make room for sshd: %w", err)
-		}
-		if err := os.Mkdir("/run/sshd", 0o755); err != nil {
-			return nil, err
-		}
+	if err := lab.PrivateRun(); err != nil {
+		return nil, fmt.Errorf("make room for sshd: %w", err)
 	}
 	key := filepath.Join(dir, "host")
 	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {

@@ -69,6 +69,16 @@ func Need(programs ...string) error {
 	return nil
 }
 
+// PrivateRun gives this process a /run of its own, with the directory that
+// sshd wants. The host's stays as it is.
+func PrivateRun() error {
+	return errors.Join(
+		syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""),
+		syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"),
+		os.Mkdir("/run/sshd", 0o755),
+	)
+}
+
 // A Net is a switch that hosts are plugged into.
 type Net struct {
 	bridge string
