@@ -1,0 +1,191 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/firewall"
+)
+
+const smallest = `listeners:
+  - address: ":8080"
+doors:
+  - name: ssh
+    ports: [22/tcp]
+sequences:
+  - name: ssh
+    steps: [/a, /b, /c]
+    opens: [ssh]
+`
+
+func TestTheSmallestFileHasAllDefaults(t *testing.T) {
+	cfg, err := Parse("w.yaml", []byte(smallest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := firewall.Door{Name: "ssh", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 22, Last: 22}},
+		TTL: 30 * time.Second, MaxTTL: 30 * time.Second, MaxGrants: 1024, Prefix4: 32, Prefix6: 128}
+	if !reflect.DeepEqual(cfg.Doors, []firewall.Door{door}) || !reflect.DeepEqual(cfg.Firewall.Guard.Doors, cfg.Doors) {
+		t.Errorf("doors %+v", cfg.Doors)
+	}
+	s := cfg.Sequences[0]
+	if !s.Strict || s.Window != 0 || len(s.Ignore) != 3 || s.Steps[0].Within != 0 || s.Steps[1].Within != 10*time.Second || s.Opens[0] != "ssh" {
+		t.Errorf("sequence %+v", s)
+	}
+	if cfg.Listeners[0].MaxConnections != 16384 || cfg.Clients != (Clients{65536, 128}) || cfg.Firewall.Table != "webknock" ||
+		cfg.Firewall.Backend != BackendNFTables || cfg.Firewall.Guard.Mark != 0x40000000 || cfg.Admin.Socket != "/run/webknock/webknock.sock" ||
+		cfg.Log != (Log{slog.LevelInfo, "auto"}) || cfg.State != "/var/lib/webknock" {
+		t.Errorf("config %+v", cfg)
+	}
+}
+
+func TestTOMLAndJSONAreTheSame(t *testing.T) {
+	want, err := Parse("w.yaml", []byte(smallest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{
+		"w.json": `{"listeners": [{"address": ":8080"}], "doors": [{"name": "ssh", "ports": ["22/tcp"]}],
+			"sequences": [{"name": "ssh", "steps": ["/a", "/b", "/c"], "opens": ["ssh"]}]}`,
+		"w.toml": "[[listeners]]\naddress = ':8080'\n[[doors]]\nname = 'ssh'\nports = ['22/tcp']\n[[sequences]]\nname = 'ssh'\nsteps = ['/a', '/b', '/c']\nopens = ['ssh']\n",
+	} {
+		got, err := Parse(file, []byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		got.File = want.File
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", file, got, want)
+		}
+	}
+}
+
+func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
+	for _, tt := range []struct{ old, new, want string }{
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 30", `w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 500ms", `w.yaml:6:10: doors[0].ttl: 500ms is out of range (1s to 24h0m0s)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 1m\n    max_ttl: 30s", `w.yaml:7:14: doors[0].max_ttl: 30s is less than the door's ttl 1m0s (at least that)`},
+		{"ports: [22/tcp]", "port: [22/tcp]", `w.yaml:5:5: doors[0].port: unknown key (did you mean ports?)`},
+		{"ports: [22/tcp]", "ports: [22]", `w.yaml:5:13: doors[0].ports[0]: "22" is no port (like 22/tcp or 60000-61000/udp)`},
+		{"ports: [22/tcp]", "ports: [30-20/tcp]", `no range of ports`},
+		{"ports: [22/tcp]", "ports: [22/tcp, 20-30/tcp]", `w.yaml:5:21: doors[0].ports[1]: 20-30/tcp is in door "ssh" already, as 22/tcp (each port in one door)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    established: cut", `doors[0].established: not supported yet (leave it out, or write keep)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    name: two", `doors[0].name: is there twice (once)`},
+		{"name: ssh\n    ports", "name: SSH\n    ports", `doors[0].name: "SSH" is no name`},
+		{"name: ssh\n    ports", "name: before\n    ports", `doors[0].name: "before" is taken`},
+		{"opens: [ssh]", "opens: [cellar]", `w.yaml:9:13: sequences[0].opens[0]: there is no door "cellar" (one of doors)`},
+		{"    opens: [ssh]\n", "", `does nothing when it completes`},
+		{"[/a, /b, /c]", "[]", `sequences[0].steps: has 0 steps (1 to 32)`},
+		{"[/a, /b, /c]", "[/%41]", `sequences[0].steps[0]: write the path decoded, without %XX`},
+		{"[/a, /b, /c]", "['/k/{totp}']", `one-time steps are not supported yet`},
+		{"[/a, /b, /c]", "[{regex: '(secret'}]", `sequences[0].steps[0]: not an RE2 expression: missing closing )`},
+		{"[/a, /b, /c]", "[{path: /a, within: 3s}]", `the first step has no step before it`},
+		{"[/a, /b, /c]", "[/a, /favicon.ico]", `sequences[0].steps[1]: is ignored by its own sequence`},
+		{"[/a, /b, /c]", "[/a, {path: /b, regex: b}]", `sequences[0].steps[1]: a step needs exactly one of`},
+		{":8080", "8080", `listeners[0].address: "8080" is no address`},
+		{":8080", "systemd:web", `sockets from systemd are not supported yet`},
+		{"listeners:", "Listeners:", `w.yaml:1:1: Listeners: unknown key (did you mean listeners?)`},
+		{"listeners:", "shield: {rate: 20/second}\nlisteners:", `shield: not supported yet`},
+		{"listeners:", "firewall: {mark: 0}\nlisteners:", `"0" is no mark`},
+		{"listeners:", "log: {level: loud}\nlisteners:", `log.level: "loud" is unknown (one of debug, info, warn, error)`},
+		{"listeners:", "state: here\nlisteners:", `state: "here" is no absolute path`},
+		{"listeners:", "listeners: [\nx:", `w.yaml:2:1: `},
+		{smallest, "", `listeners: is missing`},
+	} {
+		_, err := Parse("w.yaml", []byte(strings.Replace(smallest, tt.old, tt.new, 1)))
+		var errs Errors
+		if !errors.As(err, &errs) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q for %q:\n got %v\nwant %s", tt.new, tt.old, err, tt.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("a trigger is in the error: %v", err)
+		}
+	}
+}
+
+func TestAllErrorsAreReportedInOrder(t *testing.T) {
+	_, err := Parse("w.yaml", []byte("listeners:\n  - address: x\ndoors:\n  - name: 1\n    ports: [x]\nsequences:\n  - name: s\n    steps: [a]\n    opens: [y]\n"))
+	var errs Errors
+	if !errors.As(err, &errs) || len(errs) != 5 {
+		t.Fatalf("errors: %v", err)
+	}
+	for i := 1; i < len(errs); i++ {
+		if errs[i].Line < errs[i-1].Line {
+			t.Errorf("out of order: %v", err)
+		}
+	}
+}
+
+func TestTheEnvironmentOverridesScalars(t *testing.T) {
+	t.Setenv("WEBKNOCK_LOG_LEVEL", "debug")
+	t.Setenv("WEBKNOCK_FIREWALL_BACKEND", "memory")
+	t.Setenv("WEBKNOCK_STATE", "/srv/state")
+	cfg, err := Parse("w.yaml", []byte(smallest+"state: /other\n"))
+	if err != nil || cfg.Log.Level != slog.LevelDebug || cfg.Firewall.Backend != BackendMemory || cfg.State != "/srv/state" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	t.Setenv("WEBKNOCK_LOG_LEVEL", "loud")
+	if _, err := Parse("w.yaml", []byte(smallest)); err == nil || !strings.HasPrefix(err.Error(), "WEBKNOCK_LOG_LEVEL: log.level: ") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAStepKeepsTheCaseOfItsQuery(t *testing.T) {
+	cfg, err := Parse("w.yaml", []byte(strings.Replace(smallest, "[/a, /b, /c]", "[{path: /A, query: {Key: Value}}]", 1)))
+	if err != nil || cfg.Sequences[0].Steps[0].Trigger.Query["Key"] != "Value" || cfg.Sequences[0].Steps[0].Trigger.Path != "/A" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
+func TestAFileThatAllMayReadIsAWarning(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "w.yaml")
+	for mode, warnings := range map[os.FileMode]int{0o600: 0, 0o644: 1} {
+		if err := os.WriteFile(file, []byte(smallest), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := Load(file); err != nil || len(cfg.Warnings) != warnings {
+			t.Errorf("mode %o: %+v, %v", mode, cfg, err)
+		}
+	}
+	if _, err := Load(file + ".missing"); err == nil || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func TestTheSampleAndTheReadmeLoad(t *testing.T) {
+	if _, err := Load("../docs/webknock.yaml"); err != nil {
+		t.Error(err)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(readme), "```yaml\n")
+	text, _, _ = strings.Cut(text, "```")
+	if _, err := Parse("w.yaml", []byte(text)); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("w.yaml", smallest)
+	f.Add("w.yaml", "listeners: &a [*a]\n")
+	f.Add("w.toml", "[[doors]]\nname = 1\n")
+	f.Add("w.json", `{"doors": {}}`)
+	f.Fuzz(func(t *testing.T, file, text string) {
+		cfg, err := Parse(file, []byte(text))
+		if (cfg == nil) == (err == nil) {
+			t.Errorf("%+v, %v", cfg, err)
+		}
+	})
+}

@@ -1,0 +1,76 @@
+package integration
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// may says which of our packages each package may import, besides itself.
+var may = map[string][]string{
+	"webknock/sequence":        {},
+	"webknock/sequence/track":  {"webknock/sequence"},
+	"webknock/firewall":        {},
+	"webknock/firewall/nft":    {"webknock/firewall"},
+	"webknock/httpd":           {},
+	"webknock/httpd/admin":     {},
+	"webknock/config":          {"webknock/sequence", "webknock/firewall"},
+	"webknock/integration/lab": {},
+}
+
+// standardOnly may import nothing but the standard library.
+var standardOnly = []string{"webknock/sequence", "webknock/firewall"}
+
+func TestPackagesImportWhatTheyMay(t *testing.T) {
+	list := exec.Command("go", "list", "-json=ImportPath,Imports", "webknock/...")
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		allowed, bound := may[p.ImportPath]
+		if !bound {
+			continue
+		}
+		seen++
+		for _, i := range p.Imports {
+			ours := strings.HasPrefix(i, "webknock/")
+			if ours && !slices.Contains(allowed, i) {
+				t.Errorf("%s imports %s", p.ImportPath, i)
+			}
+			if !ours && strings.Contains(i, ".") && slices.Contains(standardOnly, p.ImportPath) {
+				t.Errorf("%s imports %s, which is not of the standard library", p.ImportPath, i)
+			}
+		}
+	}
+	if seen != len(may) {
+		t.Errorf("%d packages found, %d have rules", seen, len(may))
+	}
+}
+
+func TestTheFoldersAreThoseOfTheHouse(t *testing.T) {
+	out, err := exec.Command("git", "-C", "..", "ls-tree", "--name-only", "-d", "HEAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range strings.Fields(string(out)) {
+		if !slices.Contains([]string{".ci", "cmd", "config", "docs", "firewall", "httpd", "integration", "internal", "sequence"}, folder) {
+			t.Errorf("%s is no folder of the house", folder)
+		}
+	}
+}
