@@ -53,6 +53,7 @@ bench:
 install: build
 	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
 	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
+	install -D -m 0644 docs/systemd/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service
 
 clean:
 	rm -rf bin

@@ -1,0 +1,164 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// fake is a daemon with one door.
+type fake struct{ closed []string }
+
+func (f *fake) Status(context.Context) (Status, error) {
+	return Status{State: Degraded, Problems: []string{"on fire"}}, nil
+}
+func (f *fake) Clients(context.Context) ([]Client, error) { return nil, nil }
+func (f *fake) Grants(context.Context) ([]Grant, error)   { return []Grant{{ID: "a"}}, nil }
+func (f *fake) Open(_ context.Context, r OpenRequest) (Grant, error) {
+	if r.Door != "ssh" {
+		return Grant{}, NewProblem(http.StatusNotFound, "no such door")
+	}
+	return Grant{ID: "b", Client: r.Client}, nil
+}
+func (f *fake) Close(_ context.Context, id string) error { f.closed = append(f.closed, id); return nil }
+func (f *fake) Reload(context.Context) error             { return errors.New("no") }
+func (f *fake) Unguard(context.Context) error            { return nil }
+
+func serve(t *testing.T) (API, *fake) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(path, "no-such-group", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f := new(fake)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := Serve(ctx, l, f, slog.New(slog.DiscardHandler)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		l.Close()
+	})
+	return API{path}, f
+}
+
+func TestTheAPIDoesWhatItIsAsked(t *testing.T) {
+	api, f := serve(t)
+	ctx := t.Context()
+	if s, err := api.Status(ctx); err != nil || s.State != Degraded || s.Problems[0] != "on fire" {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if c, err := api.Clients(ctx); err != nil || c.Clients == nil {
+		t.Errorf("clients %+v, %v: want an empty list", c, err)
+	}
+	if g, err := api.Grants(ctx); err != nil || len(g.Grants) != 1 {
+		t.Errorf("grants %+v, %v", g, err)
+	}
+	if g, err := api.Open(ctx, OpenRequest{Door: "ssh", Client: "192.0.2.1"}); err != nil || g.ID != "b" || g.Client != "192.0.2.1" {
+		t.Errorf("open %+v, %v", g, err)
+	}
+	var p *Problem
+	if _, err := api.Open(ctx, OpenRequest{Door: "x"}); !errors.As(err, &p) || p.Status != http.StatusNotFound || p.Detail != "no such door" {
+		t.Errorf("open an unknown door: %v", err)
+	}
+	if err := api.Close(ctx, "a/b"); err != nil && !errors.As(err, &p) {
+		t.Errorf("close: %v", err)
+	}
+	if err := api.Close(ctx, "a"); err != nil || f.closed[len(f.closed)-1] != "a" {
+		t.Errorf("close: %v, %v", err, f.closed)
+	}
+	if err := api.Reload(ctx); !errors.As(err, &p) || p.Status != http.StatusInternalServerError || p.Detail != "no" {
+		t.Errorf("reload: %v", err)
+	}
+	if err := api.Unguard(ctx); err != nil {
+		t.Errorf("unguard: %v", err)
+	}
+	for _, bad := range []struct{ method, path string }{{"GET", "/v1/x"}, {"PUT", "/v1/status"}, {"GET", "/healthz"}} {
+		if err := api.call(ctx, bad.method, bad.path, nil, nil); !errors.As(err, &p) || p.Status < 400 {
+			t.Errorf("%s %s: %v", bad.method, bad.path, err)
+		}
+	}
+	if err := api.call(ctx, "POST", "/v1/grants", map[string]string{"dor": "ssh"}, nil); !errors.As(err, &p) || p.Status != http.StatusBadRequest {
+		t.Errorf("an unknown field: %v", err)
+	}
+}
+
+func TestASocketIsServedByOne(t *testing.T) {
+	api, _ := serve(t)
+	if _, err := Listen(api.Socket, Group, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrInUse) {
+		t.Errorf("second start: %v", err)
+	}
+}
+
+func TestAStaleSocketIsReplacedAndNothingElse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd) // the file stays
+	l, err := Listen(path, Group, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	l.Close()
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path, Group, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a file that is no socket was replaced")
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
+		t.Errorf("the file holds %q, %v", data, err)
+	}
+}
+
+func TestWhoMayUseTheSocket(t *testing.T) {
+	for _, tt := range []struct {
+		uid, gid uint32
+		groups   []uint32
+		want     bool
+	}{
+		{0, 0, nil, true},
+		{500, 1, nil, true},
+		{1000, 1000, nil, false},
+		{1000, 77, nil, true},
+		{1000, 1000, []uint32{5, 77}, true},
+		{1000, 1000, []uint32{5, 78}, false},
+	} {
+		cred := unix.Ucred{Uid: tt.uid, Gid: tt.gid}
+		if got := allowed(cred, tt.groups, 500, 77); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+		if allowed(cred, tt.groups, 500, -1) != (tt.uid == 0 || tt.uid == 500) {
+			t.Errorf("%+v without a group", tt)
+		}
+	}
+}
+
+func TestNoDaemonIsSaidWithAHint(t *testing.T) {
+	_, err := API{filepath.Join(t.TempDir(), "none")}.Status(t.Context())
+	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(fmt.Sprint(err), "is webknock serve running?") {
+		t.Errorf("error %v", err)
+	}
+}
