@@ -12,14 +12,15 @@ import (
 
 // may says which of our packages each package may import, besides itself.
 var may = map[string][]string{
-	"webknock/sequence":        {},
-	"webknock/sequence/track":  {"webknock/sequence"},
-	"webknock/firewall":        {},
-	"webknock/firewall/nft":    {"webknock/firewall"},
-	"webknock/httpd":           {},
-	"webknock/httpd/admin":     {},
-	"webknock/config":          {"webknock/sequence", "webknock/firewall"},
-	"webknock/integration/lab": {},
+	"webknock/sequence":              {},
+	"webknock/sequence/track":        {"webknock/sequence"},
+	"webknock/firewall":              {},
+	"webknock/firewall/nft":          {"webknock/firewall"},
+	"webknock/firewall/firewalltest": {"webknock/firewall"},
+	"webknock/httpd":                 {},
+	"webknock/httpd/admin":           {},
+	"webknock/config":                {"webknock/sequence", "webknock/firewall"},
+	"webknock/integration/lab":       {},
 }
 
 // standardOnly may import nothing but the standard library.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/firewall/firewalltest"
 )
 
 // TestMain runs the tests in network namespaces of their own: as root in a new
@@ -40,10 +41,11 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var (
-	ssh = firewall.Door{Name: "ssh", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 22, Last: 22}}, Prefix4: 32, Prefix6: 128, MaxGrants: 65536}
-	vpn = firewall.Door{Name: "vpn", Ports: []firewall.Ports{{Protocol: firewall.UDP, First: 51820, Last: 51820}, {Protocol: firewall.TCP, First: 6000, Last: 6010}}, Prefix4: 32, Prefix6: 128, MaxGrants: 65536}
-)
+var ssh, vpn = firewalltest.SSH, firewalltest.VPN
+
+func TestNFTablesKeepTheContract(t *testing.T) {
+	firewalltest.Run(t, func(t *testing.T) firewall.Backend { return newBackend(t) })
+}
 
 func newBackend(t testing.TB) *Backend {
 	t.Helper()
@@ -78,14 +80,6 @@ func nft(t testing.TB, command string) string {
 		t.Fatalf("nft %s: %v\n%s", command, err, out)
 	}
 	return string(out)
-}
-
-func grant(door, client string, ttl time.Duration) firewall.Grant {
-	addr := netip.MustParseAddr(client)
-	return firewall.Grant{
-		ID: "abcd2345", Door: door, Client: netip.PrefixFrom(addr, addr.BitLen()), Sequence: "seq", User: "alice",
-		Opened: time.Now().Truncate(time.Millisecond), Expires: time.Now().Add(ttl),
-	}
 }
 
 func set(t testing.TB, b *Backend, grants ...firewall.Grant) {
@@ -129,8 +123,8 @@ func TestTheTableIsAsWritten(t *testing.T) {
 func TestGrantsReadBack(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh, vpn)
-	want := grant("ssh", "192.0.2.1", time.Minute)
-	set(t, b, want, grant("vpn", "2001:db8::1", time.Hour))
+	want := firewalltest.Grant("ssh", "192.0.2.1", time.Minute)
+	set(t, b, want, firewalltest.Grant("vpn", "2001:db8::1", time.Hour))
 	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32", "vpn 2001:db8::1/128"}) {
 		t.Errorf("grants %v", got)
 	}
@@ -152,60 +146,6 @@ func TestGrantsReadBack(t *testing.T) {
 	}
 }
 
-func TestARenewalReplacesAndAClosingIsIdempotent(t *testing.T) {
-	b := newBackend(t)
-	guard(t, b, ssh)
-	g := grant("ssh", "192.0.2.1", time.Minute)
-	set(t, b, g)
-	g.Expires, g.Packets, g.Bytes = time.Now().Add(time.Hour), 7, 700
-	set(t, b, g)
-	grants, err := b.Read(t.Context())
-	if err != nil || len(grants) != 1 || time.Until(grants[0].Expires) < 59*time.Minute || grants[0].Packets != 7 || grants[0].Bytes != 700 {
-		t.Fatalf("after renewal: %+v, %v", grants, err)
-	}
-	for range 2 {
-		if err := b.Commit(t.Context(), []firewall.Change{{Grant: g, Close: true}}); err != nil {
-			t.Fatal(err)
-		}
-		if got := held(t, b); got != nil {
-			t.Errorf("after closing: %v", got)
-		}
-	}
-}
-
-func TestATransactionIsAllOrNothing(t *testing.T) {
-	b := newBackend(t)
-	guard(t, b, ssh)
-	err := b.Commit(t.Context(), []firewall.Change{{Grant: grant("ssh", "192.0.2.1", time.Minute)}, {Grant: grant("cellar", "192.0.2.1", time.Minute)}})
-	if !errors.Is(err, firewall.ErrNoDoor) {
-		t.Errorf("error %v", err)
-	}
-	if got := held(t, b); got != nil {
-		t.Errorf("grants %v", got)
-	}
-}
-
-func TestExpiredChangesAreLeftOut(t *testing.T) {
-	b := newBackend(t)
-	guard(t, b, ssh)
-	set(t, b, grant("ssh", "192.0.2.1", -time.Second), grant("ssh", "192.0.2.2", 0), grant("ssh", "192.0.2.3", time.Minute))
-	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.3/32"}) {
-		t.Errorf("grants %v", got)
-	}
-}
-
-func TestTheKernelEndsGrants(t *testing.T) {
-	b := newBackend(t)
-	guard(t, b, ssh)
-	set(t, b, grant("ssh", "192.0.2.1", 50*time.Millisecond))
-	deadline := time.Now().Add(10 * time.Second)
-	for len(held(t, b)) > 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("a grant of 50 ms is still there")
-		}
-	}
-}
-
 func TestManyGrantsInOneTransaction(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
@@ -213,7 +153,7 @@ func TestManyGrantsInOneTransaction(t *testing.T) {
 	addr := netip.MustParseAddr("10.0.0.0")
 	for range 5000 {
 		addr = addr.Next()
-		grants = append(grants, grant("ssh", addr.String(), time.Hour))
+		grants = append(grants, firewalltest.Grant("ssh", addr.String(), time.Hour))
 	}
 	set(t, b, grants...)
 	if got := len(held(t, b)); got != len(grants) {
@@ -224,7 +164,7 @@ func TestManyGrantsInOneTransaction(t *testing.T) {
 func TestReguardKeepsGrantsAndRemovesWhatIsGone(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh, vpn)
-	set(t, b, grant("ssh", "192.0.2.1", time.Minute), grant("vpn", "192.0.2.1", time.Minute))
+	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute), firewalltest.Grant("vpn", "192.0.2.1", time.Minute))
 	guard(t, b, vpn)
 	if got := held(t, b); !slices.Equal(got, []string{"vpn 192.0.2.1/32"}) {
 		t.Errorf("grants %v", got)
@@ -248,7 +188,7 @@ func TestTamperingIsNoticed(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			b := newBackend(t)
 			guard(t, b, ssh)
-			set(t, b, grant("ssh", "192.0.2.1", time.Minute))
+			set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
 			if err := b.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +204,7 @@ func TestTamperingIsNoticed(t *testing.T) {
 			case <-time.After(5 * time.Second):
 				t.Error("no change was signalled")
 			}
-			if err := b.Guard(t.Context(), *b.guard, []firewall.Grant{grant("ssh", "192.0.2.1", time.Minute)}); err != nil {
+			if err := b.Guard(t.Context(), *b.guard, []firewall.Grant{firewalltest.Grant("ssh", "192.0.2.1", time.Minute)}); err != nil {
 				t.Fatal(err)
 			}
 			if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
