@@ -105,7 +105,9 @@ func (b *Backend) put(g firewall.Guard, grants []firewall.Grant, before structur
 				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain, Exprs: exprs})
 			}
 		}
-		for _, exprs := range guardRules(g) {
+		ports, elements := b.portMap(g)
+		failed = errors.Join(failed, c.AddSet(ports, elements))
+		for _, exprs := range guardRules(ports) {
 			c.AddRule(&nftables.Rule{Table: b.table, Chain: guard, Exprs: exprs})
 		}
 		want := wanted(g)
@@ -133,7 +135,7 @@ func hasDoor(g firewall.Guard, name string) bool {
 // has.
 func wanted(g firewall.Guard) map[string]int {
 	var b Backend
-	chains := map[string]int{guardChain: len(guardRules(g))}
+	chains := map[string]int{guardChain: len(guardRules(new(nftables.Set)))}
 	for _, door := range g.Doors {
 		chains[chainPrefix+door.Name] = len(b.doorRules(door, g.Mark))
 	}
@@ -295,7 +297,9 @@ func (b *Backend) read() (structure, error) {
 			return err
 		}
 		for _, set := range sets {
-			s.Sets = append(s.Sets, set.Name)
+			if !set.Anonymous { // one that is goes with its rule
+				s.Sets = append(s.Sets, set.Name)
+			}
 		}
 		slices.Sort(s.Sets)
 		return nil

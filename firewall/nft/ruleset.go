@@ -67,9 +67,30 @@ func (b *Backend) chain(name string) *nftables.Chain {
 	return c
 }
 
+// portMap tells the chain of each guarded port, as one lookup however many
+// ports there are.
+func (b *Backend) portMap(g firewall.Guard) (*nftables.Set, []nftables.SetElement) {
+	set := &nftables.Set{
+		Table: b.table, Anonymous: true, Constant: true, IsMap: true, Interval: true, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), DataType: nftables.TypeVerdict,
+	}
+	var elements []nftables.SetElement
+	for _, door := range g.Doors {
+		for _, p := range door.Ports {
+			// Each part of a concatenated key fills a word.
+			key := func(n uint16) []byte { return append([]byte{byte(p.Protocol), 0, 0, 0}, append(port(n), 0, 0)...) }
+			elements = append(elements, nftables.SetElement{
+				Key: key(p.First), KeyEnd: key(p.Last),
+				VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name},
+			})
+		}
+	}
+	return set, elements
+}
+
 // guardRules send packets to guarded ports into the chains of their doors.
-func guardRules(g firewall.Guard) [][]expr.Any {
-	rules := [][]expr.Any{
+func guardRules(ports *nftables.Set) [][]expr.Any {
+	return [][]expr.Any{
 		{ // what this host sends itself
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...)},
@@ -80,19 +101,12 @@ func guardRules(g firewall.Guard) [][]expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNICAST)},
 			accept,
 		},
+		{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+			transport(2, unix.NFT_REG32_01),
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true},
+		},
 	}
-	for _, door := range g.Doors {
-		for _, p := range door.Ports {
-			rules = append(rules, []expr.Any{
-				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(p.Protocol)}},
-				transport(2, 1),
-				within(p),
-				&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name},
-			})
-		}
-	}
-	return rules
 }
 
 // doorRules let the clients with a grant and running sessions through, and
@@ -151,14 +165,6 @@ func network(offset, size, register uint32) expr.Any {
 // transport loads a port: at offset 0 the source's, at 2 the destination's.
 func transport(offset, register uint32) expr.Any {
 	return &expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2, DestRegister: register}
-}
-
-// within compares a loaded port with a range.
-func within(p firewall.Ports) expr.Any {
-	if p.First == p.Last {
-		return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(p.First)}
-	}
-	return &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: port(p.First), ToData: port(p.Last)}
 }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
