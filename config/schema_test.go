@@ -1,0 +1,57 @@
+package config
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+)
+
+// What the loader takes the schema takes, and what is wrong by its shape
+// neither does.
+func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
+	schema, err := jsonschema.NewCompiler().Compile("../docs/webknock.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sample, err := os.ReadFile("../docs/webknock.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(old, new string) string { return strings.Replace(smallest, old, new, 1) }
+	for _, tt := range []struct {
+		text string
+		want bool
+	}{
+		{smallest, true},
+		{string(sample), true},
+		{edit("[/a, /b, /c]", "[{path: /a, method: GET, host: h, query: {k: v}}, {regex: b, within: 3s}]"), true},
+		{edit("opens: [ssh]", "message: hello"), true},
+		{edit("ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 30"), false},
+		{edit("ports: [22/tcp]", "ports: [22]"), false},
+		{edit("ports: [22/tcp]", "ports: []"), false},
+		{edit("ports: [22/tcp]", "port: [22/tcp]"), false},
+		{edit("name: ssh", "name: SSH"), false},
+		{edit("[/a, /b, /c]", "[]"), false},
+		{edit("[/a, /b, /c]", "[a]"), false},
+		{edit("[/a, /b, /c]", "[{path: /a, regex: b}]"), false},
+		{edit("    opens: [ssh]\n", ""), false},
+		{edit(":8080", "systemd:web"), false},
+		{edit("listeners:", "shield: {rate: 20/second}\nlisteners:"), false},
+		{edit("listeners:", "log: {level: loud}\nlisteners:"), false},
+		{edit("listeners:", "firewall: {mark: 0}\nlisteners:"), false},
+		{edit("listeners:", "state: here\nlisteners:"), false},
+	} {
+		var document any
+		if err := yaml.Unmarshal([]byte(tt.text), &document); err != nil {
+			t.Fatal(err)
+		}
+		schemaErr := schema.Validate(document)
+		_, loadErr := Parse("w.yaml", []byte(tt.text))
+		if (schemaErr == nil) != tt.want || (loadErr == nil) != tt.want {
+			t.Errorf("right: %v; the schema says %v, the loader %v, of\n%s", tt.want, schemaErr, loadErr, tt.text)
+		}
+	}
+}
