@@ -222,9 +222,12 @@ func TestASessionFromBeforeTheGuardLivesAndScansMeetSilence(t *testing.T) {
 		if scan == "-sU" {
 			port = "5000"
 		}
-		out, err := w.mallory.Command(t.Context(), "nmap", "-n", "-Pn", "--disable-arp-ping", "--max-retries", "1", scan, "-p", port, serverIP).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "filtered") || strings.Contains(string(out), "unfiltered") {
-			t.Errorf("nmap %s: %v\n%s", scan, err, out)
+		for _, to := range [][]string{{serverIP}, {"-6", serverIP6}} {
+			args := append([]string{"-n", "-Pn", "--disable-arp-ping", "--max-retries", "1", scan, "-p", port}, to...)
+			out, err := w.mallory.Command(t.Context(), "nmap", args...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "filtered") || strings.Contains(string(out), "unfiltered") {
+				t.Errorf("nmap %v: %v\n%s", args, err, out)
+			}
 		}
 	}
 	echo("scanned")
