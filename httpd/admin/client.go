@@ -7,133 +7,105 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"syscall"
+	"time"
 )
 
-// A Client asks the daemon that serves on a socket. Its errors are those of
-// [Control], [ErrNoDaemon] and [ErrPermission].
-type Client struct {
-	Socket string // path
+// API is a client of the admin API.
+type API struct{ Socket string }
+
+// ErrNoDaemon means that nobody serves on the socket.
+var ErrNoDaemon = errors.New("no daemon answers")
+
+// Status returns GET /v1/status.
+func (a API) Status(ctx context.Context) (s Status, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
 }
 
-var _ Control = Client{}
-
-// Status implements [Control].
-func (c Client) Status(ctx context.Context) (Status, error) {
-	return call[Status](ctx, c, http.MethodGet, "/v1/status", nil)
+// Clients returns GET /v1/clients.
+func (a API) Clients(ctx context.Context) (c ClientList, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/clients", nil, &c)
+	return c, err
 }
 
-// Clients implements [Control].
-func (c Client) Clients(ctx context.Context) ([]Progress, error) {
-	list, err := call[ProgressList](ctx, c, http.MethodGet, "/v1/clients", nil)
-	return list.Clients, err
+// Grants returns GET /v1/grants.
+func (a API) Grants(ctx context.Context) (g GrantList, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/grants", nil, &g)
+	return g, err
 }
 
-// Grants implements [Control].
-func (c Client) Grants(ctx context.Context) ([]Grant, error) {
-	list, err := call[GrantList](ctx, c, http.MethodGet, "/v1/grants", nil)
-	return list.Grants, err
+// Open opens a door by POST /v1/grants.
+func (a API) Open(ctx context.Context, r OpenRequest) (g Grant, err error) {
+	err = a.call(ctx, http.MethodPost, "/v1/grants", r, &g)
+	return g, err
 }
 
-// Open implements [Control].
-func (c Client) Open(ctx context.Context, o OpenRequest) (Grant, error) {
-	return call[Grant](ctx, c, http.MethodPost, "/v1/grants", o.document())
+// Close ends a grant by DELETE /v1/grants/{id}.
+func (a API) Close(ctx context.Context, id string) error {
+	return a.call(ctx, http.MethodDelete, "/v1/grants/"+url.PathEscape(id), nil, nil)
 }
 
-// Close implements [Control].
-func (c Client) Close(ctx context.Context, id string) error {
-	_, err := call[none](ctx, c, http.MethodDelete, "/v1/grants/"+url.PathEscape(id), nil)
-	return err
+// Reload has the daemon read its configuration again.
+func (a API) Reload(ctx context.Context) error {
+	return a.call(ctx, http.MethodPost, "/v1/reload", nil, nil)
 }
 
-// Reload implements [Control].
-func (c Client) Reload(ctx context.Context) error {
-	_, err := call[none](ctx, c, http.MethodPost, "/v1/reload", nil)
-	return err
+// Unguard has the daemon take the guard away.
+func (a API) Unguard(ctx context.Context) error {
+	return a.call(ctx, http.MethodPost, "/v1/unguard", nil, nil)
 }
 
-// Unguard implements [Control].
-func (c Client) Unguard(ctx context.Context) error {
-	_, err := call[none](ctx, c, http.MethodPost, "/v1/unguard", nil)
-	return err
-}
-
-// none is the answer of what answers nothing.
-type none struct{}
-
-// call sends a request, with a body unless it is nil, and returns the document
-// that answers it.
-func call[T any](ctx context.Context, c Client, method, path string, body any) (T, error) {
-	var answer T
-	ctx, cancel := context.WithTimeout(ctx, readTimeout+requestTimeout)
-	defer cancel()
-	response, err := c.send(ctx, method, path, body)
-	if err != nil {
-		return answer, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode >= 400 {
-		return answer, problemOf(response)
-	}
-	if response.StatusCode == http.StatusNoContent {
-		return answer, nil
-	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("read the answer to %s %s: %w", method, path, err)
-	}
-	return answer, nil
-}
-
-func (c Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
-	var content io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return nil, err
-		}
-		content = bytes.NewReader(b)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://webknock"+path, content)
-	if err != nil {
-		return nil, err
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+// call makes a request. Its errors are a *Problem, or say what keeps the
+// daemon from answering.
+func (a API) call(ctx context.Context, method, path string, body, to any) error {
+	client := http.Client{
+		Timeout: 30 * time.Second,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", a.Socket)
+			},
 		},
-	}}
-	response, err := client.Do(request)
-	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		err = wrapped.Err // its URL is none that anybody knows
 	}
+	var reader io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		reader = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://webknock"+path, reader)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := client.Do(req)
 	switch {
-	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w (is webknock serve running? socket %s)", ErrNoDaemon, c.Socket)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%w on socket %s (be root or in group webknock)", ErrPermission, c.Socket)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w on %s (is webknock serve running? another socket: --socket PATH)", ErrNoDaemon, a.Socket)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
 	case err != nil:
-		return nil, fmt.Errorf("ask the daemon on socket %s: %w", c.Socket, err)
+		return err
 	}
-	return response, nil
-}
-
-// problemOf returns the error that a response says.
-func problemOf(response *http.Response) error {
-	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	if mediaType != problemType {
-		return fmt.Errorf("the daemon answered %s", response.Status)
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		p := NewProblem(res.StatusCode, "")
+		if err := json.NewDecoder(res.Body).Decode(p); err != nil {
+			return fmt.Errorf("the daemon answers %s", res.Status)
+		}
+		return p
 	}
-	problem := new(Problem)
-	if err := json.NewDecoder(response.Body).Decode(problem); err != nil {
-		return fmt.Errorf("the daemon answered %s, and not why: %w", response.Status, err)
+	if to == nil {
+		return nil
 	}
-	return problem
+	return json.NewDecoder(res.Body).Decode(to)
 }
