@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandsThatNeedNoDaemon(t *testing.T) {
+	dir := t.TempDir()
+	good, bad, none := filepath.Join(dir, "good.yaml"), filepath.Join(dir, "bad.yaml"), filepath.Join(dir, "none.sock")
+	text, err := os.ReadFile("../../docs/webknock.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{good: string(text), bad: strings.Replace(string(text), "22/tcp", "22", 1)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args           string
+		code           int
+		stdout, stderr string
+	}{
+		{"version", 0, "webknock dev (go", ""},
+		{"version -o json", 0, `"version": "dev"`, ""},
+		{"check --config " + good, 0, "is right: 1 doors, 1 sequences", ""},
+		{"check --config " + bad, 1, "", bad + `:14:13: doors[0].ports[0]: "22" is no port`},
+		{"check --config " + bad + ".missing", 1, "", "--config"},
+		{"status --socket " + none, 1, "", "is webknock serve running?"},
+		{"open ssh", 2, "", "accepts 2 arg(s)"},
+		{"close a --all", 2, "", "exactly one"},
+		{"nonsense", 2, "", "unknown command"},
+		{"status --nonsense", 2, "", "unknown flag"},
+		{"status -o xml", 2, "", "table or json"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), strings.Fields(tt.args), &stdout, &stderr)
+		if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("webknock %s: exit %d\nstdout %s\nstderr %s", tt.args, code, &stdout, &stderr)
+		}
+	}
+}
+
+func TestAGrantCoversItsAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		granted, address string
+		want             bool
+	}{
+		{"192.0.2.1", "192.0.2.1", true},
+		{"192.0.2.1", "::ffff:192.0.2.1", true},
+		{"192.0.2.1", "192.0.2.2", false},
+		{"2001:db8::/64", "2001:db8::7", true},
+		{"2001:db8::/64", "2001:db8:1::7", false},
+		{"192.0.2.1", "nonsense", false},
+	} {
+		if got := covers(tt.granted, tt.address); got != tt.want {
+			t.Errorf("covers(%s, %s) = %v", tt.granted, tt.address, got)
+		}
+	}
+}
+
+func TestTimeLeftIsRoundedUp(t *testing.T) {
+	for s, want := range map[float64]string{0: "0s", 0.2: "1s", 29.5: "30s", 30: "30s", 61: "1m1s"} {
+		if got := seconds(s); got != want {
+			t.Errorf("seconds(%v) = %s, want %s", s, got, want)
+		}
+	}
+}
