@@ -1,0 +1,62 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestEveryCommandOfTheReadmeWorks carries out the commands of README.md, one
+// after the other, with its own configuration.
+func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(text, language string) (body, rest string, found bool) {
+		_, text, found = strings.Cut(text, "```"+language+"\n")
+		body, rest, _ = strings.Cut(text, "```")
+		return body, rest, found
+	}
+	w := newWorld(t)
+	yaml, _, _ := block(string(readme), "yaml")
+	w.configure(yaml)
+	ran := 0
+	for rest := string(readme); ; {
+		body, after, found := block(rest, "sh")
+		if !found {
+			break
+		}
+		rest = after
+		for line := range strings.Lines(body) {
+			command, _, _ := strings.Cut(line, "#")
+			args := strings.Fields(strings.Replace(command, "--config webknock.yaml", "", 1))
+			if len(args) > 0 && args[0] == "sudo" {
+				args = args[1:]
+			}
+			switch {
+			case len(args) == 0:
+			case args[0] == "make": // those that take long run elsewhere: here, that they exist
+				make := exec.Command("make", append([]string{"-C", "..", "--dry-run"}, args[1:]...)...)
+				if out, err := make.CombinedOutput(); err != nil {
+					t.Errorf("%s: %v\n%s", command, err, out)
+				}
+				ran++
+			case args[0] == "webknock" && args[1] == "serve":
+				w.serve(yaml)
+				ran++
+			case args[0] == "webknock":
+				if _, stderr, code := w.webknock(args[1:]...); code != 0 {
+					t.Errorf("%s: exit %d, %s", command, code, stderr)
+				}
+				ran++
+			default:
+				t.Errorf("no way to run %q", command)
+			}
+		}
+	}
+	if ran < 12 {
+		t.Errorf("only %d commands found", ran)
+	}
+}
