@@ -8,37 +8,17 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"webknock/firewall"
 	"webknock/firewall/firewalltest"
+	"webknock/integration/lab"
 )
 
-// TestMain runs the tests in network namespaces of their own: as root in a new
-// network namespace, otherwise in a new user namespace as well.
 func TestMain(m *testing.M) {
-	const inside = "WEBKNOCK_TEST_NAMESPACE"
-	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	if err := cmd.Run(); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			println("cannot make a network namespace:", err.Error())
-		}
-		os.Exit(1)
-	}
+	lab.Enter()
+	os.Exit(m.Run())
 }
 
 var ssh, vpn = firewalltest.SSH, firewalltest.VPN

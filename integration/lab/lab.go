@@ -27,19 +27,27 @@ func Enter() {
 	if os.Getenv(inside) != "" {
 		return
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
+	} else {
+		// Root inside, and beside it the user's subordinate ids (subuid(5)),
+		// which sshd needs.
+		cmd = exec.Command("unshare", append([]string{"--user", "--map-root-user", "--map-auto", "--net", "--mount", "--", self}, os.Args[1:]...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
 	// The process inside is told of the end, and cleans up before.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	err := cmd.Start()
+	err = cmd.Start()
 	if err == nil {
 		go func() {
 			for s := range signals {
@@ -55,7 +63,7 @@ func Enter() {
 	case errors.As(err, &exit) && exit.Exited():
 		os.Exit(exit.ExitCode())
 	}
-	fmt.Fprintln(os.Stderr, "lab:", err, "(are user namespaces allowed?)")
+	fmt.Fprintln(os.Stderr, "lab:", err, "(an ordinary user needs user namespaces and the package uidmap)")
 	os.Exit(1)
 }
 
