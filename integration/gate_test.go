@@ -328,7 +328,7 @@ func TestAdministratorsOpenAndClose(t *testing.T) {
 		{"close --all", 1, "no such grant"},
 		{"close", 2, "exactly one"},
 		{"open cellar " + aliceIP, 1, "no such door"},
-		{"open ssh nonsense", 1, "not an IP address"},
+		{"open ssh nonsense", 2, "no IP address"},
 		{"open ssh", 2, "arg"},
 		{"status --nonsense", 2, "unknown flag"},
 		{"nonsense", 2, "nonsense"},

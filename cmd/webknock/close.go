@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/http"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,8 @@ import (
 )
 
 func newClose(a *app) *cobra.Command {
-	var door, client string
+	var door string
+	var client scope
 	var all bool
 	c := &cobra.Command{
 		Use:   "close (GRANT | --door DOOR | --client ADDRESS | --all)",
@@ -32,13 +34,18 @@ func newClose(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			closed := admin.GrantList{Grants: []admin.Grant{}}
+			var closed admin.GrantList
 			var failed error
 			for _, g := range list.Grants {
-				if !(all || g.Door == door || client != "" && covers(g.Client, client) || len(args) > 0 && g.ID == args[0]) {
+				if !(all || g.Door == door || c.Flags().Changed("client") && overlap(g.Client, client) || len(args) > 0 && g.ID == args[0]) {
 					continue
 				}
-				if err := a.api().Close(c.Context(), g.ID); err != nil {
+				err := a.api().Close(c.Context(), g.ID)
+				var problem *admin.Problem
+				if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
+					continue // it has run out meanwhile
+				}
+				if err != nil {
 					failed = errors.Join(failed, err)
 					continue
 				}
@@ -54,21 +61,38 @@ func newClose(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&door, "door", "", "all grants of a `DOOR`")
-	c.Flags().StringVar(&client, "client", "", "all grants that cover an `ADDRESS`")
+	c.Flags().Var(&client, "client", "all grants for an `ADDRESS`, or in a prefix")
 	c.Flags().BoolVar(&all, "all", false, "all grants")
 	return c
 }
 
-// covers reports whether the client of a grant, an address or a prefix, covers
-// an address.
-func covers(granted, address string) bool {
-	addr, err := netip.ParseAddr(address)
+// scope is a flag that holds an address or a prefix.
+type scope struct{ netip.Prefix }
+
+func (s *scope) String() string { return "" }
+func (s *scope) Type() string   { return "ADDRESS" }
+
+func (s *scope) Set(text string) (err error) {
+	s.Prefix, err = parseScope(text)
 	if err != nil {
-		return granted == address
+		return errors.New("not an address or prefix (like 192.0.2.7 or 2001:db8::/64)")
 	}
-	if p, err := netip.ParsePrefix(granted); err == nil {
-		return p.Contains(addr.Unmap())
+	return nil
+}
+
+// parseScope reads an address or a prefix. An IPv4-mapped address is the IPv4
+// one.
+func parseScope(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
-	g, err := netip.ParseAddr(granted)
-	return err == nil && g == addr.Unmap()
+	return netip.ParsePrefix(text)
+}
+
+// overlap reports whether the client of a grant, an address or a prefix, has
+// an address in common with a scope.
+func overlap(granted string, s scope) bool {
+	p, err := parseScope(granted)
+	return err == nil && p.Overlaps(s.Prefix)
 }

@@ -33,7 +33,17 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 		{"status --socket " + none, 1, "", "is webknock serve running?"},
 		{"open ssh", 2, "", "accepts 2 arg(s)"},
 		{"close a --all", 2, "", "exactly one"},
+		{"open ssh nonsense", 2, "", "no IP address"},
+		{"open ssh fe80::1%eth0", 2, "", "no IP address"},
+		{"close --client nonsense", 2, "", "not an address or prefix"},
+		{"", 2, "", "webknock --help"},
 		{"nonsense", 2, "", "unknown command"},
+		{"help nonsense", 2, "", "unknown command"},
+		{"help open", 0, "Let an address through a door", ""},
+		{"--help", 0, "Available Commands", ""},
+		{"completion", 2, "", "which shell?"},
+		{"completion nonsense", 2, "", "unknown command"},
+		{"completion bash", 0, "bash completion", ""},
 		{"status --nonsense", 2, "", "unknown flag"},
 		{"status -o xml", 2, "", "table or json"},
 	} {
@@ -45,20 +55,22 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 	}
 }
 
-func TestAGrantCoversItsAddresses(t *testing.T) {
+func TestAGrantOverlapsItsAddresses(t *testing.T) {
 	for _, tt := range []struct {
-		granted, address string
-		want             bool
+		granted, scope string
+		want           bool
 	}{
 		{"192.0.2.1", "192.0.2.1", true},
 		{"192.0.2.1", "::ffff:192.0.2.1", true},
 		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "192.0.2.0/24", true},
 		{"2001:db8::/64", "2001:db8::7", true},
 		{"2001:db8::/64", "2001:db8:1::7", false},
-		{"192.0.2.1", "nonsense", false},
+		{"2001:db8::/64", "192.0.2.1", false},
 	} {
-		if got := covers(tt.granted, tt.address); got != tt.want {
-			t.Errorf("covers(%s, %s) = %v", tt.granted, tt.address, got)
+		var s scope
+		if err := s.Set(tt.scope); err != nil || overlap(tt.granted, s) != tt.want {
+			t.Errorf("overlap(%s, %s) = %v, %v", tt.granted, tt.scope, !tt.want, err)
 		}
 	}
 }

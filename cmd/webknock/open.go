@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +15,15 @@ func newOpen(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "open DOOR ADDRESS",
 		Short: "Let an address through a door",
-		Args:  cobra.ExactArgs(2),
+		Args: func(c *cobra.Command, args []string) error {
+			if err := cobra.ExactArgs(2)(c, args); err != nil {
+				return err
+			}
+			if addr, err := netip.ParseAddr(args[1]); err != nil || addr.Zone() != "" {
+				return fmt.Errorf("%q is no IP address (like 192.0.2.7 or 2001:db8::7)", args[1])
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			r := admin.OpenRequest{Door: args[0], Client: args[1]}
 			if c.Flags().Changed("for") {

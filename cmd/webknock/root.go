@@ -3,7 +3,10 @@ package main
 import (
 	"cmp"
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +26,7 @@ const (
 	defaultSocket = "/run/webknock/webknock.sock"
 )
 
-func newRoot() *cobra.Command {
+func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	a := new(app)
 	root := &cobra.Command{
 		Use:           "webknock",
@@ -32,7 +35,9 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			return errors.New("which command? (webknock --help lists them)")
+		},
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.output != "table" && a.output != "json" {
 				return errors.New(`--output is table or json`)
@@ -40,9 +45,11 @@ func newRoot() *cobra.Command {
 			return nil
 		},
 	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configFile, "config", cmp.Or(os.Getenv("WEBKNOCK_CONFIG"), defaultConfig), "configuration `FILE`")
-	flags.StringVar(&a.socket, "socket", "", "admin socket `PATH` (default "+defaultSocket+", or as WEBKNOCK_ADMIN_SOCKET has it)")
+	flags.StringVar(&a.socket, "socket", "", "admin socket `PATH` (default "+defaultSocket+", or as WEBKNOCK_SOCKET or the configuration has it)")
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of what is printed: table or json")
 	for _, command := range []func(*app) *cobra.Command{
 		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newUnguard, newVersion,
@@ -58,12 +65,29 @@ func newRoot() *cobra.Command {
 		}
 		root.AddCommand(c)
 	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error {
+				if found, _, err := root.Find(args); len(args) > 0 && (err != nil || found == root) {
+					return fmt.Errorf("unknown command %q", strings.Join(args, " "))
+				}
+				return nil
+			}
+		case "completion":
+			c.RunE = func(c *cobra.Command, args []string) error {
+				return errors.New("which shell? (bash, zsh, fish or powershell)")
+			}
+		}
+	}
 	return root
 }
 
 // api returns the client of the running daemon.
 func (a *app) api() admin.API {
-	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_ADMIN_SOCKET"), a.configuredSocket(), defaultSocket)}
+	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_SOCKET"), os.Getenv("WEBKNOCK_ADMIN_SOCKET"), a.configuredSocket(), defaultSocket)}
 }
 
 // configuredSocket returns the socket of the configuration, if it can be read.

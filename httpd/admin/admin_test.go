@@ -2,10 +2,13 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,5 +163,101 @@ func TestNoDaemonIsSaidWithAHint(t *testing.T) {
 	_, err := API{filepath.Join(t.TempDir(), "none")}.Status(t.Context())
 	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(fmt.Sprint(err), "is webknock serve running?") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestASocketThatMayBeInUseIsLeftAlone(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	t.Run("its queue is full", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+			t.Fatal(err)
+		}
+		waiting, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer waiting.Close()
+		if _, err := Listen(path, Group, log); !errors.Is(err, ErrInUse) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("another kind", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		other, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		if _, err := Listen(path, Group, log); err == nil {
+			t.Error("it was replaced")
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("it has taken the place of ours", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		ours, err := Listen(path, Group, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer theirs.Close()
+		if err := ours.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("ours has removed theirs: %v", err)
+		}
+	})
+}
+
+func TestAnswersOfTheProtocol(t *testing.T) {
+	handler := Handler(new(fake))
+	for _, tt := range []struct {
+		method, path, body string
+		status             int
+		allow              string
+	}{
+		{"GET", "/v1/status", "", 200, ""},
+		{"HEAD", "/v1/status", "", 200, ""},
+		{"PUT", "/v1/status", "", 405, "GET"},
+		{"PUT", "/v1/grants", "", 405, "GET, POST"},
+		{"GET", "/v1/grants/a", "", 405, "DELETE"},
+		{"GET", "/v1/nothing", "", 404, ""},
+		{"POST", "/v1/grants", `{"door":"ssh"}`, 201, ""},
+		{"POST", "/v1/grants", `{"door":"ssh"} more`, 400, ""},
+		{"POST", "/v1/grants", `{"door":"ssh"}{}`, 400, ""},
+		{"POST", "/v1/grants", ``, 400, ""},
+		{"POST", "/v1/grants", `{"door":"` + strings.Repeat("x", maxBody) + `"}`, 413, ""},
+	} {
+		r := httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if allow := strings.Join(w.Header()["Allow"], ", "); w.Code != tt.status || allow != tt.allow {
+			t.Errorf("%s %s %.20s: %d, Allow %q; want %d, %q", tt.method, tt.path, tt.body, w.Code, allow, tt.status, tt.allow)
+		}
+	}
+}
+
+func TestListsAreNeverNull(t *testing.T) {
+	for _, value := range []any{Status{}, Door{}, ClientList{}, GrantList{}} {
+		text, err := json.Marshal(value)
+		if err != nil || strings.Contains(string(text), "null") {
+			t.Errorf("%T: %s, %v", value, text, err)
+		}
 	}
 }

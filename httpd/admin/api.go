@@ -6,6 +6,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,9 +16,11 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 )
 
 // Control is what the API shows and does. An error that is a *Problem is
@@ -32,18 +35,26 @@ type Control interface {
 	Unguard(context.Context) error
 }
 
+// A List is never null in JSON.
+type List[T any] []T
+
+// MarshalJSON implements json.Marshaler.
+func (l List[T]) MarshalJSON() ([]byte, error) {
+	return json.Marshal(append([]T{}, l...))
+}
+
 // Status is the answer to GET /v1/status.
 type Status struct {
-	Version   string     `json:"version"`
-	StartedAt time.Time  `json:"started_at"`
-	State     string     `json:"state"` // ok or degraded
-	Problems  []string   `json:"problems"`
-	Firewall  Firewall   `json:"firewall"`
-	Listeners []Listener `json:"listeners"`
-	Doors     []Door     `json:"doors"`
-	Sequences []Sequence `json:"sequences"`
-	Clients   int        `json:"clients"` // in progress
-	Grants    int        `json:"grants"`
+	Version   string         `json:"version"`
+	StartedAt time.Time      `json:"started_at"`
+	State     string         `json:"state"` // ok or degraded
+	Problems  List[string]   `json:"problems"`
+	Firewall  Firewall       `json:"firewall"`
+	Listeners List[Listener] `json:"listeners"`
+	Doors     List[Door]     `json:"doors"`
+	Sequences List[Sequence] `json:"sequences"`
+	Clients   int            `json:"clients"` // in progress
+	Grants    int            `json:"grants"`
 }
 
 // The states of a daemon.
@@ -67,9 +78,9 @@ type Listener struct {
 
 // Door is a door and how many grants it has.
 type Door struct {
-	Name   string   `json:"name"`
-	Ports  []string `json:"ports"`
-	Grants int      `json:"grants"`
+	Name   string       `json:"name"`
+	Ports  List[string] `json:"ports"`
+	Grants int          `json:"grants"`
 }
 
 // Sequence is a sequence and how often it was completed since the start.
@@ -113,10 +124,10 @@ type OpenRequest struct {
 // ClientList and GrantList are the answers that list.
 type (
 	ClientList struct {
-		Clients []Client `json:"clients"`
+		Clients List[Client] `json:"clients"`
 	}
 	GrantList struct {
-		Grants []Grant `json:"grants"`
+		Grants List[Grant] `json:"grants"`
 	}
 )
 
@@ -135,10 +146,7 @@ func NewProblem(status int, detail string) *Problem {
 }
 
 func (p *Problem) Error() string {
-	if p.Detail != "" {
-		return p.Detail
-	}
-	return p.Title
+	return strings.Join(append([]string{cmp.Or(p.Detail, p.Title)}, p.Errors...), "\n")
 }
 
 const maxBody = 64 << 10
@@ -149,9 +157,15 @@ func Handler(control Control) http.Handler {
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		fail(w, NewProblem(http.StatusNotFound, "there is no "+r.URL.Path))
 	})
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		fail(w, NewProblem(http.StatusMethodNotAllowed, r.URL.Path+" does not take "+r.Method))
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete} {
+			if r.Match(chi.NewRouteContext(), method, req.URL.Path) {
+				w.Header().Add("Allow", method) // RFC 9110 section 15.5.6
+			}
+		}
+		fail(w, NewProblem(http.StatusMethodNotAllowed, req.URL.Path+" does not take "+req.Method))
 	})
+	r.Use(middleware.GetHead)
 	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) {
 		s, err := control.Status(r.Context())
 		if err == nil && s.State != OK {
@@ -169,11 +183,11 @@ func Handler(control Control) http.Handler {
 		r.Get("/status", get(control.Status))
 		r.Get("/clients", get(func(ctx context.Context) (ClientList, error) {
 			clients, err := control.Clients(ctx)
-			return ClientList{append([]Client{}, clients...)}, err
+			return ClientList{clients}, err
 		}))
 		r.Get("/grants", get(func(ctx context.Context) (GrantList, error) {
 			grants, err := control.Grants(ctx)
-			return GrantList{append([]Grant{}, grants...)}, err
+			return GrantList{grants}, err
 		}))
 		r.Post("/grants", func(w http.ResponseWriter, r *http.Request) {
 			var request OpenRequest
@@ -234,10 +248,19 @@ func decode(w http.ResponseWriter, r *http.Request, to any) error {
 	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	d.DisallowUnknownFields()
-	if err := d.Decode(to); err != nil {
-		return NewProblem(http.StatusBadRequest, fmt.Sprintf("the body cannot be read: %v", err))
+	err := d.Decode(to)
+	if err == nil {
+		if _, err = d.Token(); err == nil {
+			err = errors.New("something stands behind its JSON value")
+		} else if errors.Is(err, io.EOF) {
+			return nil
+		}
 	}
-	return nil
+	status := http.StatusBadRequest
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	return NewProblem(status, fmt.Sprintf("the body cannot be read: %v", err))
 }
 
 const stopTimeout = 500 * time.Millisecond
@@ -248,6 +271,7 @@ func Serve(ctx context.Context, l net.Listener, control Control, log *slog.Logge
 		Handler:           Handler(control),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute, // a reload waits for the firewall
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

@@ -91,8 +91,10 @@ func (a API) call(ctx context.Context, method, path string, body, to any) error 
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w on %s (is webknock serve running? another socket: --socket PATH)", ErrNoDaemon, a.Socket)
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the daemon on %s has hung up: it has ended, or does not allow you to use it (be root, or in the group %s)", a.Socket, Group)
 	case err != nil:
 		return err
 	}

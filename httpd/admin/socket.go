@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,67 +29,95 @@ type listener struct {
 	*net.UnixListener
 	lock *os.File
 	path string
-	gid  int // of the group, or -1
+	file fs.FileInfo // of path, when it was made
+	gid  int         // of the group, or -1
 	log  *slog.Logger
 }
 
 // Listen makes the admin socket, mode 0660, for the group if there is one of
-// that name. A socket that nobody serves is replaced; what is not a socket is
-// left alone. A lock on a file beside it keeps two daemons from both doing so.
-func Listen(path, group string, log *slog.Logger) (net.Listener, error) {
-	fail := func(err error) (net.Listener, error) {
-		return nil, fmt.Errorf("admin socket %s: %w", path, err)
-	}
+// that name. A socket that nobody serves is replaced; what is not a stream
+// socket, or may be served, is left alone. A lock on a file beside it keeps two
+// daemons from both doing so.
+func Listen(path, group string, log *slog.Logger) (_ net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("admin socket %s: %w", path, err)
+		}
+	}()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return fail(err)
-	}
-	switch info, err := os.Lstat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		lock.Close()
-		return fail(err)
-	case info.Mode().Type() != fs.ModeSocket:
-		lock.Close()
-		return fail(errors.New("there is a file that is no socket (move it away, or choose another path)"))
-	default:
-		if conn, err := net.Dial("unix", path); err == nil {
-			conn.Close()
+	defer func() {
+		if err != nil {
 			lock.Close()
-			return fail(ErrInUse)
 		}
-		if err := os.Remove(path); err != nil {
-			lock.Close()
-			return fail(err)
-		}
+	}()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, ErrInUse
+	} else if err != nil {
+		return nil, err
 	}
-	mask := syscall.Umask(0o117) // never open to others, not even for a moment
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	syscall.Umask(mask)
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		// The file gets the mode that the socket has when it is bound, less the
+		// umask: it is never open to others, not even for a moment.
+		var err error
+		ctrl := raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o660) })
+		return errors.Join(ctrl, err)
+	}}
+	bound, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
-		lock.Close()
-		return fail(err)
+		return nil, err
 	}
-	gid := -1
+	l := &listener{UnixListener: bound.(*net.UnixListener), lock: lock, path: path, gid: -1, log: log}
+	l.SetUnlinkOnClose(false)
+	if l.file, err = os.Lstat(path); err == nil {
+		err = os.Chmod(path, 0o660)
+	}
+	if err != nil {
+		bound.Close()
+		return nil, err
+	}
 	if g, err := user.LookupGroup(group); err != nil {
 		log.Info("no such group: only root and the daemon's user may use the admin socket", "group", group)
 	} else if id, err := strconv.Atoi(g.Gid); err == nil {
-		gid = id
-		if err := os.Chown(path, -1, gid); err != nil {
+		l.gid = id
+		if err := os.Chown(path, -1, id); err != nil {
 			log.Warn("cannot give the admin socket to its group", "group", group, "error", err)
 		}
 	}
-	return &listener{UnixListener: l, lock: lock, path: path, gid: gid, log: log}, nil
+	return l, nil
+}
+
+// removeStale removes a stream socket that nobody serves, and returns an error
+// if anything else is there.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return errors.New("there is a file that is no socket (move it away, or choose another path)")
+	}
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		conn.Close()
+		return ErrInUse
+	case errors.Is(err, unix.EAGAIN): // its queue is full
+		return ErrInUse
+	case errors.Is(err, unix.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return fmt.Errorf("there is a socket that may be in use (remove it, or choose another path): %w", err)
 }
 
 // Accept returns the next connection of somebody who may use the API; others
@@ -108,9 +137,14 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close removes the socket, and lets another daemon have it.
+// Close removes the socket, unless another has taken its place, and lets
+// another daemon have it.
 func (l *listener) Close() error {
-	return errors.Join(l.UnixListener.Close(), l.lock.Close())
+	err := l.UnixListener.Close()
+	if there, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(there, l.file) {
+		err = errors.Join(err, os.Remove(l.path))
+	}
+	return errors.Join(err, l.lock.Close())
 }
 
 // allowed decides who may use the API: root, the daemon's own user, and the

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"webknock/config"
@@ -24,11 +23,7 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		Version:   d.Version,
 		StartedAt: d.started,
 		State:     admin.OK,
-		Problems:  []string{},
 		Firewall:  admin.Firewall{Backend: d.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
-		Listeners: []admin.Listener{},
-		Doors:     []admin.Door{},
-		Sequences: []admin.Sequence{},
 		Clients:   d.shards.bound.Count(),
 	}
 	guarded, problem := d.gate.Guarding(ctx)
@@ -48,7 +43,7 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		s.Listeners = append(s.Listeners, admin.Listener{Address: l.Address, Cover: "drop"})
 	}
 	for _, door := range cfg.Doors {
-		ports := []string{}
+		var ports []string
 		for _, p := range door.Ports {
 			ports = append(ports, p.String())
 		}
@@ -107,7 +102,7 @@ func grantOf(g firewall.Grant) admin.Grant {
 // Open implements admin.Control.
 func (d *Daemon) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, error) {
 	addr, err := netip.ParseAddr(r.Client)
-	if err != nil {
+	if err != nil || addr.Zone() != "" {
 		return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "client: not an IP address (like 192.0.2.7 or 2001:db8::7)")
 	}
 	var ttl time.Duration
@@ -218,7 +213,7 @@ func problemOf(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &invalid):
-		p := admin.NewProblem(http.StatusUnprocessableEntity, "the configuration has errors:\n"+strings.Join(invalid.Lines(), "\n"))
+		p := admin.NewProblem(http.StatusUnprocessableEntity, "the configuration has errors, and nothing has changed")
 		p.Errors = invalid.Lines()
 		return p
 	case errors.Is(err, firewall.ErrNoDoor), errors.Is(err, firewall.ErrNoGrant):
