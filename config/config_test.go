@@ -110,6 +110,29 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 	}
 }
 
+func TestErrorsOfTOMLSayWhere(t *testing.T) {
+	const right = "log.level = 'info'\n[[listeners]]\naddress = ':8080'\n[[doors]]\nname = 'ssh'\nports = ['22/tcp']\n" +
+		"[[sequences]]\nname = 'ssh'\nsteps = ['/a', {path = '/b', within = '5s'}]\nopens = ['ssh']\n[clients]\nmax = 10\n"
+	cfg, err := Parse("w.toml", []byte(right))
+	if err != nil || cfg.Clients.Max != 10 || cfg.Sequences[0].Steps[1].Within != 5*time.Second {
+		t.Fatalf("%+v, %v", cfg, err)
+	}
+	for _, tt := range []struct{ old, new, want string }{
+		{"['22/tcp']", "['22/tcp', 23]", `w.toml:6:20: doors[0].ports[1]: "23" is no port`},
+		{"max = 10", "max = 0", `w.toml:12:7: clients.max: "0" is not a number`},
+		{"'5s'", "5", `w.toml:9:39: sequences[0].steps[1].within: 5 has no unit`},
+		{"ports =", "port =", `w.toml:6:1: doors[0].port: unknown key (did you mean ports?)`},
+		{"'info'", "'loud'", `w.toml:1:13: log.level: "loud" is unknown`},
+		{"max = 10", "max = 10\nmax = 11", `w.toml:13:1: `},
+		{"max = 10", "max = ", `w.toml:12:`},
+	} {
+		_, err := Parse("w.toml", []byte(strings.Replace(right, tt.old, tt.new, 1)))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s for %s:\n got %v\nwant %s", tt.new, tt.old, err, tt.want)
+		}
+	}
+}
+
 func TestAllErrorsAreReportedInOrder(t *testing.T) {
 	_, err := Parse("w.yaml", []byte("listeners:\n  - address: x\ndoors:\n  - name: 1\n    ports: [x]\nsequences:\n  - name: s\n    steps: [a]\n    opens: [y]\n"))
 	var errs Errors

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
 
@@ -81,19 +79,7 @@ var yamlError = regexp.MustCompile(`^yaml: line (\d+): (.*)`)
 // parse returns the top mapping of a file.
 func parse(file string, data []byte) (*yaml.Node, error) {
 	if filepath.Ext(file) == ".toml" {
-		var tree map[string]any
-		if err := toml.Unmarshal(data, &tree); err != nil {
-			var at *toml.DecodeError
-			if errors.As(err, &at) {
-				line, col := at.Position()
-				return nil, Errors{{File: file, Line: line, Col: col, Msg: strings.TrimPrefix(at.Error(), "toml: ")}}
-			}
-			return nil, Errors{{File: file, Msg: err.Error()}}
-		}
-		var err error
-		if data, err = yaml.Marshal(tree); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
+		return parseTOML(file, data)
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
@@ -106,18 +92,7 @@ func parse(file string, data []byte) (*yaml.Node, error) {
 	if len(doc.Content) == 0 {
 		return &yaml.Node{Kind: yaml.MappingNode, Line: 1, Column: 1}, nil
 	}
-	if filepath.Ext(file) == ".toml" {
-		unplace(doc.Content[0])
-	}
 	return doc.Content[0], nil
-}
-
-// unplace removes places that are not those of the file.
-func unplace(n *yaml.Node) {
-	n.Line, n.Column = 0, 0
-	for _, c := range n.Content {
-		unplace(c)
-	}
 }
 
 // override sets the scalars that viper finds in the environment.
