@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"webknock/httpd/admin"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"webknock": main})
+}
+
+// TestOutput pins what the commands print, by the scripts in testdata, each
+// with a daemon that always answers the same.
+func TestOutput(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			socket := filepath.Join(env.WorkDir, "daemon")
+			log := slog.New(slog.DiscardHandler)
+			l, err := admin.Listen(socket, "no-such-group", log)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				admin.Serve(ctx, l, steady{}, log)
+			}()
+			env.Defer(func() {
+				cancel()
+				<-served
+				l.Close()
+			})
+			env.Setenv("WEBKNOCK_SOCKET", socket)
+			env.Setenv("TZ", "UTC")
+			return nil
+		},
+	})
+}
+
+// steady is a daemon in which nothing ever changes.
+type steady struct{}
+
+var noon = time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
+
+func (steady) Status(context.Context) (admin.Status, error) {
+	return admin.Status{
+		Version: "1.0", StartedAt: noon, State: admin.Degraded, Problems: admin.List[string]{"the guard was taken away"},
+		Firewall:  admin.Firewall{Backend: "nftables", Mode: "guard"},
+		Listeners: admin.List[admin.Listener]{{Address: ":8080", Cover: "drop"}},
+		Doors:     admin.List[admin.Door]{{Name: "ssh", Ports: admin.List[string]{"22/tcp", "60000-61000/udp"}, Grants: 2}},
+		Sequences: admin.List[admin.Sequence]{{Name: "ssh", Steps: 3, Completions: 7}},
+		Clients:   1, Grants: 2,
+	}, nil
+}
+
+func (steady) Clients(context.Context) ([]admin.Client, error) { return nil, nil }
+
+func (steady) Grants(context.Context) ([]admin.Grant, error) {
+	return []admin.Grant{
+		{ID: "abcd2345", Door: "ssh", Client: "192.0.2.7", Sequence: "ssh", User: "alice", OpenedAt: noon, ExpiresAt: noon.Add(30 * time.Second), Remaining: 28.5, Packets: 12, Bytes: 3456},
+		{ID: "bcde3456", Door: "ssh", Client: "2001:db8::/64", OpenedAt: noon, ExpiresAt: noon.Add(5 * time.Minute), Remaining: 300},
+	}, nil
+}
+
+func (steady) Open(_ context.Context, r admin.OpenRequest) (admin.Grant, error) {
+	if r.Door != "ssh" {
+		return admin.Grant{}, admin.NewProblem(http.StatusNotFound, "door "+r.Door+": no such door")
+	}
+	return admin.Grant{ID: "cdef4567", Door: r.Door, Client: r.Client, Remaining: 30}, nil
+}
+
+func (steady) Close(_ context.Context, id string) error {
+	if id == "bcde3456" { // has run out since it was listed
+		return admin.NewProblem(http.StatusNotFound, "grant "+id+": no such grant")
+	}
+	return nil
+}
+
+func (steady) Reload(context.Context) error {
+	p := admin.NewProblem(http.StatusUnprocessableEntity, "the configuration has errors, and nothing has changed")
+	p.Errors = admin.List[string]{"w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)"}
+	return p
+}
+
+func (steady) Unguard(context.Context) error { return errors.New("no") }
