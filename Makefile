@@ -53,6 +53,8 @@ bench:
 install: build
 	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
 	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
+	install -D -m 0644 docs/man/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8
+	install -D -m 0644 docs/man/webknock.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
 	install -D -m 0644 docs/systemd/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service
 
 clean:
