@@ -100,7 +100,7 @@ func demo(ctx context.Context, webknock string) (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		banner, took := look(from)
+		banner, took := look(from, 700*time.Millisecond)
 		got := "silent for " + took.Round(time.Millisecond).String()
 		if banner != "" {
 			got = fmt.Sprintf("open: %s says %q", serverIP, banner)
@@ -135,7 +135,8 @@ func demo(ctx context.Context, webknock string) (err error) {
 	}
 	last := time.Now()
 	for {
-		if banner, _ := look(client); banner != "" {
+		// A first packet that came too early is not sent again for a second.
+		if banner, _ := look(client, 10*time.Millisecond); banner != "" {
 			break
 		}
 		if time.Since(last) > ttl || ctx.Err() != nil {
@@ -156,7 +157,7 @@ func demo(ctx context.Context, webknock string) (err error) {
 	}
 	fmt.Println(string(out))
 	for {
-		if banner, _ := look(client); banner == "" {
+		if banner, _ := look(client, 700*time.Millisecond); banner == "" {
 			break
 		}
 		if time.Since(last) > 3*ttl || ctx.Err() != nil {
@@ -209,11 +210,11 @@ func start(cmd *exec.Cmd, text string) (stop func(), err error) {
 }
 
 // look connects to the server's SSH port, and returns what it says; empty means
-// that it was silent for the time it took.
-func look(from *lab.Host) (banner string, took time.Duration) {
+// that it did not answer within patience.
+func look(from *lab.Host, patience time.Duration) (banner string, took time.Duration) {
 	began := time.Now()
 	from.Do(func() error {
-		conn, err := net.DialTimeout("tcp", serverIP+":22", 700*time.Millisecond)
+		conn, err := net.DialTimeout("tcp", serverIP+":22", patience)
 		if err != nil {
 			return err
 		}

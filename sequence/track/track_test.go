@@ -3,7 +3,9 @@ package track
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -333,7 +335,7 @@ func BenchmarkMillion(b *testing.B) {
 		b.StopTimer()
 		set := newSet(b, nil, "ssh=abc")
 		k := set.Match(sequence.Request{Path: "/a"}, nil)
-		before := heap()
+		before, beforeRSS := heap(), rss(b)
 		origin := time.Now()
 		bound := NewBound(clients)
 		trackers := make([]*Tracker, shards)
@@ -348,7 +350,8 @@ func BenchmarkMillion(b *testing.B) {
 		if bound.Count() != clients {
 			b.Fatalf("%d clients in progress", bound.Count())
 		}
-		b.ReportMetric(float64(heap()-before)/clients, "B/client")
+		b.ReportMetric(float64(heap()-before)/clients, "B-heap/client")
+		b.ReportMetric(float64(rss(b)-beforeRSS)/clients, "B-RSS/client")
 		longest := func() (d time.Duration) {
 			for _, t := range trackers {
 				began := time.Now()
@@ -369,6 +372,21 @@ func BenchmarkMillion(b *testing.B) {
 			b.Fatalf("%d clients left", bound.Count())
 		}
 	}
+}
+
+// rss returns the memory of this process that is resident (proc(5)), after what
+// it does not need was given back.
+func rss(b *testing.B) int64 {
+	debug.FreeOSMemory()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		b.Fatal(err)
+	}
+	return resident * int64(os.Getpagesize())
 }
 
 func heap() uint64 {
