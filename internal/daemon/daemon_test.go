@@ -1,0 +1,259 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/httpd"
+	"webknock/httpd/admin"
+	"webknock/sequence/track"
+)
+
+const file = `
+listeners: [{address: "127.0.0.1:1"}]
+doors: [{name: ssh, ports: [22/tcp]}]
+sequences:
+  - {name: ssh, steps: [/a, /b, /c], opens: [ssh]}
+  - {name: hello, steps: [/a, /hello], strict: false, message: hello}
+`
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse("w.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// completions starts shards, and returns them with what they complete.
+func completions(t *testing.T, text string) (*shards, func() []string) {
+	t.Helper()
+	r, err := newRules(parse(t, text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var done []string
+	all := newShards(100, r, func(s *config.Sequence, l httpd.Letter) {
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, s.Name+" "+l.Client.String())
+	})
+	t.Cleanup(start(t.Context(), all.run))
+	return all, func() []string {
+		// A shard does what it is asked between letters; so wait until none waits.
+		for empty := false; !empty; {
+			empty = true
+			if err := all.each(context.Background(), func(*track.Tracker, time.Duration) {}); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range all.shards {
+				empty = empty && len(s.mailbox) == 0
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return append([]string(nil), done...)
+	}
+}
+
+func knock(all *shards, client string, paths ...string) {
+	for _, p := range paths {
+		head := "GET " + p + " HTTP/1.1\r\nHost: h\r\n\r\n"
+		if !strings.HasPrefix(p, "/") {
+			head = p
+		}
+		all.post(httpd.NewLetter(netip.MustParseAddr(client), time.Now(), []byte(head)))
+	}
+}
+
+func TestKnocksOfAClientKeepTheirOrder(t *testing.T) {
+	all, completed := completions(t, file)
+	for i := range 50 {
+		knock(all, fmt.Sprint("192.0.2.", i), "/a", "/b", "/c")
+		knock(all, fmt.Sprint("198.51.100.", i), "/b", "/a", "/c")
+	}
+	if got := completed(); len(got) != 50 {
+		t.Errorf("%d completions: %v", len(got), got)
+	}
+}
+
+func TestWhatIsNoKnockAndWhatIsAWrongOne(t *testing.T) {
+	const browser = "GET /x HTTP/1.1\r\nHost: h\r\nSec-Purpose: prefetch\r\n\r\n"
+	for knocks, want := range map[string]string{
+		"/a " + browser + " /b /c":  "ssh",
+		"/a /favicon.ico /b /c":     "ssh",
+		"/a nonsense\r\n\r\n /b /c": "",
+		"/a /hello":                 "hello",
+		"/a /%62 /c":                "ssh",
+		"/a //b /c":                 "",
+	} {
+		all, completed := completions(t, file)
+		for _, k := range strings.SplitAfter(strings.ReplaceAll(strings.ReplaceAll(knocks, browser, "BROWSER"), " ", "|"), "|") {
+			k = strings.TrimSuffix(k, "|")
+			if k == "BROWSER" {
+				k = browser
+			}
+			knock(all, "192.0.2.1", k)
+		}
+		got := strings.Join(completed(), ",")
+		if want != "" {
+			want += " 192.0.2.1"
+		}
+		if got != want {
+			t.Errorf("%q completes %q, want %q", knocks, got, want)
+		}
+	}
+}
+
+func TestAFullMailboxLosesKnocksAndCountsThem(t *testing.T) {
+	r, err := newRules(parse(t, file), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := newShards(100, r, nil) // does not run
+	for range mailboxSize + 3 {
+		knock(all, "192.0.2.1", "/a")
+	}
+	if n := all.lost.Load(); n != 3 {
+		t.Errorf("%d lost, want 3", n)
+	}
+}
+
+func TestProgressGoesOnInSequencesThatStandUnchanged(t *testing.T) {
+	all, completed := completions(t, file)
+	knock(all, "192.0.2.1", "/a", "/b")
+	completed()
+	changed, err := newRules(parse(t, strings.Replace(file, "[/a, /hello]", "[/a, /hi]", 1)), all.rules.Load())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := all.use(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	knock(all, "192.0.2.1", "/c", "/hi")
+	if got := strings.Join(completed(), ","); got != "ssh 192.0.2.1" {
+		t.Errorf("completed %q", got)
+	}
+}
+
+func TestOnlyARestartChangesSomeKeys(t *testing.T) {
+	old := parse(t, file)
+	for text, refused := range map[string]bool{
+		"":                            false,
+		"state: /srv/state":           true,
+		"admin: {socket: /run/other}": true,
+		"firewall: {table: other}":    true,
+		"firewall: {backend: memory}": true,
+		"log: {format: text}":         true,
+		"log: {level: debug}":         false,
+		"firewall: {mark: 0x1}":       false,
+		"clients: {max: 1}":           false,
+	} {
+		if err := fixed(old, parse(t, file+text)); (err != nil) != refused {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
+	for err, want := range map[error]int{
+		firewall.ErrNoDoor:                       http.StatusNotFound,
+		fmt.Errorf("x: %w", firewall.ErrNoGrant): http.StatusNotFound,
+		firewall.ErrFull:                         http.StatusConflict,
+		firewall.ErrUnguarded:                    http.StatusConflict,
+		firewall.ErrBusy:                         http.StatusServiceUnavailable,
+		errors.New("anything"):                   http.StatusInternalServerError,
+	} {
+		var p *admin.Problem
+		if got := problemOf(err); !errors.As(got, &p) || p.Status != want {
+			t.Errorf("%v: %v, want %d", err, got, want)
+		}
+	}
+	if problemOf(nil) != nil {
+		t.Error("nil is a problem")
+	}
+}
+
+// A whole daemon that touches no firewall, over its API.
+func TestADaemonFromStartToStop(t *testing.T) {
+	dir := t.TempDir()
+	path, socket := filepath.Join(dir, "w.yaml"), filepath.Join(dir, "s")
+	if err := os.WriteFile(path, []byte(strings.Replace(file, "127.0.0.1:1", "127.0.0.1:48611", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready := make(chan struct{})
+	log := slog.New(onMessage{"DRY RUN", ready})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Options{ConfigFile: path, Socket: socket, DryRun: true, Version: "v", Log: log, Level: new(slog.LevelVar)}, nil)
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	api := admin.API{Socket: socket}
+	grant, err := api.Open(ctx, admin.OpenRequest{Door: "ssh", Client: "192.0.2.1"})
+	if err != nil || grant.Client != "192.0.2.1" || grant.Remaining < 1 {
+		t.Errorf("open: %+v, %v", grant, err)
+	}
+	if s, err := api.Status(ctx); err != nil || s.State != admin.OK || s.Grants != 1 || s.Firewall.Backend != "memory" {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	if err := api.Close(ctx, grant.ID); err != nil {
+		t.Error(err)
+	}
+	if list, err := api.Grants(ctx); err != nil || len(list.Grants) != 0 {
+		t.Errorf("grants: %+v, %v", list, err)
+	}
+	for _, bad := range []admin.OpenRequest{{Door: "ssh", Client: "x"}, {Door: "ssh", Client: "fe80::1%lo"}, {Door: "ssh", Client: "192.0.2.1", TTL: "5"}, {Door: "x", Client: "192.0.2.1"}} {
+		if _, err := api.Open(ctx, bad); err == nil {
+			t.Errorf("%+v was opened", bad)
+		}
+	}
+	if err := os.WriteFile(path, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var p *admin.Problem
+	if err := api.Reload(ctx); !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity || len(p.Errors) == 0 {
+		t.Errorf("reload: %v", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// onMessage closes a channel when a message is logged.
+type onMessage struct {
+	prefix string
+	seen   chan struct{}
+}
+
+func (onMessage) Enabled(context.Context, slog.Level) bool { return true }
+func (h onMessage) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (h onMessage) WithGroup(string) slog.Handler          { return h }
+func (h onMessage) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, h.prefix) {
+		close(h.seen)
+	}
+	return nil
+}
