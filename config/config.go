@@ -43,6 +43,7 @@ type Clients struct {
 type Sequence struct {
 	sequence.Spec
 	Opens   []string // doors
+	Closes  []string // doors
 	Message string   // for the log
 }
 

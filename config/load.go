@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,6 +30,7 @@ var overrides = map[string]string{
 	"firewall.mode":       "guard",
 	"firewall.table":      "webknock",
 	"firewall.mark":       "0x40000000",
+	"firewall.owner":      "false",
 	"admin.socket":        "/run/webknock/webknock.sock",
 	"log.level":           "info",
 	"log.format":          "auto",
@@ -181,6 +183,7 @@ func (d *decoder) config(root *yaml.Node) *Config {
 	}
 	var sequences func() // once all doors are known
 	doors := map[string]bool{}
+	var doorNodes []*yaml.Node
 	there := d.mapping(root, "", fields{
 		"listeners": func(n *yaml.Node, key string) {
 			d.list(n, key, func(n *yaml.Node, key string) { d.listener(n, key, cfg) })
@@ -192,7 +195,10 @@ func (d *decoder) config(root *yaml.Node) *Config {
 			})
 		},
 		"doors": func(n *yaml.Node, key string) {
-			d.list(n, key, func(n *yaml.Node, key string) { d.door(n, key, cfg, doors) })
+			d.list(n, key, func(n *yaml.Node, key string) {
+				doorNodes = append(doorNodes, n)
+				d.door(n, key, cfg, doors)
+			})
 		},
 		"sequences": func(n *yaml.Node, key string) {
 			sequences = func() {
@@ -207,7 +213,9 @@ func (d *decoder) config(root *yaml.Node) *Config {
 				"backend": d.oneOf(&cfg.Firewall.Backend, BackendNFTables, BackendMemory),
 				"mode": func(n *yaml.Node, key string) {
 					d.oneOf(&mode, "guard", "sets")(n, key)
-					d.notYet("guard")(n, key)
+					if mode == "sets" {
+						cfg.Firewall.Guard.Mode = firewall.Sets
+					}
 				},
 				"table": func(n *yaml.Node, key string) {
 					d.str(&cfg.Firewall.Table)(n, key)
@@ -216,8 +224,14 @@ func (d *decoder) config(root *yaml.Node) *Config {
 					}
 				},
 				"mark":  d.mark(&cfg.Firewall.Guard.Mark),
-				"owner": d.notYet("false"),
-				"allow": d.notYet(),
+				"owner": d.boolean(&cfg.Firewall.Guard.Owner),
+				"allow": func(n *yaml.Node, key string) {
+					d.list(n, key, func(n *yaml.Node, key string) {
+						if p, ok := d.network(n, key); ok {
+							cfg.Firewall.Guard.Allow = append(cfg.Firewall.Guard.Allow, p)
+						}
+					})
+				},
 			})
 		},
 		"shield": d.notYet(),
@@ -243,6 +257,13 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		}
 	}
 	cfg.Firewall.Guard.Doors = cfg.Doors
+	if cfg.Firewall.Guard.Mode == firewall.Sets {
+		for i, door := range cfg.Doors {
+			if door.Established == firewall.Cut {
+				d.errorf(doorNodes[i], fmt.Sprintf("doors[%d].established", i), "cut needs firewall.mode guard (in mode sets your own rules decide what lives on)")
+			}
+		}
+	}
 	return cfg
 }
 
@@ -261,6 +282,27 @@ func (d *decoder) mark(to *uint32) func(*yaml.Node, string) {
 		}
 		*to = uint32(v)
 	}
+}
+
+// network reads a prefix, or an address, which is a prefix of one.
+func (d *decoder) network(n *yaml.Node, key string) (netip.Prefix, bool) {
+	s, ok := d.text(n, key)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	p, err := netip.ParsePrefix(s)
+	if addr, addrErr := netip.ParseAddr(s); addrErr == nil && addr.Zone() == "" {
+		p, err = netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		d.errorf(n, key, "%q is no network (like 192.168.1.0/24 or 2001:db8::/32)", s)
+	case p != p.Masked():
+		d.errorf(n, key, "%q has bits set behind its prefix (%s)", s, p.Masked())
+	default:
+		return p, true
+	}
+	return netip.Prefix{}, false
 }
 
 func (d *decoder) path(to *string) func(*yaml.Node, string) {
@@ -321,14 +363,30 @@ func (d *decoder) door(n *yaml.Node, key string, cfg *Config, seen map[string]bo
 				d.errorf(n, key, "is empty (at least one, like 22/tcp)")
 			}
 		},
-		"ttl":         d.duration(&door.TTL, minTTL, maxTTL),
-		"max_ttl":     d.duration(&door.MaxTTL, minTTL, maxTTL),
-		"established": d.notYet("keep"),
+		"ttl":     d.duration(&door.TTL, minTTL, maxTTL),
+		"max_ttl": d.duration(&door.MaxTTL, minTTL, maxTTL),
+		"established": func(n *yaml.Node, key string) {
+			word := "keep"
+			d.oneOf(&word, "keep", "cut")(n, key)
+			if word == "cut" {
+				door.Established = firewall.Cut
+			}
+		},
 		"max_grants":  d.integer(&door.MaxGrants, 1, 65536),
-		"connections": d.notYet("0"),
-		"forward":     d.notYet(),
+		"connections": d.integer(&door.Connections, 0, 65536),
+		"forward": func(n *yaml.Node, key string) {
+			s, ok := d.text(n, key)
+			to, err := netip.ParseAddrPort(s)
+			switch {
+			case !ok:
+			case err != nil || to.Port() == 0 || to.Addr().Zone() != "" || to.Addr().IsUnspecified() || to.Addr().IsLoopback():
+				d.errorf(n, key, "%q is no address of another host (address:port, like 10.0.0.5:22 or [2001:db8::5]:22)", s)
+			default:
+				door.Forward = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+			}
+		},
 		"prefix": func(n *yaml.Node, key string) {
-			d.mapping(n, key, fields{"ipv4": d.notYet("32"), "ipv6": d.notYet("128")})
+			d.mapping(n, key, fields{"ipv4": d.integer(&door.Prefix4, 8, 32), "ipv6": d.integer(&door.Prefix6, 16, 128)})
 		},
 	})
 	d.need(n, key, there, "name")
@@ -377,6 +435,22 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 	s := Sequence{Spec: sequence.Spec{Strict: true, Ignore: []string{"/favicon.ico", "/robots.txt", "/apple-touch-icon.png"}}}
 	within := 10 * time.Second
 	var steps []*yaml.Node
+	doorList := func(to *[]string) func(*yaml.Node, string) {
+		return func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				door, ok := d.text(n, key)
+				switch {
+				case !ok:
+				case !doors[door]:
+					d.errorf(n, key, "there is no door %q (one of doors)", door)
+				case slices.Contains(slices.Concat(s.Opens, s.Closes), door):
+					d.errorf(n, key, "door %q is there twice (once, in opens or closes)", door)
+				default:
+					*to = append(*to, door)
+				}
+			})
+		}
+	}
 	there := d.mapping(n, key, fields{
 		"name": d.named(&s.Name, seen),
 		"steps": func(n *yaml.Node, key string) {
@@ -399,22 +473,9 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 				}
 			}
 		},
-		"users": d.notYet(),
-		"opens": func(n *yaml.Node, key string) {
-			d.list(n, key, func(n *yaml.Node, key string) {
-				door, ok := d.text(n, key)
-				switch {
-				case !ok:
-				case !doors[door]:
-					d.errorf(n, key, "there is no door %q (one of doors)", door)
-				case slices.Contains(s.Opens, door):
-					d.errorf(n, key, "door %q is there twice (once)", door)
-				default:
-					s.Opens = append(s.Opens, door)
-				}
-			})
-		},
-		"closes":        d.notYet(),
+		"users":         d.notYet(),
+		"opens":         doorList(&s.Opens),
+		"closes":        doorList(&s.Closes),
 		"run":           d.notYet(),
 		"notify":        d.notYet(),
 		"message":       d.str(&s.Message),
@@ -422,8 +483,8 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "steps")
-	if there["opens"] == nil && s.Message == "" {
-		d.errorf(n, key, "does nothing when it completes (opens, or message)")
+	if there["opens"] == nil && there["closes"] == nil && s.Message == "" {
+		d.errorf(n, key, "does nothing when it completes (opens, closes or message)")
 	}
 	for i := range s.Steps {
 		if i > 0 && s.Steps[i].Within == 0 {

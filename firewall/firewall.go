@@ -135,6 +135,16 @@ type Guard struct {
 	Owner bool           // the table belongs to this process; see the backend
 }
 
+// Door returns the door of a name, or nil.
+func (g Guard) Door(name string) *Door {
+	for i := range g.Doors {
+		if g.Doors[i].Name == name {
+			return &g.Doors[i]
+		}
+	}
+	return nil
+}
+
 // A Change is one part of a transaction.
 type Change struct {
 	// Grant to set: it holds from now until Expires, whether or not one for
@@ -144,6 +154,9 @@ type Change struct {
 	Grant Grant
 	// Close ends the grant for Door and Client instead, if there is one.
 	Close bool
+	// New tells that there is no grant for Door and Client. If there is one
+	// after all, it may stay as it is.
+	New bool
 }
 
 // A Backend keeps doors closed. Its methods may be called from several
@@ -167,6 +180,9 @@ type Backend interface {
 	// Read returns the truth: the grants that the firewall holds now, in no
 	// order, or ErrNotGuarded as Check does.
 	Read(ctx context.Context) ([]Grant, error)
+	// EndSessions ends the sessions that began under grants, which the backend
+	// does not hold any more. Sessions from before the guard live on.
+	EndSessions(ctx context.Context, grants []Grant) error
 	// Changed receives a value soon after somebody else may have changed the
 	// firewall. It may report changes that are none, and may miss some: its
 	// reader should call Check then, and Read now and then as well.
@@ -191,6 +207,8 @@ var (
 	ErrFull = errors.New("no room for another grant")
 	// ErrNoDoor: there is no door of that name.
 	ErrNoDoor = errors.New("no such door")
+	// ErrForward: the door forwards to an address of the other family.
+	ErrForward = errors.New("the door forwards to an address of the other family")
 	// ErrNoGrant: there is no grant of that id.
 	ErrNoGrant = errors.New("no such grant")
 	// ErrUnguarded: nothing is guarded yet, or the guard was taken away on

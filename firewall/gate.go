@@ -31,8 +31,10 @@ type Gate struct {
 	count   map[string]int // grants by door
 	ids     map[string]key
 	ends    ends
-	closing map[key]string // grants to be closed, and why, that the firewall would not close
-	failing error          // the latest failure, until the firewall is known to be right
+	closing map[key]string    // grants to be closed, and why, that the firewall would not close
+	ended   map[key]time.Time // grants that the firewall may still hold for a moment, and since when they have ended here
+	cut     []Grant           // grants that have ended, whose sessions are to end
+	failing error             // the latest failure, until the firewall is known to be right
 }
 
 // key tells grants apart: there is one for a door and a client.
@@ -67,7 +69,8 @@ const (
 const (
 	Expired     = "expired"
 	ByAdmin     = "closed by an administrator"
-	DoorRemoved = "its door was removed"
+	BySequence  = "closed by a sequence"
+	DoorRemoved = "its door was removed or changed"
 	FromOutside = "removed from the firewall by somebody else"
 	Unguarding  = "the guard was taken away"
 )
@@ -77,6 +80,7 @@ const (
 type OpenRequest struct {
 	Client   netip.Addr
 	Doors    []string      // no name twice
+	Closes   []string      // doors whose grants for the client end; none of Doors
 	TTL      time.Duration // 0: each door's own; longer than a door's MaxTTL: that
 	Sequence string        // what asks; empty: an administrator
 	User     string
@@ -86,6 +90,7 @@ const (
 	maxOrders      = 4096                   // orders that may wait
 	maxBatch       = 1024                   // orders committed as one transaction
 	backendTimeout = 5 * time.Second        // for one call of the backend
+	endedMemory    = 2 * time.Second        // for which the firewall's clock may be behind
 	pollInterval   = time.Second            // at least, between two looks at all grants
 	minRetry       = 250 * time.Millisecond // after a first failure
 	maxRetry       = 5 * time.Second        // after many
@@ -102,6 +107,7 @@ func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
 		count:   map[string]int{},
 		ids:     map[string]key{},
 		closing: map[key]string{},
+		ended:   map[key]time.Time{},
 	}
 }
 
@@ -157,6 +163,7 @@ func (g *Gate) Run(ctx context.Context) {
 		case <-end.C:
 			g.expire(time.Now())
 		}
+		g.endSessions(ctx)
 	}
 }
 
@@ -372,15 +379,24 @@ func (g *Gate) open(r OpenRequest, grants *[]Grant) func(*plan) error {
 		}
 		opened := make([]Grant, 0, len(r.Doors))
 		for _, name := range r.Doors {
-			i := slices.IndexFunc(g.guard.Doors, func(d Door) bool { return d.Name == name })
-			if i < 0 {
+			door := g.guard.Door(name)
+			if door == nil {
 				return fmt.Errorf("door %s: %w", name, ErrNoDoor)
 			}
-			grant, err := p.permit(&g.guard.Doors[i], r)
+			grant, err := p.permit(door, r)
 			if err != nil {
 				return err
 			}
 			opened = append(opened, grant)
+		}
+		for _, name := range r.Closes {
+			door := g.guard.Door(name)
+			if door == nil {
+				return fmt.Errorf("door %s: %w", name, ErrNoDoor)
+			}
+			if grant, runs := p.grant(key{name, door.Scope(r.Client)}); runs {
+				p.close(grant, BySequence)
+			}
 		}
 		for _, grant := range opened {
 			p.open(grant)
@@ -414,6 +430,9 @@ func (p *plan) grant(k key) (Grant, bool) {
 
 // permit returns the grant that a request gets at a door.
 func (p *plan) permit(door *Door, r OpenRequest) (Grant, error) {
+	if to := door.Forward; to.IsValid() && to.Addr().Is4() != r.Client.Unmap().Is4() {
+		return Grant{}, fmt.Errorf("door %s: %w", door.Name, ErrForward)
+	}
 	ttl := r.TTL
 	if ttl <= 0 {
 		ttl = door.TTL
@@ -463,7 +482,9 @@ func (p *plan) changes() []Change {
 	changes := make([]Change, 0, len(p.order))
 	for _, k := range p.order {
 		if g := p.after[k]; g != nil {
-			changes = append(changes, Change{Grant: *g})
+			_, runs := p.gate.grants[k]
+			_, ended := p.gate.ended[k]
+			changes = append(changes, Change{Grant: *g, New: !runs && !ended && p.gate.failing == nil})
 		} else {
 			changes = append(changes, Change{Grant: Grant{Door: k.door, Client: k.client}, Close: true})
 		}
@@ -481,6 +502,9 @@ func (p *plan) apply() {
 		}
 	}
 	for _, e := range p.events {
+		if e.Kind == Closed {
+			p.gate.cutOff(e.Grant)
+		}
 		p.gate.observe(e)
 	}
 }
@@ -514,7 +538,40 @@ func (g *Gate) drop(k key) {
 // forget drops a grant that has ended, and says so.
 func (g *Gate) forget(grant Grant, reason string) {
 	g.drop(keyOf(grant))
-	g.observe(Event{Kind: Closed, Time: time.Now(), Grant: grant, Reason: reason})
+	now := time.Now()
+	g.ended[keyOf(grant)] = now
+	g.cutOff(grant)
+	g.observe(Event{Kind: Closed, Time: now, Grant: grant, Reason: reason})
+}
+
+// cutOff has the sessions of a grant that has ended end with it, if its door
+// asks for that.
+func (g *Gate) cutOff(grant Grant) {
+	door := g.guard.Door(grant.Door)
+	if !g.guarded || door == nil || door.Established != Cut {
+		return
+	}
+	for _, allowed := range g.guard.Allow {
+		if allowed.Overlaps(grant.Client) { // they may have begun without the grant
+			return
+		}
+	}
+	g.cut = append(g.cut, grant)
+}
+
+// endSessions ends the sessions of the grants that were cut off, unless they
+// run again. The firewall lets nothing more of them pass, in any case.
+func (g *Gate) endSessions(ctx context.Context) {
+	cut := slices.DeleteFunc(g.cut, func(grant Grant) bool { _, runs := g.grants[keyOf(grant)]; return runs })
+	g.cut = nil
+	if len(cut) == 0 {
+		return
+	}
+	ctx, cancel := call(ctx)
+	defer cancel()
+	if err := g.backend.EndSessions(ctx, cut); err != nil {
+		g.log.Warn("sessions cannot be reset at once; they end when their client next sends", "error", err)
+	}
 }
 
 // expire forgets the grants whose time is over. The firewall has closed their
@@ -550,9 +607,7 @@ func (e *ends) Pop() any {
 
 // configure puts a guard up, and takes over what the firewall holds.
 func (g *Gate) configure(ctx context.Context, guard Guard) error {
-	stays := func(k key) bool {
-		return slices.ContainsFunc(guard.Doors, func(d Door) bool { return d.Name == k.door })
-	}
+	stays := func(k key) bool { return covers(guard, k) }
 	var running []Grant
 	for k, grant := range g.grants {
 		if stays(k) {
@@ -596,7 +651,9 @@ func (g *Gate) sync(ctx context.Context) error {
 	}
 	ctx, cancel := call(ctx)
 	defer cancel()
-	g.expire(time.Now())
+	now := time.Now()
+	g.expire(now)
+	maps.DeleteFunc(g.ended, func(_ key, since time.Time) bool { return now.Sub(since) > endedMemory })
 	found, err := g.backend.Read(ctx)
 	if errors.Is(err, ErrNotGuarded) {
 		found, err = g.repair(ctx)

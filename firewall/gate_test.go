@@ -374,7 +374,7 @@ func TestReconfigureKeepsGrantsOfDoorsThatStay(t *testing.T) {
 		if err := h.Configure(t.Context(), Guard{Doors: []Door{vpn}}); err != nil {
 			t.Fatal(err)
 		}
-		h.mustSay("grant.closed ssh " + alice + " its door was removed")
+		h.mustSay("grant.closed ssh " + alice + " its door was removed or changed")
 		h.mustHold("vpn " + alice)
 		if _, err := h.open(bob, "ssh"); !errors.Is(err, ErrNoDoor) {
 			t.Errorf("open the removed door: %v", err)

@@ -30,7 +30,7 @@ func (m *Memory) Guard(_ context.Context, g Guard, grants []Grant) error {
 	defer m.mu.Unlock()
 	kept := map[key]Grant{}
 	for _, grant := range slices.Concat(grants, slices.Collect(maps.Values(m.running()))) {
-		if hasDoor(g, grant.Door) && grant.Expires.After(time.Now()) {
+		if covers(g, keyOf(grant)) && grant.Expires.After(time.Now()) {
 			kept[keyOf(grant)] = grant
 		}
 	}
@@ -84,6 +84,9 @@ func (m *Memory) Read(ctx context.Context) ([]Grant, error) {
 	return slices.Collect(maps.Values(m.running())), nil
 }
 
+// EndSessions implements Backend.
+func (m *Memory) EndSessions(context.Context, []Grant) error { return nil }
+
 // Changed implements Backend.
 func (m *Memory) Changed() <-chan struct{} { return m.changed }
 
@@ -118,6 +121,11 @@ func (m *Memory) running() map[key]Grant {
 	return running
 }
 
-func hasDoor(g Guard, name string) bool {
-	return slices.ContainsFunc(g.Doors, func(d Door) bool { return d.Name == name })
+// covers reports whether a grant for a door and a client is one in g: the door
+// may be gone, or cover more or less of an address than it did.
+func covers(g Guard, k key) bool {
+	door := g.Door(k.door)
+	return door != nil && door.Scope(k.client.Addr()) == k.client
 }
+
+func hasDoor(g Guard, name string) bool { return g.Door(name) != nil }

@@ -31,12 +31,12 @@ func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
 		return firewall.ErrNotGuarded
 	}
 	for _, c := range changes {
-		if !b.guards(c.Grant.Door) {
+		if !hasDoor(*b.guard, c.Grant.Door) {
 			return fmt.Errorf("door %s: %w", c.Grant.Door, firewall.ErrNoDoor)
 		}
 	}
 	err := b.talk("change grants", func(c *nftables.Conn) error {
-		if err := b.queue(c, changes, time.Now()); err != nil {
+		if err := b.queue(c, *b.guard, changes, time.Now()); err != nil {
 			return err
 		}
 		return c.Flush()
@@ -48,39 +48,45 @@ func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
 	return err
 }
 
-func (b *Backend) guards(door string) bool {
-	return slices.ContainsFunc(b.guard.Doors, func(d firewall.Door) bool { return d.Name == door })
-}
-
-// queue puts the messages of changes into c. Every element is added, deleted
-// and added as wanted: adding what is there would change nothing, and deleting
-// what is not there would fail the whole.
-func (b *Backend) queue(c *nftables.Conn, changes []firewall.Change, now time.Time) error {
+// queue puts the messages of changes into c. An element that may be there is
+// added, deleted and added as wanted: adding what is there would change
+// nothing, and deleting what is not there would fail the whole.
+func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []firewall.Change, now time.Time) error {
 	type elements struct {
 		set          *nftables.Set
 		before, want []nftables.SetElement
 	}
 	var sets []*elements
 	byName := map[string]*elements{}
-	for _, change := range changes {
-		g := change.Grant
-		f := familyOf(g.Client.Addr())
-		name := g.Door + f.suffix
-		e := byName[name]
+	of := func(set *nftables.Set) *elements {
+		e := byName[set.Name]
 		if e == nil {
-			e = &elements{set: b.grantSet(g.Door, f)}
-			byName[name] = e
+			e = &elements{set: set}
+			byName[set.Name] = e
 			sets = append(sets, e)
 		}
+		return e
+	}
+	for _, change := range changes {
+		g := change.Grant
+		door := guard.Door(g.Door)
+		f := familyOf(g.Client.Addr())
 		key := g.Client.Addr().AsSlice()
 		// A timeout that rounds to 0 would be the set's default.
 		left := g.Expires.Sub(now).Truncate(time.Millisecond)
 		if !change.Close && left <= 0 {
 			continue
 		}
-		e.before = append(e.before, nftables.SetElement{Key: key})
+		e := of(b.grantSet(*door, f))
+		if !change.New {
+			e.before = append(e.before, nftables.SetElement{Key: key})
+		}
 		if !change.Close {
 			e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left, Comment: comment(g)})
+		}
+		if door.Connections > 0 { // counted anew
+			e := of(b.connectionSet(*door, f))
+			e.before = append(e.before, nftables.SetElement{Key: key})
 		}
 	}
 	for _, e := range sets {
@@ -104,16 +110,12 @@ func (b *Backend) carriedOut(changes []firewall.Change) bool {
 	if err != nil {
 		return false
 	}
-	type key struct {
-		door   string
-		client netip.Prefix
-	}
-	expires := make(map[key]time.Time, len(grants))
+	expires := make(map[grantKey]time.Time, len(grants))
 	for _, g := range grants {
-		expires[key{g.Door, g.Client}] = g.Expires
+		expires[grantKey{g.Door, g.Client}] = g.Expires
 	}
 	for _, c := range changes {
-		at, there := expires[key{c.Grant.Door, c.Grant.Client}]
+		at, there := expires[grantKey{c.Grant.Door, c.Grant.Client}]
 		if there == c.Close || there && at.Sub(c.Grant.Expires).Abs() > time.Second {
 			return false
 		}
@@ -132,48 +134,54 @@ func (b *Backend) Read(ctx context.Context) ([]firewall.Grant, error) {
 }
 
 // grants reads the elements of all doors' sets.
-func (b *Backend) grants() ([]firewall.Grant, error) {
-	var grants []firewall.Grant
-	err := b.talk("read grants", func(c *nftables.Conn) error {
-		for _, door := range b.guard.Doors {
-			for _, f := range families {
-				elements, err := c.GetSetElements(b.grantSet(door.Name, f))
-				if err != nil {
-					return err
-				}
-				now := time.Now()
-				for _, e := range elements {
-					if g, ok := grantOf(door.Name, e, now); ok {
-						grants = append(grants, g)
-					}
-				}
-			}
-		}
-		return nil
+func (b *Backend) grants() (grants []firewall.Grant, err error) {
+	err = b.talk("read grants", func(c *nftables.Conn) error {
+		grants, err = b.elements(c, *b.guard, func(string) bool { return true })
+		return err
 	})
 	return grants, err
 }
 
+// elements reads the elements of those sets of the doors of g for which there
+// returns true.
+func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set string) bool) (grants []firewall.Grant, err error) {
+	for _, door := range g.Doors {
+		for _, f := range families {
+			if !there(f.grantSetName(door)) {
+				continue
+			}
+			elements, err := c.GetSetElements(b.grantSet(door, f))
+			if err != nil {
+				return nil, err
+			}
+			now := time.Now()
+			for _, e := range elements {
+				if g, ok := grantOf(door, f, e, now); ok {
+					grants = append(grants, g)
+				}
+			}
+		}
+	}
+	return grants, nil
+}
+
 // grantOf reads an element, and reports whether it still runs.
-func grantOf(door string, e nftables.SetElement, now time.Time) (firewall.Grant, bool) {
+func grantOf(door firewall.Door, f family, e nftables.SetElement, now time.Time) (firewall.Grant, bool) {
 	addr, ok := netip.AddrFromSlice(e.Key)
 	if !ok || e.Expires <= 0 {
 		return firewall.Grant{}, false
 	}
-	g := firewall.Grant{Door: door, Client: netip.PrefixFrom(addr, addr.BitLen()), Opened: now, Expires: now.Add(e.Expires)}
+	client, err := addr.Prefix(f.bits(door))
+	if err != nil || client.Addr() != addr { // matches no packet
+		return firewall.Grant{}, false
+	}
+	g := firewall.Grant{Door: door.Name, Client: client, Opened: now, Expires: now.Add(e.Expires)}
 	parseComment(e.Comment, &g)
 	if e.Counter != nil {
 		g.Packets += e.Counter.Packets
 		g.Bytes += e.Counter.Bytes
 	}
 	return g, true
-}
-
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return families[0]
-	}
-	return families[1]
 }
 
 // commentVersion begins the comment of an element. After it come key=value

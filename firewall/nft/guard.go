@@ -8,14 +8,11 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	diag "github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"webknock/firewall"
 )
@@ -34,12 +31,16 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	if err != nil {
 		return err
 	}
-	err = b.put(g, grants, before, false)
+	r, err := b.ruleset(g)
+	if err != nil {
+		return err
+	}
+	err = b.put(g, r, grants, before, false)
 	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) {
 		// What is there cannot become what is wanted: another program's or
 		// version's table of that name. Its grants are kept.
 		b.log.Warn("nftables: the table is not of this version, it is made anew", "table", b.table.Name, "error", err)
-		err = b.put(g, grants, before, true)
+		err = b.put(g, r, grants, before, true)
 	}
 	if err != nil && !errors.Is(err, syscall.ENOBUFS) {
 		return err
@@ -48,7 +49,7 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
-	if want := wanted(g); !maps.Equal(there.rules(), want) {
+	if sets, rules := r.names(); !maps.Equal(there.rules(), rules) || !slices.Equal(there.Sets, sets) {
 		return errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
 	}
 	b.guard, b.there = &g, there
@@ -56,10 +57,20 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 }
 
 // put writes the whole table in one transaction.
-func (b *Backend) put(g firewall.Guard, grants []firewall.Grant, before structure, rebuild bool) error {
-	running, err := b.running(g, before)
-	if err != nil {
-		return err
+func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, before structure, rebuild bool) error {
+	rebuild = before.exists() && (rebuild || before.Info.owned() != g.Owner)
+	running := map[grantKey]firewall.Grant{}
+	if before.exists() {
+		err := b.talk("read grants", func(c *nftables.Conn) error {
+			found, err := b.elements(c, g, func(set string) bool { return slices.Contains(before.Sets, set) })
+			for _, grant := range found {
+				running[grantKey{grant.Door, grant.Client}] = grant
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	var restore []firewall.Change
 	for _, grant := range grants {
@@ -72,117 +83,77 @@ func (b *Backend) put(g firewall.Guard, grants []firewall.Grant, before structur
 			restore = append(restore, firewall.Change{Grant: grant})
 		}
 	}
-	sessions, err := sessions(g)
-	if err != nil {
-		b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
+	var up map[bool][]nftables.SetElement
+	if !before.exists() || rebuild {
+		var err error
+		if up, err = sessionsBefore(g); err != nil {
+			b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
+		}
 	}
 	return b.talk("guard the doors", func(c *nftables.Conn) error {
-		c.AddTable(b.table)
+		if err := b.prepare(c, g.Owner, before.Info, rebuild); err != nil {
+			return err
+		}
 		if rebuild {
-			c.DelTable(b.table)
-			c.AddTable(b.table)
 			before = structure{}
 		}
 		var failed error
-		for _, f := range families {
-			set := b.beforeSet(f)
+		for _, set := range r.sets {
 			failed = errors.Join(failed, c.AddSet(set, nil))
-			if !before.table {
-				for part := range slices.Chunk(sessions[f.isIPv4], chunk) {
-					failed = errors.Join(failed, c.SetAddElements(set, part))
+		}
+		for i, f := range families {
+			for part := range slices.Chunk(up[f.isIPv4], chunk) {
+				failed = errors.Join(failed, c.SetAddElements(b.beforeSet(f), part))
+			}
+			if len(g.Allow) > 0 {
+				c.FlushSet(b.allowSet(f))
+				for part := range slices.Chunk(r.allow[i], 2*chunk) {
+					failed = errors.Join(failed, c.SetAddElements(b.allowSet(f), part))
 				}
 			}
 		}
-		guard := c.AddChain(b.chain(guardChain))
-		c.FlushChain(guard)
-		for _, door := range g.Doors {
-			for _, f := range families {
-				failed = errors.Join(failed, c.AddSet(b.grantSet(door.Name, f), nil))
-			}
-			chain := c.AddChain(b.chain(chainPrefix + door.Name))
+		fill := func(name string, rules [][]expr.Any) {
+			chain := c.AddChain(b.chain(name))
 			c.FlushChain(chain)
-			for _, exprs := range b.doorRules(door, g.Mark) {
+			for _, exprs := range rules {
 				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain, Exprs: exprs})
 			}
 		}
-		ports, elements := b.portMap(g)
-		failed = errors.Join(failed, c.AddSet(ports, elements))
-		for _, exprs := range guardRules(ports) {
-			c.AddRule(&nftables.Rule{Table: b.table, Chain: guard, Exprs: exprs})
+		fill(guardChain, nil) // so that nothing refers to door chains that go
+		for _, chain := range r.chains {
+			fill(chain.name, chain.rules)
 		}
-		want := wanted(g)
+		failed = errors.Join(failed, c.AddSet(r.ports, r.verbs))
+		fill(guardChain, guardRules(r.ports))
+		if len(r.forwards) > 0 {
+			fill(forwardChain, nil)
+			for _, f := range r.forwards {
+				failed = errors.Join(failed, c.AddSet(f.ports, f.keys))
+				c.AddRule(&nftables.Rule{Table: b.table, Chain: b.chain(forwardChain), Exprs: forwardRule(f, g.Mark)})
+			}
+		}
+		sets, rules := r.names()
 		for name := range before.Chains {
-			if _, ok := want[name]; !ok {
+			if _, ok := rules[name]; !ok {
 				c.FlushChain(b.chain(name))
 				c.DelChain(b.chain(name))
 			}
 		}
 		for _, name := range before.Sets {
-			if !isSetOf(g, name) {
+			if !slices.Contains(sets, name) {
 				c.DelSet(&nftables.Set{Table: b.table, Name: name})
 			}
 		}
-		failed = errors.Join(failed, b.queue(c, restore, time.Now()))
+		failed = errors.Join(failed, b.queue(c, g, restore, time.Now()))
 		return errors.Join(failed, c.Flush())
 	})
 }
 
-func hasDoor(g firewall.Guard, name string) bool {
-	return slices.ContainsFunc(g.Doors, func(d firewall.Door) bool { return d.Name == name })
-}
-
-// wanted returns the names of the chains of a guard, with how many rules each
-// has.
-func wanted(g firewall.Guard) map[string]int {
-	var b Backend
-	chains := map[string]int{guardChain: len(guardRules(new(nftables.Set)))}
-	for _, door := range g.Doors {
-		chains[chainPrefix+door.Name] = len(b.doorRules(door, g.Mark))
-	}
-	return chains
-}
-
-func isSetOf(g firewall.Guard, name string) bool {
-	for _, f := range families {
-		if door, ok := strings.CutSuffix(name, f.suffix); ok && (door == reservedDoor || hasDoor(g, door)) {
-			return true
-		}
-	}
-	return false
-}
+func hasDoor(g firewall.Guard, name string) bool { return g.Door(name) != nil }
 
 type grantKey struct {
 	door   string
 	client netip.Prefix
-}
-
-// running returns the grants that a table, as it is, holds for doors of g.
-func (b *Backend) running(g firewall.Guard, there structure) (map[grantKey]firewall.Grant, error) {
-	running := map[grantKey]firewall.Grant{}
-	if !there.table {
-		return running, nil
-	}
-	err := b.talk("read grants", func(c *nftables.Conn) error {
-		for _, door := range g.Doors {
-			for _, f := range families {
-				if !slices.Contains(there.Sets, door.Name+f.suffix) {
-					continue
-				}
-				elements, err := c.GetSetElements(b.grantSet(door.Name, f))
-				if err != nil {
-					return err
-				}
-				now := time.Now()
-				for _, e := range elements {
-					if grant, ok := grantOf(door.Name, e, now); ok {
-						running[grantKey{door.Name, grant.Client}] = grant
-					}
-				}
-			}
-		}
-		return nil
-	})
-	return running, err
 }
 
 // Unguard implements firewall.Backend.
@@ -193,8 +164,14 @@ func (b *Backend) Unguard(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.guard, b.there = nil, structure{}
+	there, err := b.read()
+	if err != nil || !there.exists() {
+		return err
+	}
 	return b.talk("remove the table", func(c *nftables.Conn) error {
-		c.AddTable(b.table) // so that deleting it does not fail
+		if err := b.claim(there.Info); err != nil {
+			return err
+		}
 		c.DelTable(b.table)
 		return c.Flush()
 	})
@@ -214,6 +191,7 @@ func (b *Backend) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	there.Info.Owner = b.there.Info.Owner // the port of a socket that may have been opened anew
 	if !reflect.DeepEqual(there, b.there) {
 		return fmt.Errorf("table %s: %w", b.table.Name, firewall.ErrNotGuarded)
 	}
@@ -222,11 +200,13 @@ func (b *Backend) Check(ctx context.Context) error {
 
 // structure is the table as the kernel has it, grants and counts apart.
 type structure struct {
-	table  bool // is there
-	Flags  uint32
+	Info   tableInfo
 	Chains map[string]chainStructure
 	Sets   []string
 }
+
+// exists reports whether there is a table.
+func (s structure) exists() bool { return s.Info.Handle != 0 }
 
 type chainStructure struct {
 	Base     bool
@@ -250,15 +230,10 @@ func (s structure) rules() map[string]int {
 func (b *Backend) read() (structure, error) {
 	s := structure{Chains: map[string]chainStructure{}}
 	err := b.talk("read the table", func(c *nftables.Conn) error {
-		tables, err := c.ListTablesOfFamily(b.table.Family)
-		if err != nil {
+		var err error
+		if s.Info, err = b.info(); err != nil || !s.exists() {
 			return err
 		}
-		i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == b.table.Name })
-		if i < 0 {
-			return nil
-		}
-		s.table, s.Flags = true, tables[i].Flags
 		chains, err := c.ListChainsOfTableFamily(b.table.Family)
 		if err != nil {
 			return err
@@ -305,43 +280,4 @@ func (b *Backend) read() (structure, error) {
 		return nil
 	})
 	return s, err
-}
-
-// sessions returns the TCP sessions to guarded ports that are up, by family,
-// as elements of the sets of sessions from before the guard: conntrack may not
-// have been active yet when they began.
-func sessions(g firewall.Guard) (map[bool][]nftables.SetElement, error) {
-	found := map[bool][]nftables.SetElement{}
-	for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		sockets, err := diag.SocketDiagTCP(f)
-		if err != nil {
-			return found, err
-		}
-		for _, s := range sockets {
-			const established = 1 // tcp(7)
-			if s.State != established || !guarded(g, s.ID.SourcePort) {
-				continue
-			}
-			client, ok1 := netip.AddrFromSlice(s.ID.Destination)
-			ours, ok2 := netip.AddrFromSlice(s.ID.Source)
-			if !ok1 || !ok2 {
-				continue
-			}
-			client, ours = client.Unmap(), ours.Unmap()
-			key := slices.Concat(client.AsSlice(), port(s.ID.DestinationPort), []byte{0, 0}, ours.AsSlice(), port(s.ID.SourcePort), []byte{0, 0})
-			found[client.Is4()] = append(found[client.Is4()], nftables.SetElement{Key: key})
-		}
-	}
-	return found, nil
-}
-
-func guarded(g firewall.Guard, p uint16) bool {
-	for _, door := range g.Doors {
-		for _, ports := range door.Ports {
-			if ports.Protocol == firewall.TCP && ports.First <= p && p <= ports.Last {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -37,11 +37,13 @@ type Backend struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 
-	mu    sync.Mutex // conn: requests and answers of two callers would mix
-	conn  *nftables.Conn
-	sock  *netlink.Conn // of conn, for its deadlines
-	guard *firewall.Guard
-	there structure // what the last Guard left, read back
+	mu   sync.Mutex // conn: requests and answers of two callers would mix
+	conn *nftables.Conn
+	sock *netlink.Conn // of conn, for its deadlines, and for what the library lacks
+	// claimed says that sock owns the table.
+	claimed bool
+	guard   *firewall.Guard
+	there   structure // what the last Guard left, read back
 }
 
 var _ firewall.Backend = (*Backend)(nil)
@@ -100,9 +102,16 @@ func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
 func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 	err := b.dial()
 	if err == nil {
-		if err = b.sock.SetDeadline(time.Now().Add(requestTimeout)); err == nil {
-			err = f(b.conn)
+		err = b.sock.SetDeadline(time.Now().Add(requestTimeout))
+	}
+	if err == nil && b.guard != nil && b.guard.Owner && !b.claimed {
+		var t tableInfo
+		if t, err = b.info(); err == nil {
+			err = b.claim(t)
 		}
+	}
+	if err == nil {
+		err = f(b.conn)
 	}
 	if err != nil {
 		b.hangUp()
@@ -133,7 +142,7 @@ func (b *Backend) dial() error {
 func (b *Backend) hangUp() {
 	if b.conn != nil {
 		b.conn.CloseLasting()
-		b.conn, b.sock = nil, nil
+		b.conn, b.sock, b.claimed = nil, nil, false
 	}
 }
 

@@ -2,19 +2,24 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"webknock/firewall"
 )
 
 const (
-	guardChain  = "guard"
-	chainPrefix = "door_"
-	setSize     = 65536
+	guardChain   = "guard"
+	forwardChain = "forward"
+	chainPrefix  = "door_"
+	setSize      = 65536
 	// setTimeout is what an element without a timeout of its own would get;
 	// without it, such an element would stay for ever.
 	setTimeout = 24 * 60 * 60 * 1e9
@@ -22,6 +27,10 @@ const (
 	// were there before the guard.
 	reservedDoor = "before"
 )
+
+// forwardPriority comes before that of other programs' DNAT, and after the
+// guard.
+var forwardPriority = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 5)
 
 // family is one of the two that a door has a set for.
 type family struct {
@@ -41,11 +50,47 @@ var families = [2]family{
 		nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetService, nftables.TypeIP6Addr, nftables.TypeInetService)},
 }
 
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return families[0]
+	}
+	return families[1]
+}
+
+// bits returns how many bits of a client's address a grant at a door covers.
+func (f family) bits(door firewall.Door) int {
+	bits, all := door.Prefix6, 128
+	if f.isIPv4 {
+		bits, all = door.Prefix4, 32
+	}
+	if bits < 1 || bits > all {
+		return all
+	}
+	return bits
+}
+
+// grantSetName names the set of a door's grants. Addresses masked to another
+// length mean something else, so they are in a set of another name.
+func (f family) grantSetName(door firewall.Door) string {
+	if bits := f.bits(door); bits < int(f.size)*8 {
+		return fmt.Sprintf("%s%s.%d", door.Name, f.suffix, bits)
+	}
+	return door.Name + f.suffix
+}
+
 // grantSet is the set of a door's grants in one family.
-func (b *Backend) grantSet(door string, f family) *nftables.Set {
+func (b *Backend) grantSet(door firewall.Door, f family) *nftables.Set {
 	return &nftables.Set{
-		Table: b.table, Name: door + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
+		Table: b.table, Name: f.grantSetName(door), KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
 		HasTimeout: true, Timeout: setTimeout, Counter: true, Size: setSize,
+	}
+}
+
+// connectionSet is the set that counts the new connections of each grant.
+func (b *Backend) connectionSet(door firewall.Door, f family) *nftables.Set {
+	return &nftables.Set{
+		Table: b.table, Name: f.grantSetName(door) + ".connections", KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
+		HasTimeout: true, Timeout: setTimeout, Dynamic: true, Size: setSize,
 	}
 }
 
@@ -58,34 +103,144 @@ func (b *Backend) beforeSet(f family) *nftables.Set {
 	}
 }
 
+// allowSet is the set of networks that need no grant.
+func (b *Backend) allowSet(f family) *nftables.Set {
+	return &nftables.Set{Table: b.table, Name: "allow." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
+}
+
+// allowed returns the elements of the set of networks that need no grant.
+func allowed(g firewall.Guard, f family) ([]nftables.SetElement, error) {
+	var set netipx.IPSetBuilder
+	for _, p := range g.Allow {
+		if p.Addr().Is4() == f.isIPv4 {
+			set.AddPrefix(p)
+		}
+	}
+	networks, err := set.IPSet()
+	if err != nil {
+		return nil, err
+	}
+	var elements []nftables.SetElement
+	for _, r := range networks.Ranges() {
+		elements = append(elements, nftables.SetElement{Key: r.From().AsSlice()})
+		if end := r.To().Next(); end.IsValid() {
+			elements = append(elements, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return elements, nil
+}
+
 func (b *Backend) chain(name string) *nftables.Chain {
 	c := &nftables.Chain{Table: b.table, Name: name}
-	if name == guardChain {
-		policy := nftables.ChainPolicyAccept
+	policy := nftables.ChainPolicyAccept
+	switch name {
+	case guardChain:
 		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, &policy
+	case forwardChain:
+		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, forwardPriority, &policy
 	}
 	return c
 }
 
-// portMap tells the chain of each guarded port, as one lookup however many
-// ports there are.
-func (b *Backend) portMap(g firewall.Guard) (*nftables.Set, []nftables.SetElement) {
-	set := &nftables.Set{
-		Table: b.table, Anonymous: true, Constant: true, IsMap: true, Interval: true, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), DataType: nftables.TypeVerdict,
-	}
-	var elements []nftables.SetElement
-	for _, door := range g.Doors {
-		for _, p := range door.Ports {
-			// Each part of a concatenated key fills a word.
-			key := func(n uint16) []byte { return append([]byte{byte(p.Protocol), 0, 0, 0}, append(port(n), 0, 0)...) }
-			elements = append(elements, nftables.SetElement{
-				Key: key(p.First), KeyEnd: key(p.Last),
-				VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name},
-			})
+// A written chain is what the guard wants in it.
+type written struct {
+	name  string
+	rules [][]expr.Any
+}
+
+// A ruleset is all that a guard is, grants apart.
+type ruleset struct {
+	sets   []*nftables.Set // named ones
+	ports  *nftables.Set   // the anonymous map of the guard chain
+	verbs  []nftables.SetElement
+	allow  [2][]nftables.SetElement // by family
+	chains []written
+	// The forward chain wants an anonymous set of ports for each door.
+	forwards []forward
+}
+
+type forward struct {
+	door  firewall.Door
+	ports *nftables.Set
+	keys  []nftables.SetElement
+}
+
+// ruleset returns what keeps g.
+func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
+	r := new(ruleset)
+	for i, f := range families {
+		r.sets = append(r.sets, b.beforeSet(f))
+		if len(g.Allow) > 0 {
+			r.sets = append(r.sets, b.allowSet(f))
+			var err error
+			if r.allow[i], err = allowed(g, f); err != nil {
+				return nil, fmt.Errorf("allowed networks: %w", err)
+			}
 		}
 	}
-	return set, elements
+	for _, door := range g.Doors {
+		for _, f := range families {
+			r.sets = append(r.sets, b.grantSet(door, f))
+			if door.Connections > 0 {
+				r.sets = append(r.sets, b.connectionSet(door, f))
+			}
+		}
+	}
+	r.ports = b.anonymous(true)
+	for _, door := range g.Doors {
+		r.verbs = append(r.verbs, portKeys(door, &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name})...)
+		r.chains = append(r.chains, written{chainPrefix + door.Name, b.doorRules(g, door)})
+		if door.Forward.IsValid() {
+			r.forwards = append(r.forwards, forward{door, b.anonymous(false), portKeys(door, nil)})
+		}
+	}
+	return r, nil
+}
+
+// names returns the names of the sets, and how many rules each chain has.
+func (r *ruleset) names() (sets []string, rules map[string]int) {
+	rules = map[string]int{guardChain: len(guardRules(new(nftables.Set)))}
+	for _, s := range r.sets {
+		sets = append(sets, s.Name)
+	}
+	slices.Sort(sets)
+	for _, c := range r.chains {
+		rules[c.name] = len(c.rules)
+	}
+	if len(r.forwards) > 0 {
+		rules[forwardChain] = len(r.forwards)
+	}
+	return sets, rules
+}
+
+// anonymous returns a set of protocol and port, or a map of them to verdicts.
+func (b *Backend) anonymous(isMap bool) *nftables.Set {
+	s := &nftables.Set{
+		Table: b.table, Anonymous: true, Constant: true, IsMap: isMap, Interval: true, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+	}
+	if isMap {
+		s.DataType = nftables.TypeVerdict
+	}
+	return s
+}
+
+// portKeys returns the ports of a door, as keys of protocol and port.
+func portKeys(door firewall.Door, verdict *expr.Verdict) (elements []nftables.SetElement) {
+	for _, p := range door.Ports {
+		// Each part of a concatenated key fills a word.
+		key := func(n uint16) []byte { return append([]byte{byte(p.Protocol), 0, 0, 0}, append(port(n), 0, 0)...) }
+		elements = append(elements, nftables.SetElement{Key: key(p.First), KeyEnd: key(p.Last), VerdictData: verdict})
+	}
+	return elements
+}
+
+// protocolAndPort loads what is looked up in a set of anonymous.
+func protocolAndPort() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+		transport(2, unix.NFT_REG32_01),
+	}
 }
 
 // guardRules send packets to guarded ports into the chains of their doors.
@@ -101,60 +256,134 @@ func guardRules(ports *nftables.Set) [][]expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNICAST)},
 			accept,
 		},
-		{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-			transport(2, unix.NFT_REG32_01),
-			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true},
-		},
+		append(protocolAndPort(),
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true}),
 	}
 }
 
-// doorRules let the clients with a grant and running sessions through, and
-// nobody else.
-func (b *Backend) doorRules(door firewall.Door, mark uint32) [][]expr.Any {
-	var rules [][]expr.Any
-	for _, f := range families {
-		rules = append(rules, join(f.is(), []expr.Any{
-			network(f.saddr, f.size, 1),
-			&expr.Lookup{SourceRegister: 1, SetName: door.Name + f.suffix},
+// forwardRule sends the granted packets of a door to another host, by the mark
+// that they carry.
+func forwardRule(f forward, mark uint32) []expr.Any {
+	to := f.door.Forward
+	return slices.Concat(
+		familyOf(to.Addr()).is(),
+		[]expr.Any{
 			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
-				Mask: binaryutil.NativeEndian.PutUint32(^mark), Xor: binaryutil.NativeEndian.PutUint32(mark)},
-			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
-			accept,
-		}))
-	}
-	rules = append(rules, []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mark), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
+			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		},
+		protocolAndPort(),
+		[]expr.Any{
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: f.ports.ID, SetName: f.ports.Name},
+			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: port(to.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(familyOf(to.Addr()).nfproto), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+		},
+	)
+}
+
+// doorRules let the clients with a grant and running sessions through, and
+// nobody else. In the mode that guards nothing they only mark the packets of
+// clients with a grant.
+func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules [][]expr.Any) {
+	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
+	pass := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+			Mask: binaryutil.NativeEndian.PutUint32(^g.Mark), Xor: binaryutil.NativeEndian.PutUint32(g.Mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
 		accept,
-	})
+	}
+	for _, f := range families {
+		if door.Forward.IsValid() && door.Forward.Addr().Is4() != f.isIPv4 {
+			continue // nowhere to send them
+		}
+		if len(g.Allow) > 0 {
+			add(f.is(), []expr.Any{network(f.saddr, f.size, 1), &expr.Lookup{SourceRegister: 1, SetName: b.allowSet(f).Name}}, pass)
+		}
+		granted := slices.Concat(f.is(), f.client(door), []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: f.grantSetName(door)}})
+		if door.Connections > 0 {
+			over := &expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeWeek, Burst: uint32(door.Connections), Over: true}
+			verdict := drop
+			if g.Mode == firewall.Sets {
+				verdict = &expr.Verdict{Kind: expr.VerdictReturn}
+			}
+			add(granted, state(expr.CtStateBitNEW), f.client(door), []expr.Any{
+				&expr.Dynset{SrcRegKey: 1, SetName: b.connectionSet(door, f).Name, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{over}},
+				verdict,
+			})
+		}
+		add(granted, pass)
+	}
+	if g.Mode == firewall.Sets {
+		return rules
+	}
+	running := state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	if door.Established == firewall.Keep {
+		add(running, []expr.Any{accept})
+	} else { // only what this host began itself
+		add(running, []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}, accept})
+	}
 	for _, f := range families {
 		// A concatenated key fills 32-bit registers one after the other.
 		const first = unix.NFT_REG32_00
 		words := f.size / 4
-		rules = append(rules, join(f.is(), []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		add(f.is(), tcp(), []expr.Any{
 			network(f.saddr, f.size, first),
 			transport(0, first+words),
 			network(f.saddr+f.size, f.size, first+words+1),
 			transport(2, first+2*words+1),
 			&expr.Lookup{SourceRegister: first, SetName: reservedDoor + f.suffix},
 			accept,
-		}))
+		})
 	}
-	return append(rules, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
+	if door.Established == firewall.Cut {
+		add(tcp(), state(expr.CtStateBitESTABLISHED), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	}
+	add([]expr.Any{&expr.Counter{}, drop})
+	return rules
 }
 
-var accept = &expr.Verdict{Kind: expr.VerdictAccept}
+var (
+	accept = &expr.Verdict{Kind: expr.VerdictAccept}
+	drop   = &expr.Verdict{Kind: expr.VerdictDrop}
+)
 
 func (f family) is() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}},
+	}
+}
+
+// client loads what a grant at a door goes by: the source address, masked.
+func (f family) client(door firewall.Door) []expr.Any {
+	load := []expr.Any{network(f.saddr, f.size, 1)}
+	if bits := f.bits(door); bits < int(f.size)*8 {
+		mask := make([]byte, f.size)
+		for i := range bits {
+			mask[i/8] |= 0x80 >> (i % 8)
+		}
+		load = append(load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: mask, Xor: make([]byte, f.size)})
+	}
+	return load
+}
+
+// state matches packets of which conntrack says one of the given things.
+func state(bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+func tcp() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 	}
 }
 
@@ -168,5 +397,3 @@ func transport(offset, register uint32) expr.Any {
 }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
-
-func join(a, b []expr.Any) []expr.Any { return append(a[:len(a):len(a)], b...) }

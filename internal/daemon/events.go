@@ -21,12 +21,12 @@ func (d *Daemon) complete(s *config.Sequence, l httpd.Letter) {
 		log = log.With("message", s.Message)
 	}
 	log.Info("sequence completed")
-	if len(s.Opens) == 0 {
+	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: l.Client, Doors: s.Opens, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(firewall.OpenRequest{Client: l.Client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
 		if err != nil {
-			log.Error("not let in", "doors", s.Opens, "error", err)
+			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
 		}
 	})
 }

@@ -1,0 +1,153 @@
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What linux/netfilter/nf_tables.h has of tables and the library does not.
+const (
+	tableOwner   = 0x2 // NFT_TABLE_F_OWNER: only the socket that made it may change it
+	tablePersist = 0x4 // NFT_TABLE_F_PERSIST: stays, as an orphan, when that socket is closed
+
+	attrTableName   = 1 // NFTA_TABLE_NAME
+	attrTableFlags  = 2 // NFTA_TABLE_FLAGS
+	attrTableHandle = 4 // NFTA_TABLE_HANDLE
+	attrTableOwner  = 7 // NFTA_TABLE_OWNER
+
+	batchBegin = 0x10 // NFNL_MSG_BATCH_BEGIN
+	batchEnd   = 0x11 // NFNL_MSG_BATCH_END
+)
+
+// tableInfo is what a table is, its contents apart. A table that was deleted
+// and made again has another handle.
+type tableInfo struct {
+	Handle uint64 // 0: there is no table
+	Flags  uint32
+	Owner  uint32 // port of the socket that owns it, 0: an orphan, or a plain table
+}
+
+func (t tableInfo) owned() bool { return t.Flags&tableOwner != 0 }
+
+// info asks for our table. The caller is within talk.
+func (b *Backend) info() (t tableInfo, err error) {
+	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETTABLE, netlink.Request|netlink.Dump))
+	if err != nil {
+		return t, err
+	}
+	for _, m := range answers {
+		if len(m.Data) < 4 {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return t, err
+		}
+		ad.ByteOrder = binary.BigEndian
+		var found tableInfo
+		ours := false
+		for ad.Next() {
+			switch ad.Type() {
+			case attrTableName:
+				ours = ad.String() == b.table.Name
+			case attrTableFlags:
+				found.Flags = ad.Uint32()
+			case attrTableHandle:
+				found.Handle = ad.Uint64()
+			case attrTableOwner:
+				found.Owner = ad.Uint32()
+			}
+		}
+		if err := ad.Err(); err != nil {
+			return t, err
+		}
+		if ours {
+			return found, nil
+		}
+	}
+	return t, nil
+}
+
+// message returns a message about tables of our family.
+func (b *Backend) message(kind int, flags netlink.HeaderFlags, attributes ...netlink.Attribute) netlink.Message {
+	data, _ := netlink.MarshalAttributes(attributes) // fails only over 64 KiB
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: flags},
+		Data:   append([]byte{byte(b.table.Family), unix.NFNETLINK_V0, 0, 0}, data...),
+	}
+}
+
+// transact sends messages as one transaction. Each must ask for an
+// acknowledgement.
+func (b *Backend) transact(messages ...netlink.Message) error {
+	edge := func(kind netlink.HeaderType) netlink.Message {
+		return netlink.Message{
+			Header: netlink.Header{Type: kind, Flags: netlink.Request},
+			Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
+		}
+	}
+	if _, err := b.sock.SendMessages(slices.Concat([]netlink.Message{edge(batchBegin)}, messages, []netlink.Message{edge(batchEnd)})); err != nil {
+		return err
+	}
+	for range messages {
+		if _, err := b.sock.Receive(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim makes an orphan ours, so that it can be changed. Another's table it
+// leaves, with an error.
+func (b *Backend) claim(t tableInfo) error {
+	if !t.owned() || b.claimed {
+		return nil
+	}
+	if t.Owner != 0 {
+		return fmt.Errorf("table %s belongs to another process, by its netlink port %d: %w", b.table.Name, t.Owner, syscall.EPERM)
+	}
+	return b.own()
+}
+
+// own makes the table if there is none, and makes it ours.
+func (b *Backend) own() error {
+	err := b.transact(b.message(unix.NFT_MSG_NEWTABLE, netlink.Request|netlink.Acknowledge|netlink.Create,
+		netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)},
+		netlink.Attribute{Type: attrTableFlags, Data: binary.BigEndian.AppendUint32(nil, tableOwner|tablePersist)},
+	))
+	b.claimed = err == nil
+	return err
+}
+
+// prepare has c make our table, with or without an owner. With rebuild the one
+// that is there goes first: as one transaction with what follows, save for a
+// table with an owner, since the library knows none.
+func (b *Backend) prepare(c *nftables.Conn, owner bool, there tableInfo, rebuild bool) error {
+	if err := b.claim(there); err != nil {
+		return err
+	}
+	switch {
+	case !owner:
+		if rebuild {
+			b.claimed = false
+			c.DelTable(b.table)
+		}
+		c.AddTable(b.table)
+		return nil
+	case rebuild:
+		b.claimed = false
+		if err := b.transact(b.message(unix.NFT_MSG_DELTABLE, netlink.Request|netlink.Acknowledge,
+			netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)})); err != nil {
+			return err
+		}
+	case b.claimed && there.Handle != 0:
+		return nil
+	}
+	return b.own()
+}
