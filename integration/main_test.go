@@ -59,6 +59,7 @@ const (
 // world is a server, a client and a stranger.
 type world struct {
 	t                      *testing.T
+	net                    *lab.Net
 	server, alice, mallory *lab.Host
 	dir                    string // configuration, socket, keys
 	daemon                 *process
@@ -75,6 +76,7 @@ type process struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel() // it has the world to itself
 	n, err := lab.New()
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +86,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, dir: t.TempDir()}
+	w := &world{t: t, net: n, dir: t.TempDir()}
 	host := func(name string, addresses ...string) *lab.Host {
 		h, err := n.Host(name, addresses...)
 		if err != nil {
@@ -255,7 +257,12 @@ func (w *world) mustPass(from *lab.Host, to string, port int, want bool) {
 // listen accepts TCP connections on a port of the server.
 func (w *world) listen(port int) {
 	w.t.Helper()
-	err := w.server.Do(func() error {
+	w.listenOn(w.server, port)
+}
+
+func (w *world) listenOn(host *lab.Host, port int) {
+	w.t.Helper()
+	err := host.Do(func() error {
 		l, err := net.Listen("tcp", fmt.Sprint(":", port))
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -101,8 +102,7 @@ type Host struct {
 
 // New makes a switch. Call Close in the end.
 func New() (*Net, error) {
-	n := &Net{bridge: fmt.Sprintf("lab%d", nets)}
-	nets++
+	n := &Net{bridge: fmt.Sprintf("lab%d", nets.Add(1))}
 	return n, errors.Join(
 		ip("link", "set", "lo", "up"),
 		ip("link", "add", n.bridge, "type", "bridge"),
@@ -110,7 +110,7 @@ func New() (*Net, error) {
 	)
 }
 
-var nets int
+var nets atomic.Int64
 
 // Host adds a host with the given addresses, each with its prefix length.
 func (n *Net) Host(name string, addresses ...string) (*Host, error) {
