@@ -123,15 +123,8 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		for _, chain := range r.chains {
 			fill(chain.name, chain.rules)
 		}
-		failed = errors.Join(failed, c.AddSet(r.ports, r.verbs))
+		failed = errors.Join(failed, c.AddSet(r.ports, r.verdicts))
 		fill(guardChain, guardRules(r.ports))
-		if len(r.forwards) > 0 {
-			fill(forwardChain, nil)
-			for _, f := range r.forwards {
-				failed = errors.Join(failed, c.AddSet(f.ports, f.keys))
-				c.AddRule(&nftables.Rule{Table: b.table, Chain: b.chain(forwardChain), Exprs: forwardRule(f, g.Mark)})
-			}
-		}
 		sets, rules := r.names()
 		for name := range before.Chains {
 			if _, ok := rules[name]; !ok {

@@ -58,7 +58,7 @@ const (
 func New(o Options) (*Backend, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	b := &Backend{
-		table:   &nftables.Table{Name: o.Table, Family: nftables.TableFamilyINet},
+		table:   tableNamed(o.Table),
 		log:     o.Log,
 		changed: make(chan struct{}, 1),
 		stop:    stop,
@@ -74,6 +74,10 @@ func New(o Options) (*Backend, error) {
 	}
 	go b.monitor(ctx)
 	return b, nil
+}
+
+func tableNamed(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
 }
 
 // Changed implements firewall.Backend.

@@ -246,3 +246,69 @@ func TestCommentSurvivesAnything(t *testing.T) {
 		}
 	}
 }
+
+// everything is a guard with every kind of door.
+var everything = firewall.Guard{
+	Doors: []firewall.Door{
+		ssh,
+		{Name: "cut", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 80, Last: 90}}, Established: firewall.Cut, Connections: 3, MaxGrants: 10, Prefix4: 24, Prefix6: 64},
+		{Name: "four", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 100, Last: 100}, {Protocol: firewall.UDP, First: 100, Last: 110}}, Forward: netip.MustParseAddrPort("10.0.0.5:22"), MaxGrants: 10},
+		{Name: "six", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 101, Last: 101}}, Forward: netip.MustParseAddrPort("[2001:db8::5]:22"), MaxGrants: 10},
+	},
+	Mark:  0x1,
+	Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("2001:db8::/32")},
+}
+
+// What is printed is what is put into the kernel, and loading it again keeps
+// the grants.
+func TestThePrintedGuardIsTheGuard(t *testing.T) {
+	sets := everything
+	sets.Mode = firewall.Sets
+	sets.Doors = slices.Clone(sets.Doors)
+	sets.Doors[1].Established = firewall.Keep
+	for name, g := range map[string]firewall.Guard{"everything": everything, "sets": sets, "plain": {Doors: []firewall.Door{ssh, vpn}, Mark: 0x40000000}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t)
+			if err := b.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			written := nft(t, "list table inet webknock")
+			var file strings.Builder
+			if err := Print(&file, "webknock", g); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Unguard(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			nft(t, file.String())
+			if loaded := nft(t, "list table inet webknock"); loaded != written {
+				t.Errorf("printed:\n%s\nloads as\n%s\nwant\n%s", &file, loaded, written)
+			}
+			if err := b.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+			nft(t, file.String())
+			if err := b.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+				t.Errorf("grants %v", got)
+			}
+		})
+	}
+}
+
+func TestAnIdenticalTableMadeAnewIsNoticed(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	saved := nft(t, "list table inet webknock")
+	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+	nft(t, "flush ruleset\n"+saved)
+	if err := b.Check(t.Context()); !errors.Is(err, firewall.ErrNotGuarded) {
+		t.Errorf("check: %v", err)
+	}
+}

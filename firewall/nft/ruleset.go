@@ -108,15 +108,21 @@ func (b *Backend) allowSet(f family) *nftables.Set {
 	return &nftables.Set{Table: b.table, Name: "allow." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
-// allowed returns the elements of the set of networks that need no grant.
-func allowed(g firewall.Guard, f family) ([]nftables.SetElement, error) {
+// allowedNetworks returns the networks of a family that need no grant, without
+// overlaps.
+func allowedNetworks(g firewall.Guard, f family) (*netipx.IPSet, error) {
 	var set netipx.IPSetBuilder
 	for _, p := range g.Allow {
 		if p.Addr().Is4() == f.isIPv4 {
 			set.AddPrefix(p)
 		}
 	}
-	networks, err := set.IPSet()
+	return set.IPSet()
+}
+
+// allowed returns the elements of the set of networks that need no grant.
+func allowed(g firewall.Guard, f family) ([]nftables.SetElement, error) {
+	networks, err := allowedNetworks(g, f)
 	if err != nil {
 		return nil, err
 	}
@@ -150,19 +156,11 @@ type written struct {
 
 // A ruleset is all that a guard is, grants apart.
 type ruleset struct {
-	sets   []*nftables.Set // named ones
-	ports  *nftables.Set   // the anonymous map of the guard chain
-	verbs  []nftables.SetElement
-	allow  [2][]nftables.SetElement // by family
-	chains []written
-	// The forward chain wants an anonymous set of ports for each door.
-	forwards []forward
-}
-
-type forward struct {
-	door  firewall.Door
-	ports *nftables.Set
-	keys  []nftables.SetElement
+	sets     []*nftables.Set // named ones
+	ports    *nftables.Set   // the map of the guard chain
+	verdicts []nftables.SetElement
+	allow    [2][]nftables.SetElement // by family
+	chains   []written                // all but that of the guard
 }
 
 // ruleset returns what keeps g.
@@ -186,13 +184,12 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 			}
 		}
 	}
-	r.ports = b.anonymous(true)
+	r.ports, r.verdicts = b.portMap(g)
 	for _, door := range g.Doors {
-		r.verbs = append(r.verbs, portKeys(door, &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name})...)
 		r.chains = append(r.chains, written{chainPrefix + door.Name, b.doorRules(g, door)})
-		if door.Forward.IsValid() {
-			r.forwards = append(r.forwards, forward{door, b.anonymous(false), portKeys(door, nil)})
-		}
+	}
+	if rules := forwardRules(g); len(rules) > 0 {
+		r.chains = append(r.chains, written{forwardChain, rules})
 	}
 	return r, nil
 }
@@ -207,40 +204,28 @@ func (r *ruleset) names() (sets []string, rules map[string]int) {
 	for _, c := range r.chains {
 		rules[c.name] = len(c.rules)
 	}
-	if len(r.forwards) > 0 {
-		rules[forwardChain] = len(r.forwards)
-	}
 	return sets, rules
 }
 
-// anonymous returns a set of protocol and port, or a map of them to verdicts.
-func (b *Backend) anonymous(isMap bool) *nftables.Set {
-	s := &nftables.Set{
-		Table: b.table, Anonymous: true, Constant: true, IsMap: isMap, Interval: true, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+// portMap tells the chain of each guarded port, as one lookup however many
+// ports there are.
+func (b *Backend) portMap(g firewall.Guard) (*nftables.Set, []nftables.SetElement) {
+	set := &nftables.Set{
+		Table: b.table, Anonymous: true, Constant: true, IsMap: true, Interval: true, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), DataType: nftables.TypeVerdict,
 	}
-	if isMap {
-		s.DataType = nftables.TypeVerdict
+	var elements []nftables.SetElement
+	for _, door := range g.Doors {
+		for _, p := range door.Ports {
+			// Each part of a concatenated key fills a word.
+			key := func(n uint16) []byte { return append([]byte{byte(p.Protocol), 0, 0, 0}, append(port(n), 0, 0)...) }
+			elements = append(elements, nftables.SetElement{
+				Key: key(p.First), KeyEnd: key(p.Last),
+				VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chainPrefix + door.Name},
+			})
+		}
 	}
-	return s
-}
-
-// portKeys returns the ports of a door, as keys of protocol and port.
-func portKeys(door firewall.Door, verdict *expr.Verdict) (elements []nftables.SetElement) {
-	for _, p := range door.Ports {
-		// Each part of a concatenated key fills a word.
-		key := func(n uint16) []byte { return append([]byte{byte(p.Protocol), 0, 0, 0}, append(port(n), 0, 0)...) }
-		elements = append(elements, nftables.SetElement{Key: key(p.First), KeyEnd: key(p.Last), VerdictData: verdict})
-	}
-	return elements
-}
-
-// protocolAndPort loads what is looked up in a set of anonymous.
-func protocolAndPort() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-		transport(2, unix.NFT_REG32_01),
-	}
+	return set, elements
 }
 
 // guardRules send packets to guarded ports into the chains of their doors.
@@ -256,32 +241,45 @@ func guardRules(ports *nftables.Set) [][]expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNICAST)},
 			accept,
 		},
-		append(protocolAndPort(),
-			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true}),
+		{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+			transport(2, unix.NFT_REG32_01),
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true},
+		},
 	}
 }
 
-// forwardRule sends the granted packets of a door to another host, by the mark
-// that they carry.
-func forwardRule(f forward, mark uint32) []expr.Any {
-	to := f.door.Forward
-	return slices.Concat(
-		familyOf(to.Addr()).is(),
-		[]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mark), Xor: make([]byte, 4)},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
-			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-		},
-		protocolAndPort(),
-		[]expr.Any{
-			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: f.ports.ID, SetName: f.ports.Name},
-			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
-			&expr.Immediate{Register: 2, Data: port(to.Port())},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(familyOf(to.Addr()).nfproto), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
-		},
-	)
+// forwardRules send the granted packets of doors to other hosts, by the mark
+// that they carry: a rule for each range of ports, since nft cannot load what
+// it lists of a rule for several protocols.
+func forwardRules(g firewall.Guard) (rules [][]expr.Any) {
+	for _, door := range g.Doors {
+		to := door.Forward
+		if !to.IsValid() {
+			continue
+		}
+		for _, p := range door.Ports {
+			rules = append(rules, slices.Concat(
+				familyOf(to.Addr()).is(),
+				[]expr.Any{
+					&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+					&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(g.Mark), Xor: make([]byte, 4)},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(g.Mark)},
+					&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+					&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(p.Protocol)}},
+					transport(2, 1),
+					&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: port(p.First)},
+					&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: port(p.Last)},
+					&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+					&expr.Immediate{Register: 2, Data: port(to.Port())},
+					&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(familyOf(to.Addr()).nfproto), RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+				},
+			))
+		}
+	}
+	return rules
 }
 
 // doorRules let the clients with a grant and running sessions through, and
@@ -362,13 +360,18 @@ func (f family) is() []expr.Any {
 func (f family) client(door firewall.Door) []expr.Any {
 	load := []expr.Any{network(f.saddr, f.size, 1)}
 	if bits := f.bits(door); bits < int(f.size)*8 {
-		mask := make([]byte, f.size)
-		for i := range bits {
-			mask[i/8] |= 0x80 >> (i % 8)
-		}
-		load = append(load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: mask, Xor: make([]byte, f.size)})
+		load = append(load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: f.mask(bits), Xor: make([]byte, f.size)})
 	}
 	return load
+}
+
+// mask returns an address whose first bits are set.
+func (f family) mask(bits int) []byte {
+	mask := make([]byte, f.size)
+	for i := range bits {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return mask
 }
 
 // state matches packets of which conntrack says one of the given things.
