@@ -56,6 +56,7 @@ install: build
 	install -D -m 0644 docs/man/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8
 	install -D -m 0644 docs/man/webknock.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
 	install -D -m 0644 docs/systemd/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service
+	install -D -m 0644 docs/systemd/webknock-guard.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
 
 clean:
 	rm -rf bin

@@ -1,22 +1,67 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"webknock/httpd/admin"
 )
 
 func newReload(a *app) *cobra.Command {
-	return &cobra.Command{
+	var confirm time.Duration
+	c := &cobra.Command{
 		Use:   "reload",
 		Short: "Have the daemon read its configuration again",
 		Long:  "reload changes the configuration as a whole or, if it has errors, not at all.",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := a.api().Reload(c.Context()); err != nil {
+			var r admin.ReloadRequest
+			if confirm > 0 {
+				r.Confirm = confirm.String()
+			}
+			if err := a.api().Reload(c.Context(), r); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "reloaded")
+			if confirm > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "reloaded; without webknock confirm within %v the old configuration comes back\n", confirm)
+			} else {
+				fmt.Fprintln(c.OutOrStdout(), "reloaded")
+			}
+			return nil
+		},
+	}
+	c.Flags().Var((*trialTime)(&confirm), "confirm", "put the old configuration back unless webknock confirm follows within `DURATION`")
+	return c
+}
+
+// trialTime is a flag that holds how long to wait for a confirmation.
+type trialTime time.Duration
+
+func (t *trialTime) String() string { return "" }
+func (t *trialTime) Type() string   { return "duration" }
+
+func (t *trialTime) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d > 24*time.Hour {
+		return errors.New("not a duration from 1s to 24h (like 2m)")
+	}
+	*t = trialTime(d)
+	return nil
+}
+
+func newConfirm(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "confirm",
+		Short: "Confirm a start or a reload that would be undone otherwise",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := a.api().Confirm(c.Context()); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "confirmed")
 			return nil
 		},
 	}

@@ -87,7 +87,9 @@ func (steady) Close(_ context.Context, id string) error {
 	return nil
 }
 
-func (steady) Reload(context.Context) error {
+func (steady) Confirm(context.Context) error { return nil }
+
+func (steady) Reload(context.Context, admin.ReloadRequest) error {
 	p := admin.NewProblem(http.StatusUnprocessableEntity, "the configuration has errors, and nothing has changed")
 	p.Errors = admin.List[string]{"w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)"}
 	return p

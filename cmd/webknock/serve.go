@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ import (
 
 func newServe(a *app) *cobra.Command {
 	var dryRun bool
+	var confirm time.Duration
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive knocks, keep doors, open them",
@@ -24,14 +26,15 @@ func newServe(a *app) *cobra.Command {
 			"stop it, and leave the doors guarded.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return serve(c.Context(), a, dryRun, c.ErrOrStderr())
+			return serve(c.Context(), a, dryRun, confirm, c.ErrOrStderr())
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "touch no firewall: guard nothing, open nothing")
+	c.Flags().Var((*trialTime)(&confirm), "confirm", "take the guard away again unless webknock confirm follows within `DURATION`")
 	return c
 }
 
-func serve(ctx context.Context, a *app, dryRun bool, stderr io.Writer) error {
+func serve(ctx context.Context, a *app, dryRun bool, confirm time.Duration, stderr io.Writer) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -59,6 +62,7 @@ func serve(ctx context.Context, a *app, dryRun bool, stderr io.Writer) error {
 		ConfigFile: a.configFile,
 		Socket:     a.socket,
 		DryRun:     dryRun,
+		Confirm:    confirm,
 		Version:    version,
 		Log:        newLogger(stderr, cfg.Log.Format, level),
 		Level:      level,

@@ -27,6 +27,9 @@ func newStatus(a *app) *cobra.Command {
 			for _, problem := range s.Problems {
 				fmt.Fprintf(w, "problem: %s\n", problem)
 			}
+			if s.ConfirmBy != nil {
+				fmt.Fprintf(w, "undone unless webknock confirm follows by %s\n", s.ConfirmBy.Local().Format(time.TimeOnly))
+			}
 			fmt.Fprintf(w, "firewall %s, mode %s\n", s.Firewall.Backend, s.Firewall.Mode)
 			fmt.Fprintf(w, "%d clients in progress, %d grants\n\n", s.Clients, s.Grants)
 			var rows [][]string

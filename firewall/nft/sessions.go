@@ -89,6 +89,28 @@ func sessionsBefore(g firewall.Guard) (map[bool][]nftables.SetElement, error) {
 	return found, err
 }
 
+// Sessions returns who has TCP sessions to guarded ports of this host, by door,
+// in no order. Networks that need no grant are left out, and so is this host.
+func (b *Backend) Sessions() (map[string][]netip.Addr, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.guard == nil {
+		return nil, nil
+	}
+	up, err := sessions()
+	by := map[string][]netip.Addr{}
+	for _, s := range up {
+		client := s.client.Addr()
+		door := guards(*b.guard, s.ours.Port())
+		if door == nil || client == s.ours.Addr() || client.IsLoopback() || slices.Contains(by[door.Name], client) ||
+			slices.ContainsFunc(b.guard.Allow, func(p netip.Prefix) bool { return p.Contains(client) }) {
+			continue
+		}
+		by[door.Name] = append(by[door.Name], client)
+	}
+	return by, err
+}
+
 // EndSessions implements firewall.Backend. The kernel resets the sessions'
 // sockets (SOCK_DESTROY of sock_diag), so that the clients hear at once.
 // Sessions through a door that forwards have no socket here; they are reset by

@@ -32,9 +32,10 @@ func (f *fake) Open(_ context.Context, r OpenRequest) (Grant, error) {
 	}
 	return Grant{ID: "b", Client: r.Client}, nil
 }
-func (f *fake) Close(_ context.Context, id string) error { f.closed = append(f.closed, id); return nil }
-func (f *fake) Reload(context.Context) error             { return errors.New("no") }
-func (f *fake) Unguard(context.Context) error            { return nil }
+func (f *fake) Close(_ context.Context, id string) error    { f.closed = append(f.closed, id); return nil }
+func (f *fake) Reload(context.Context, ReloadRequest) error { return errors.New("no") }
+func (f *fake) Confirm(context.Context) error               { return nil }
+func (f *fake) Unguard(context.Context) error               { return nil }
 
 func serve(t *testing.T) (API, *fake) {
 	t.Helper()
@@ -84,7 +85,7 @@ func TestTheAPIDoesWhatItIsAsked(t *testing.T) {
 	if err := api.Close(ctx, "a"); err != nil || f.closed[len(f.closed)-1] != "a" {
 		t.Errorf("close: %v, %v", err, f.closed)
 	}
-	if err := api.Reload(ctx); !errors.As(err, &p) || p.Status != http.StatusInternalServerError || p.Detail != "no" {
+	if err := api.Reload(ctx, ReloadRequest{}); !errors.As(err, &p) || p.Status != http.StatusInternalServerError || p.Detail != "no" {
 		t.Errorf("reload: %v", err)
 	}
 	if err := api.Unguard(ctx); err != nil {

@@ -31,7 +31,8 @@ type Control interface {
 	Grants(context.Context) ([]Grant, error)
 	Open(context.Context, OpenRequest) (Grant, error)
 	Close(ctx context.Context, id string) error
-	Reload(context.Context) error
+	Reload(context.Context, ReloadRequest) error
+	Confirm(context.Context) error
 	Unguard(context.Context) error
 }
 
@@ -55,6 +56,8 @@ type Status struct {
 	Sequences List[Sequence] `json:"sequences"`
 	Clients   int            `json:"clients"` // in progress
 	Grants    int            `json:"grants"`
+	// ConfirmBy is until when a change waits for confirmation, if one does.
+	ConfirmBy *time.Time `json:"confirm_by,omitempty"`
 }
 
 // The states of a daemon.
@@ -119,6 +122,13 @@ type OpenRequest struct {
 	Door   string `json:"door"`
 	Client string `json:"client"`        // an address
 	TTL    string `json:"ttl,omitempty"` // a Go duration; empty: the door's own
+}
+
+// ReloadRequest is the body of POST /v1/reload, which may be left out.
+type ReloadRequest struct {
+	// Confirm is how long to wait for a confirmation, as a Go duration of at
+	// least 1s, before the change is undone; empty: not at all.
+	Confirm string `json:"confirm,omitempty"`
 }
 
 // ClientList and GrantList are the answers that list.
@@ -201,7 +211,18 @@ func Handler(control Control) http.Handler {
 		r.Delete("/grants/{id}", func(w http.ResponseWriter, r *http.Request) {
 			done(w, control.Close(r.Context(), chi.URLParam(r, "id")))
 		})
-		r.Post("/reload", func(w http.ResponseWriter, r *http.Request) { done(w, control.Reload(r.Context())) })
+		r.Post("/reload", func(w http.ResponseWriter, r *http.Request) {
+			var request ReloadRequest
+			var err error
+			if r.ContentLength != 0 {
+				err = decode(w, r, &request)
+			}
+			if err == nil {
+				err = control.Reload(r.Context(), request)
+			}
+			done(w, err)
+		})
+		r.Post("/confirm", func(w http.ResponseWriter, r *http.Request) { done(w, control.Confirm(r.Context())) })
 		r.Post("/unguard", func(w http.ResponseWriter, r *http.Request) { done(w, control.Unguard(r.Context())) })
 	})
 	return r

@@ -51,8 +51,13 @@ func (a API) Close(ctx context.Context, id string) error {
 }
 
 // Reload has the daemon read its configuration again.
-func (a API) Reload(ctx context.Context) error {
-	return a.call(ctx, http.MethodPost, "/v1/reload", nil, nil)
+func (a API) Reload(ctx context.Context, r ReloadRequest) error {
+	return a.call(ctx, http.MethodPost, "/v1/reload", r, nil)
+}
+
+// Confirm confirms a change that would be undone otherwise.
+func (a API) Confirm(ctx context.Context) error {
+	return a.call(ctx, http.MethodPost, "/v1/confirm", nil, nil)
 }
 
 // Unguard has the daemon take the guard away.

@@ -30,7 +30,10 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	if problem != nil {
 		s.Problems = append(s.Problems, problem.Error())
 	} else if !guarded {
-		s.Problems = append(s.Problems, "the guard was taken away; webknock reload puts it back")
+		s.Problems = append(s.Problems, d.taken())
+	}
+	if until := d.pending(); !until.IsZero() {
+		s.ConfirmBy = &until
 	}
 	counts, err := d.gate.Count(ctx)
 	if err != nil {
@@ -128,28 +131,55 @@ func (d *Daemon) Unguard(ctx context.Context) error {
 	if err := d.gate.Unguard(ctx); err != nil {
 		return problemOf(err)
 	}
-	d.Log.Warn("the guard was taken away; webknock reload puts it back")
+	d.setTaken("the guard was taken away; webknock reload puts it back")
 	return nil
+}
+
+// setTaken remembers, and logs, why nothing is guarded.
+func (d *Daemon) setTaken(why string) {
+	d.mu.Lock()
+	d.unguarded = why
+	d.mu.Unlock()
+	d.Log.Warn(why)
+}
+
+func (d *Daemon) taken() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unguarded
 }
 
 // Reload implements admin.Control. The configuration changes as a whole or,
 // if it returns an error, not at all.
-func (d *Daemon) Reload(ctx context.Context) error {
+func (d *Daemon) Reload(ctx context.Context, r admin.ReloadRequest) error {
+	var confirm time.Duration
+	if r.Confirm != "" {
+		var err error
+		if confirm, err = time.ParseDuration(r.Confirm); err != nil || confirm < time.Second {
+			return admin.NewProblem(http.StatusBadRequest, "confirm: not a duration of at least 1s (like 2m)")
+		}
+	}
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	d.notifier.reloading()
 	defer d.notifier.ready()
-	err := d.reload(ctx)
+	old := d.config.Load()
+	err := errPending
+	if d.pending().IsZero() {
+		err = d.reload(ctx, old)
+	}
 	if err != nil {
 		d.Log.Error("not reloaded, the configuration is as it was", "error", err)
-	} else {
-		d.Log.Info("reloaded", "config", d.ConfigFile)
+		return problemOf(err)
 	}
-	return problemOf(err)
+	d.Log.Info("reloaded", "config", d.ConfigFile)
+	if confirm > 0 {
+		d.begin(confirm, d.reloadUnconfirmed(old))
+	}
+	return nil
 }
 
-func (d *Daemon) reload(ctx context.Context) error {
-	old := d.config.Load()
+func (d *Daemon) reload(ctx context.Context, old *config.Config) error {
 	cfg, err := config.Load(d.ConfigFile)
 	if err != nil {
 		return err
@@ -157,6 +187,11 @@ func (d *Daemon) reload(ctx context.Context) error {
 	if err := fixed(old, cfg); err != nil {
 		return err
 	}
+	return d.apply(ctx, cfg)
+}
+
+// apply puts a configuration in force, as a whole or not at all.
+func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	rules, err := newRules(cfg, d.shards.rules.Load())
 	if err != nil {
 		return err
@@ -218,7 +253,7 @@ func problemOf(err error) error {
 		return p
 	case errors.Is(err, firewall.ErrNoDoor), errors.Is(err, firewall.ErrNoGrant):
 		return admin.NewProblem(http.StatusNotFound, err.Error())
-	case errors.Is(err, firewall.ErrFull), errors.Is(err, firewall.ErrUnguarded):
+	case errors.Is(err, firewall.ErrFull), errors.Is(err, firewall.ErrUnguarded), errors.Is(err, firewall.ErrForward), errors.Is(err, errPending):
 		return admin.NewProblem(http.StatusConflict, err.Error())
 	case errors.Is(err, firewall.ErrBusy), errors.Is(err, firewall.ErrStopped):
 		return admin.NewProblem(http.StatusServiceUnavailable, err.Error())

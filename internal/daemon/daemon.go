@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,8 +29,9 @@ const stopTimeout = 1500 * time.Millisecond
 // Options are what a Daemon is started with.
 type Options struct {
 	ConfigFile string
-	Socket     string // of the admin API; empty: as configured
-	DryRun     bool   // touch no firewall, whatever the configuration says
+	Socket     string        // of the admin API; empty: as configured
+	Confirm    time.Duration // take the guard away again unless the start is confirmed in this time; 0: no
+	DryRun     bool          // touch no firewall, whatever the configuration says
 	Version    string
 	Log        *slog.Logger
 	Level      *slog.LevelVar // of Log; the configuration sets it
@@ -49,6 +51,9 @@ type Daemon struct {
 
 	mu          sync.Mutex
 	completions map[string]uint64 // by sequence
+	unguarded   string            // why nothing is guarded, if nothing is
+
+	trial trial
 }
 
 // A listener is what serves one address of the configuration.
@@ -100,7 +105,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer start(ctx, d.shards.run)()
+	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)
+	defer d.end()
 	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
 	defer start(ctx, d.reportLosses)()
 	defer start(ctx, func(ctx context.Context) {
@@ -115,15 +122,45 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if o.DryRun {
 		o.Log.Warn("DRY RUN: no firewall is touched, no door is guarded, nothing opens")
 	}
+	if o.Confirm > 0 {
+		d.begin(o.Confirm, d.startUnconfirmed)
+	}
 	d.notifier.ready()
 	for {
 		select {
 		case <-reload:
-			d.Reload(ctx) // logs how it went
+			d.Reload(ctx, admin.ReloadRequest{}) // logs how it went
 		case <-ctx.Done():
 			d.notifier.stopping()
 			o.Log.Info("stopping; doors stay guarded, and grants end on time")
 			return nil
+		}
+	}
+}
+
+// warnOfSessions says who would have to knock if their session broke off now.
+func (d *Daemon) warnOfSessions(ctx context.Context, backend firewall.Backend, g firewall.Guard) {
+	nftables, ok := backend.(*nft.Backend)
+	if !ok || g.Mode == firewall.Sets {
+		return
+	}
+	grants, err := d.gate.Grants(ctx)
+	if err != nil {
+		return // the gate says why
+	}
+	up, err := nftables.Sessions()
+	if err != nil {
+		d.Log.Warn("sessions that are up cannot be listed", "error", err)
+		return
+	}
+	for door, clients := range up {
+		clients = slices.DeleteFunc(clients, func(a netip.Addr) bool {
+			return slices.ContainsFunc(grants, func(grant firewall.Grant) bool { return grant.Door == door && grant.Client.Contains(a) })
+		})
+		if len(clients) > 0 {
+			d.Log.Warn("these clients have a session that lives on, but need a knock for the next: try that before you end it "+
+				"(serve --confirm 2m takes the guard away unless you confirm; firewall.allow names networks that need no knock)",
+				"door", door, "clients", fmt.Sprint(clients[:min(len(clients), 10)]), "count", len(clients))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -188,11 +189,17 @@ func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
 	}
 }
 
-// A whole daemon that touches no firewall, over its API.
-func TestADaemonFromStartToStop(t *testing.T) {
+// dryRun starts a whole daemon that touches no firewall.
+func dryRun(t *testing.T, confirm time.Duration) (api admin.API, path string, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	path, socket := filepath.Join(dir, "w.yaml"), filepath.Join(dir, "s")
-	if err := os.WriteFile(path, []byte(strings.Replace(file, "127.0.0.1:1", "127.0.0.1:48611", 1)), 0o600); err != nil {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	if err := os.WriteFile(path, []byte(strings.Replace(file, "127.0.0.1:1", free.Addr().String(), 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -200,14 +207,96 @@ func TestADaemonFromStartToStop(t *testing.T) {
 	log := slog.New(onMessage{"DRY RUN", ready})
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Options{ConfigFile: path, Socket: socket, DryRun: true, Version: "v", Log: log, Level: new(slog.LevelVar)}, nil)
+		ended <- Run(ctx, Options{ConfigFile: path, Socket: socket, DryRun: true, Confirm: confirm, Version: "v", Log: log, Level: new(slog.LevelVar)}, nil)
 	}()
 	select {
 	case <-ready:
 	case err := <-ended:
 		t.Fatal(err)
 	}
-	api := admin.API{Socket: socket}
+	return admin.API{Socket: socket}, path, func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAStartThatNobodyConfirmsIsUndone(t *testing.T) {
+	api, _, stop := dryRun(t, time.Second)
+	defer stop()
+	var s admin.Status
+	for s.State != admin.Degraded {
+		var err error
+		if s, err = api.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "nobody has confirmed") || s.ConfirmBy != nil {
+		t.Errorf("status %+v", s)
+	}
+	if err := api.Confirm(t.Context()); err == nil {
+		t.Error("confirmed though it was too late")
+	}
+	if err := api.Reload(t.Context(), admin.ReloadRequest{}); err != nil {
+		t.Error(err)
+	}
+	if s, err := api.Status(t.Context()); err != nil || s.State != admin.OK {
+		t.Errorf("after the reload: %+v, %v", s, err)
+	}
+}
+
+func TestAChangeThatIsConfirmedStays(t *testing.T) {
+	api, path, stop := dryRun(t, time.Hour)
+	defer stop()
+	if s, err := api.Status(t.Context()); err != nil || s.ConfirmBy == nil {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	var p *admin.Problem
+	if err := api.Reload(t.Context(), admin.ReloadRequest{}); !errors.As(err, &p) || p.Status != http.StatusConflict {
+		t.Errorf("a reload while the start waits: %v", err)
+	}
+	if err := api.Confirm(t.Context()); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "ssh", "other")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Reload(t.Context(), admin.ReloadRequest{Confirm: "1s"}); err != nil {
+		t.Fatal(err)
+	}
+	door := func() string {
+		s, err := api.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Doors[0].Name
+	}
+	if door() != "other" {
+		t.Error("the change is not in force")
+	}
+	for door() != "ssh" { // until it is undone
+	}
+	if err := api.Reload(t.Context(), admin.ReloadRequest{Confirm: "1h"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Confirm(t.Context()); err != nil || door() != "other" {
+		t.Errorf("door %s, %v", door(), err)
+	}
+	if err := api.Reload(t.Context(), admin.ReloadRequest{Confirm: "soon"}); !errors.As(err, &p) || p.Status != http.StatusBadRequest {
+		t.Errorf("no duration: %v", err)
+	}
+}
+
+// A whole daemon, over its API.
+func TestADaemonFromStartToStop(t *testing.T) {
+	api, path, stop := dryRun(t, 0)
+	ctx := t.Context()
 	grant, err := api.Open(ctx, admin.OpenRequest{Door: "ssh", Client: "192.0.2.1"})
 	if err != nil || grant.Client != "192.0.2.1" || grant.Remaining < 1 {
 		t.Errorf("open: %+v, %v", grant, err)
@@ -230,14 +319,11 @@ func TestADaemonFromStartToStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p *admin.Problem
-	if err := api.Reload(ctx); !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity || len(p.Errors) == 0 {
+	if err := api.Reload(ctx, admin.ReloadRequest{}); !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity || len(p.Errors) == 0 {
 		t.Errorf("reload: %v", err)
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+	stop()
+	if _, err := os.Lstat(api.Socket); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
 	}
 }

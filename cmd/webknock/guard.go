@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"webknock/config"
+	"webknock/firewall/nft"
+)
+
+func newGuard(a *app) *cobra.Command {
+	var print bool
+	c := &cobra.Command{
+		Use:   "guard",
+		Short: "Close all doors, without a daemon",
+		Long: "guard puts up what keeps the doors closed, and exits: for a unit that runs at boot, before\n" +
+			"the network and after nftables.service, so that no door is open until the daemon starts.\n" +
+			"Grants that run go on. With --print it writes that as a file for nft instead.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(a.configFile)
+			if err != nil {
+				return err
+			}
+			if print {
+				return nft.Print(c.OutOrStdout(), cfg.Firewall.Table, cfg.Firewall.Guard)
+			}
+			backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				return err
+			}
+			defer backend.Close()
+			if err := backend.Guard(c.Context(), cfg.Firewall.Guard, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%d doors are guarded\n", len(cfg.Doors))
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&print, "print", false, "write the guard as a file for nft(8)")
+	return c
+}

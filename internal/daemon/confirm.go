@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"webknock/config"
+	"webknock/httpd/admin"
+)
+
+// revertRetry is how long after a failure it is tried again to undo a change.
+const revertRetry = 5 * time.Second
+
+// A trial is a change that is undone unless somebody confirms it in time, so
+// that nobody locks himself out for good.
+type trial struct {
+	mu    sync.Mutex
+	until time.Time // zero: nothing waits for confirmation
+	timer *time.Timer
+	undo  func(context.Context) error
+}
+
+// begin has undo called after a time, unless it is confirmed before.
+func (d *Daemon) begin(after time.Duration, undo func(context.Context) error) {
+	d.trial.mu.Lock()
+	defer d.trial.mu.Unlock()
+	d.trial.until = time.Now().Add(after)
+	d.trial.undo = undo
+	d.trial.timer = time.AfterFunc(after, d.unconfirmed)
+	d.Log.Warn("waiting for webknock confirm; without it the change is undone", "until", d.trial.until)
+}
+
+// unconfirmed undoes the change whose time is over.
+func (d *Daemon) unconfirmed() {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	d.trial.mu.Lock()
+	defer d.trial.mu.Unlock()
+	if d.trial.until.IsZero() {
+		return // confirmed meanwhile
+	}
+	if err := d.trial.undo(context.Background()); err != nil {
+		d.Log.Error("nobody has confirmed, and the change cannot be undone; trying again", "error", err)
+		d.trial.timer = time.AfterFunc(revertRetry, d.unconfirmed)
+		return
+	}
+	d.trial.until = time.Time{}
+}
+
+// pending returns until when a change waits for confirmation; zero: none does.
+func (d *Daemon) pending() time.Time {
+	d.trial.mu.Lock()
+	defer d.trial.mu.Unlock()
+	return d.trial.until
+}
+
+// Confirm implements admin.Control.
+func (d *Daemon) Confirm(context.Context) error {
+	d.trial.mu.Lock()
+	defer d.trial.mu.Unlock()
+	if d.trial.until.IsZero() {
+		return admin.NewProblem(http.StatusConflict, "nothing waits for confirmation")
+	}
+	d.trial.timer.Stop()
+	d.trial.until = time.Time{}
+	d.Log.Info("confirmed")
+	return nil
+}
+
+// end undoes at once what waits for confirmation when the daemon stops.
+func (d *Daemon) end() {
+	if d.pending().IsZero() {
+		return
+	}
+	d.trial.timer.Stop()
+	d.unconfirmed()
+}
+
+// startUnconfirmed takes the guard away again, and stays.
+func (d *Daemon) startUnconfirmed(ctx context.Context) error {
+	if err := d.gate.Unguard(ctx); err != nil {
+		return err
+	}
+	d.setTaken("nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
+	return nil
+}
+
+// reloadUnconfirmed puts back the configuration from before a reload.
+func (d *Daemon) reloadUnconfirmed(old *config.Config) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := d.apply(ctx, old); err != nil {
+			return err
+		}
+		d.Log.Warn("nobody has confirmed the reload, the configuration is as it was before")
+		return nil
+	}
+}
+
+var errPending = errors.New("an earlier change waits for confirmation (webknock confirm, or wait until it is undone)")
