@@ -5,8 +5,8 @@ PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What the tests need beside Go, as Debian calls it.
-PACKAGES = ca-certificates curl gcc iproute2 libc6-dev nftables nmap openssh-client openssh-server uidmap
-NEEDED   = curl gcc ip newuidmap nft nmap ssh sshd ssh-keygen
+PACKAGES = ca-certificates curl gcc iproute2 iptables libc6-dev nftables nmap openssh-client openssh-server procps ufw uidmap
+NEEDED   = curl gcc ip iptables newuidmap nft nmap ssh sshd ssh-keygen sysctl ufw
 
 export PATH := $(PATH):/usr/sbin:/sbin
 

@@ -400,3 +400,20 @@ func transport(offset, register uint32) expr.Any {
 }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
+
+// GrantSets returns the names of the sets that hold a door's grants.
+func GrantSets(door firewall.Door) (names []string) {
+	for _, f := range families {
+		names = append(names, f.grantSetName(door))
+	}
+	return names
+}
+
+// SessionSets returns the names of the sets that hold sessions from before the
+// guard.
+func SessionSets() (names []string) {
+	for _, f := range families {
+		names = append(names, reservedDoor+f.suffix)
+	}
+	return names
+}

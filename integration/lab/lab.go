@@ -88,6 +88,15 @@ func PrivateRun() error {
 	)
 }
 
+// PrivateCopy puts a copy of a directory over it, for this process and those
+// that it starts. PrivateRun has to come before.
+func PrivateCopy(dir, to string) error {
+	if out, err := exec.Command("cp", "-a", dir+"/.", to).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp %s: %w: %s", dir, err, out)
+	}
+	return syscall.Mount(to, dir, "", syscall.MS_BIND, "")
+}
+
 // A Net is a switch that hosts are plugged into.
 type Net struct {
 	bridge string
