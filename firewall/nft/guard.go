@@ -90,7 +90,13 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 			b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
 		}
 	}
-	return b.talk("guard the doors", func(c *nftables.Conn) error {
+	if !before.exists() || rebuild {
+		for i := range restore {
+			restore[i].New = true
+		}
+	}
+	first := restore[:min(len(restore), maxChanges)]
+	err := b.talk("guard the doors", func(c *nftables.Conn) error {
 		if err := b.prepare(c, g.Owner, before.Info, rebuild); err != nil {
 			return err
 		}
@@ -137,9 +143,18 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 				c.DelSet(&nftables.Set{Table: b.table, Name: name})
 			}
 		}
-		failed = errors.Join(failed, b.queue(c, g, restore, time.Now()))
+		failed = errors.Join(failed, b.queue(c, g, first, time.Now()))
 		return errors.Join(failed, c.Flush())
 	})
+	for part := range slices.Chunk(restore[len(first):], maxChanges) {
+		if err != nil {
+			break
+		}
+		err = b.talk("put grants back", func(c *nftables.Conn) error {
+			return errors.Join(b.queue(c, g, part, time.Now()), c.Flush())
+		})
+	}
+	return err
 }
 
 func hasDoor(g firewall.Guard, name string) bool { return g.Door(name) != nil }

@@ -37,6 +37,11 @@ type Backend struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 
+	buffer int // bytes of answers that the socket may hold
+	// fault, of tests, is asked before and after what is said to the kernel,
+	// and returns what went wrong with it.
+	fault func(what string, said bool) error
+
 	mu   sync.Mutex // conn: requests and answers of two callers would mix
 	conn *nftables.Conn
 	sock *netlink.Conn // of conn, for its deadlines, and for what the library lacks
@@ -49,8 +54,11 @@ type Backend struct {
 var _ firewall.Backend = (*Backend)(nil)
 
 const (
-	sockBuffer     = 4 << 20 // bytes; enough for the acknowledgements of 5,000 messages
-	requestTimeout = 3 * time.Second
+	sockBuffer     = 4 << 20          // bytes; enough for the acknowledgements of 5,000 messages
+	requestTimeout = 10 * time.Second // reading 65,536 grants takes a part of it
+	// maxChanges is how many grants one transaction sets at most: what the
+	// socket takes is bounded.
+	maxChanges = 8192
 )
 
 // New returns a backend, and an error that wraps firewall.ErrPermission or
@@ -61,6 +69,7 @@ func New(o Options) (*Backend, error) {
 		table:   tableNamed(o.Table),
 		log:     o.Log,
 		changed: make(chan struct{}, 1),
+		buffer:  sockBuffer,
 		stop:    stop,
 		done:    make(chan struct{}),
 	}
@@ -114,8 +123,14 @@ func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 			err = b.claim(t)
 		}
 	}
+	if err == nil && b.fault != nil {
+		err = b.fault(what, false)
+	}
 	if err == nil {
 		err = f(b.conn)
+	}
+	if err == nil && b.fault != nil {
+		err = b.fault(what, true)
 	}
 	if err != nil {
 		b.hangUp()
@@ -132,7 +147,7 @@ func (b *Backend) dial() error {
 		b.sock = c
 		// Without CAP_NET_ADMIN in the first user namespace the kernel grants
 		// less, which is enough for small transactions.
-		c.SetReadBuffer(sockBuffer)
+		c.SetReadBuffer(b.buffer)
 		c.SetWriteBuffer(sockBuffer)
 		return nil
 	}))

@@ -1,0 +1,199 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"webknock/firewall"
+	"webknock/firewall/firewalltest"
+)
+
+// clients returns grants of so many clients.
+func clients(n int) (changes []firewall.Change) {
+	addr := netip.MustParseAddr("10.0.0.0")
+	for range n {
+		addr = addr.Next()
+		changes = append(changes, firewall.Change{Grant: firewalltest.Grant("ssh", addr.String(), time.Hour)})
+	}
+	return changes
+}
+
+// Whatever goes wrong, before the kernel has heard of it or after, the error is
+// told, and what comes next is done and read rightly.
+func TestEveryFaultIsToldAndGotOver(t *testing.T) {
+	for _, errno := range []error{syscall.EPERM, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN, syscall.EBUSY, os.ErrDeadlineExceeded, errors.New("garbage")} {
+		for _, said := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, heard %v", errno, said), func(t *testing.T) {
+				b := newBackend(t)
+				guard(t, b, ssh)
+				failing := true
+				b.fault = func(what string, after bool) error {
+					if failing && after == said {
+						failing = false
+						return errno
+					}
+					return nil
+				}
+				grant := firewalltest.Grant("ssh", "192.0.2.1", time.Minute)
+				err := b.Commit(t.Context(), []firewall.Change{{Grant: grant}})
+				want := []string{}
+				if said {
+					want = append(want, "ssh 192.0.2.1/32")
+				}
+				if errno == syscall.ENOBUFS && said { // read back, and found to be done
+					if err != nil {
+						t.Errorf("the change was made, and the error is %v", err)
+					}
+				} else if !errors.Is(err, errno) {
+					t.Errorf("error %v, want %v", err, errno)
+				}
+				if got := held(t, b); !slices.Equal(got, want) && len(got)+len(want) > 0 {
+					t.Errorf("grants %q, want %q", got, want)
+				}
+				for _, step := range []struct {
+					name string
+					do   func() error
+				}{
+					{"guard", func() error { return b.Guard(t.Context(), *b.guard, nil) }},
+					{"check", func() error { return b.Check(t.Context()) }},
+					{"read", func() error { _, err := b.Read(t.Context()); return err }},
+					{"unguard", func() error { return b.Unguard(t.Context()) }},
+				} {
+					failing = true
+					first := step.do()
+					failing = false
+					if step.name == "unguard" {
+						guard(t, b, ssh)
+					}
+					if second := step.do(); second != nil {
+						t.Errorf("%s: at first %v, then %v", step.name, first, second)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The kernel answers more than the socket holds: it has done as it was told,
+// and the rest of the answers is lost.
+func TestAnswersThatDoNotFitTheSocket(t *testing.T) {
+	b := newBackend(t)
+	b.hangUp()
+	b.buffer = 1 // the kernel makes it its least
+	var doors []firewall.Door
+	for i := range 100 {
+		door := ssh
+		door.Name, door.Ports = fmt.Sprint("door", i), []firewall.Ports{{Protocol: firewall.TCP, First: uint16(1000 + i), Last: uint16(1000 + i)}}
+		doors = append(doors, door)
+	}
+	doors = append(doors, ssh)
+	if err := b.Guard(t.Context(), firewall.Guard{Doors: doors, Mark: 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	changes := clients(1000)
+	if err := b.Commit(t.Context(), changes); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(held(t, b)); n != len(changes) {
+		t.Errorf("%d grants, want %d", n, len(changes))
+	}
+	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFullSetIsSaidAndNothingChanges(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	changes := clients(setSize)
+	for part := range slices.Chunk(changes, 8192) {
+		if err := b.Commit(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := firewalltest.Grant("ssh", "192.0.2.1", time.Minute)
+	for _, isNew := range []bool{false, true} {
+		if err := b.Commit(t.Context(), []firewall.Change{{Grant: one, New: isNew}}); !errors.Is(err, firewall.ErrFull) {
+			t.Errorf("error %v", err)
+		}
+	}
+	if n := len(held(t, b)); n != setSize {
+		t.Errorf("%d grants, want %d", n, setSize)
+	}
+	// So many are put back as well.
+	var grants []firewall.Grant
+	for _, c := range changes {
+		grants = append(grants, c.Grant)
+	}
+	nft(t, "flush ruleset")
+	began := time.Now()
+	if err := b.Guard(t.Context(), *b.guard, grants); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d grants put back in %v", len(grants), time.Since(began))
+	if n := len(held(t, b)); n != setSize {
+		t.Errorf("%d grants, want %d", n, setSize)
+	}
+	changes[0].Close = true
+	if err := b.Commit(t.Context(), []firewall.Change{changes[0]}); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if err := b.Commit(t.Context(), []firewall.Change{{Grant: one}}); err != nil {
+		t.Errorf("in the place that is free: %v", err)
+	}
+}
+
+func TestATableThatGoesBetweenIsSaid(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	nft(t, "flush ruleset")
+	if err := b.Commit(t.Context(), clients(1)); !errors.Is(err, firewall.ErrNotGuarded) {
+		t.Errorf("error %v", err)
+	}
+	if list := nft(t, "list ruleset"); strings.Contains(list, "webknock") {
+		t.Errorf("a part of the table was made:\n%s", list)
+	}
+}
+
+// More events than the monitor's socket holds.
+func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	other, err := New(Options{Table: "other", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	guard(t, other, ssh)
+	for part := range slices.Chunk(clients(40_000), 8192) {
+		if err := other.Commit(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nft(t, "delete table inet webknock")
+	deadline := time.After(10 * time.Second)
+	for !errors.Is(b.Check(t.Context()), firewall.ErrNotGuarded) {
+		select {
+		case <-b.Changed():
+		case <-deadline:
+			t.Fatal("the change was not noticed")
+		}
+	}
+	nft(t, "flush ruleset")
+	for { // and it still watches
+		select {
+		case <-b.Changed():
+			return
+		case <-deadline:
+			t.Fatal("no change is signalled any more")
+		}
+	}
+}
