@@ -82,6 +82,22 @@ func TestCutSessionsEndWithTheirGrant(t *testing.T) {
 	w.silentToScans(w.mallory, "22")
 }
 
+func TestAServiceBoundToOneAddressIsAsSilent(t *testing.T) {
+	w := newWorld(t)
+	err := w.server.Do(func() error {
+		l, err := net.Listen("tcp", serverIP+":22")
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.serve(standard)
+	w.silentToScans(w.mallory, "22")
+}
+
 func TestARenewalKeepsCutSessions(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
