@@ -7,6 +7,8 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"strings"
 
 	"webknock/firewall"
@@ -29,8 +31,26 @@ type Config struct {
 
 // Listener is an address that receives knocks.
 type Listener struct {
-	Address        string // host:port
+	Address        string // host:port, or systemd:NAME
 	MaxConnections int    // heads being read at once
+	TLS            *TLS   // nil: plain HTTP
+	Proxies        []netip.Prefix
+	ClientAddress  string // one of the words of the key
+	Cover          Cover
+}
+
+// TLS is how a listener encrypts.
+type TLS struct {
+	Certificate, Key string   // files
+	ServerNames      []string // lower case; empty: any
+}
+
+// Cover is what every request gets to see. The zero Cover drops.
+type Cover struct {
+	Status   int
+	Body     []byte
+	BodyFile string
+	Proxy    *url.URL
 }
 
 // Clients bounds what is remembered of clients.

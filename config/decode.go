@@ -14,19 +14,29 @@ import (
 
 // A decoder walks the parsed file, and collects what is wrong with it.
 type decoder struct {
-	file string
-	errs Errors
+	name     string // of the file
+	errs     Errors
+	warnings []string
 }
 
 func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
-	e := Error{File: d.file, Key: key, Msg: fmt.Sprintf(format, args...)}
+	d.errs = append(d.errs, d.at(n, key, fmt.Sprintf(format, args...)))
+}
+
+// warnf remembers what is allowed, and should be mended.
+func (d *decoder) warnf(n *yaml.Node, key, format string, args ...any) {
+	d.warnings = append(d.warnings, d.at(n, key, fmt.Sprintf(format, args...)).Error())
+}
+
+func (d *decoder) at(n *yaml.Node, key, msg string) Error {
+	e := Error{File: d.name, Key: key, Msg: msg}
 	if n != nil {
 		e.Line, e.Col = n.Line, n.Column
 		if n.Tag == envTag {
 			e.File, e.Line, e.Col = n.HeadComment, 0, 0
 		}
 	}
-	d.errs = append(d.errs, e)
+	return e
 }
 
 // envTag marks a node that stands for an environment variable, whose name is

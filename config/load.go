@@ -3,9 +3,11 @@ package config
 import (
 	"bytes"
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -64,7 +66,7 @@ func Parse(file string, data []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{file: file}
+	d := &decoder{name: file}
 	if err := override(root); err != nil {
 		return nil, err
 	}
@@ -73,6 +75,7 @@ func Parse(file string, data []byte) (*Config, error) {
 		return nil, d.sorted()
 	}
 	cfg.File = file
+	cfg.Warnings = d.warnings
 	return cfg, nil
 }
 
@@ -257,6 +260,13 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		}
 	}
 	cfg.Firewall.Guard.Doors = cfg.Doors
+	if slices.ContainsFunc(cfg.Listeners, func(l Listener) bool { return l.Cover.Proxy != nil }) {
+		for i, s := range cfg.Sequences {
+			if s.Strict {
+				d.warnf(nil, fmt.Sprintf("sequences[%d].strict", i), "under a proxy cover a page's own requests start the sequence over (strict: false)")
+			}
+		}
+	}
 	if cfg.Firewall.Guard.Mode == firewall.Sets {
 		for i, door := range cfg.Doors {
 			if door.Established == firewall.Cut {
@@ -316,31 +326,153 @@ func (d *decoder) path(to *string) func(*yaml.Node, string) {
 }
 
 func (d *decoder) listener(n *yaml.Node, key string, cfg *Config) {
-	l := Listener{MaxConnections: 16384}
+	l := Listener{MaxConnections: 16384, ClientAddress: "peer"}
 	there := d.mapping(n, key, fields{
 		"address": func(n *yaml.Node, key string) {
 			d.str(&l.Address)(n, key)
-			if strings.HasPrefix(l.Address, "systemd:") {
-				d.errorf(n, key, "sockets from systemd are not supported yet (write host:port)")
-				return
-			}
-			_, port, err := net.SplitHostPort(l.Address)
-			if p, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || p == 0 {
-				d.errorf(n, key, "%q is no address (host:port, like :8080 or 192.0.2.1:80)", l.Address)
+			if name, ok := strings.CutPrefix(l.Address, "systemd:"); ok {
+				if !socketName.MatchString(name) {
+					d.errorf(n, key, "%q is no name of a socket (systemd:NAME, as FileDescriptorName= has it)", name)
+				}
+			} else {
+				_, port, err := net.SplitHostPort(l.Address)
+				if p, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || p == 0 {
+					d.errorf(n, key, "%q is no address (host:port, like :8080 or 192.0.2.1:80, or systemd:NAME)", l.Address)
+				}
 			}
 			if slices.ContainsFunc(cfg.Listeners, func(o Listener) bool { return o.Address == l.Address }) {
 				d.errorf(n, key, "another listener has %q (each its own)", l.Address)
 			}
 		},
-		"tls":             d.notYet(),
-		"proxies":         d.notYet(),
-		"client_address":  d.notYet("peer"),
+		"tls": func(n *yaml.Node, key string) { l.TLS = d.tls(n, key) },
+		"proxies": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				if p, ok := d.network(n, key); ok {
+					l.Proxies = append(l.Proxies, p)
+				}
+			})
+		},
+		"client_address":  d.oneOf(&l.ClientAddress, "peer", "x-forwarded-for", "forwarded", "x-real-ip", "proxy-protocol"),
 		"max_connections": d.integer(&l.MaxConnections, 1, 1<<20),
-		"cover":           d.notYet("drop"),
+		"cover":           func(n *yaml.Node, key string) { l.Cover = d.cover(n, key) },
 	})
 	d.need(n, key, there, "address")
+	if named := l.ClientAddress != "peer"; named != (len(l.Proxies) > 0) {
+		if named {
+			d.errorf(there["client_address"], key+".client_address", "%s, but nobody may say so (name the networks of your proxies in proxies)", l.ClientAddress)
+		} else {
+			d.errorf(there["proxies"], key+".proxies", "they may speak for clients, but how? (client_address: x-forwarded-for, forwarded, x-real-ip or proxy-protocol)")
+		}
+	}
+	if len(l.Proxies) > 0 && l.Cover.Status == 0 && l.Cover.Proxy == nil && l.ClientAddress != "proxy-protocol" {
+		d.warnf(n, key+".cover", "behind a proxy, drop shows as its error 502 (cover: {status: 404})")
+	}
 	cfg.Listeners = append(cfg.Listeners, l)
 }
+
+var socketName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,255}$`)
+
+func (d *decoder) tls(n *yaml.Node, key string) *TLS {
+	t := new(TLS)
+	there := d.mapping(n, key, fields{
+		"certificate": d.file(&t.Certificate),
+		"key":         d.secretFile(&t.Key),
+		"acme":        d.notYet(),
+		"server_names": func(n *yaml.Node, key string) {
+			d.strs(&t.ServerNames)(n, key)
+			for i, name := range t.ServerNames {
+				t.ServerNames[i] = strings.ToLower(name)
+				if !hostName.MatchString(name) {
+					d.errorf(n, key, "%q is no host name (like home.example.org)", name)
+				}
+			}
+		},
+	})
+	if d.need(n, key, there, "certificate") && d.need(n, key, there, "key") && t.Certificate != "" && t.Key != "" {
+		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
+			d.errorf(there["certificate"], key+".certificate", "cannot be used: %v (a chain and its key, in PEM)", err)
+		}
+	}
+	return t
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)
+
+// file reads the path of a file that must be there. One that is not absolute is
+// beside the configuration.
+func (d *decoder) file(to *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		s, ok := d.text(n, key)
+		if !ok {
+			return
+		}
+		if !filepath.IsAbs(s) {
+			s = filepath.Join(filepath.Dir(d.name), s)
+		}
+		f, err := os.Open(s)
+		if err != nil {
+			d.errorf(n, key, "cannot be read: %v (a file that webknock may read)", err)
+			return
+		}
+		f.Close()
+		*to = s
+	}
+}
+
+// secretFile is file for one that nobody else may read.
+func (d *decoder) secretFile(to *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		before := len(d.errs)
+		d.file(to)(n, key)
+		if len(d.errs) > before {
+			return
+		}
+		if info, err := os.Stat(*to); err == nil && info.Mode().Perm()&0o007 != 0 {
+			d.errorf(n, key, "everybody may read %s, and it is a secret (chmod o= %s)", *to, *to)
+		}
+	}
+}
+
+func (d *decoder) cover(n *yaml.Node, key string) (c Cover) {
+	if n.Kind == yaml.ScalarNode {
+		word := ""
+		d.oneOf(&word, "drop")(n, key)
+		return c
+	}
+	there := d.mapping(n, key, fields{
+		"status": d.integer(&c.Status, 200, 599),
+		"body_file": func(n *yaml.Node, key string) {
+			d.file(&c.BodyFile)(n, key)
+			if c.BodyFile == "" {
+				return
+			}
+			var err error
+			if c.Body, err = os.ReadFile(c.BodyFile); err != nil || len(c.Body) > maxBody {
+				d.errorf(n, key, "cannot be used (a file of up to 1 MiB)")
+			}
+		},
+		"proxy": func(n *yaml.Node, key string) {
+			s, ok := d.text(n, key)
+			u, err := url.Parse(s)
+			switch {
+			case !ok:
+			case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+				d.errorf(n, key, "%q is no address of a site (like http://127.0.0.1:8081)", s)
+			default:
+				c.Proxy = u
+			}
+		},
+	})
+	switch {
+	case (there["status"] == nil) == (there["proxy"] == nil):
+		d.errorf(n, key, "needs either status or proxy (or write drop)")
+	case there["body_file"] != nil && there["proxy"] != nil:
+		d.errorf(there["body_file"], key+".body_file", "goes with status")
+	}
+	return c
+}
+
+const maxBody = 1 << 20 // bytes of a constant response
 
 const (
 	minTTL    = time.Second

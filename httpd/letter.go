@@ -17,14 +17,15 @@ const (
 	MaxLines = 100     // lines, the request line and the empty line included
 )
 
-// A Letter is one request as it was received: by whom, when, and its head. Its
-// connection is gone.
+// A Letter is one request as it was received: by whom, when, and its head.
 type Letter struct {
-	Client netip.Addr     // the client the knock counts for; never IPv4-mapped
-	Remote netip.AddrPort // the peer of the connection
-	Local  netip.AddrPort // the address it connected to
-	At     time.Time      // when the head was complete
-	head   *buffer
+	Client  netip.Addr     // the client the knock counts for; never IPv4-mapped
+	Remote  netip.AddrPort // the peer of the connection, or whom its proxy names
+	Local   netip.AddrPort // the address it connected to
+	At      time.Time      // when the head was complete
+	TLS     bool           // it came by TLS
+	head    *buffer
+	request *http.Request // in place of head, where a server has read it
 }
 
 // NewLetter returns a letter with the given head, which it copies.
@@ -46,6 +47,9 @@ func (l *Letter) Discard() {
 // several Host fields in HTTP/1.1 (RFC 9112 section 3.2), or anything else that
 // net/http refuses. The request has no body.
 func (l *Letter) Open(r *bufio.Reader) (*http.Request, error) {
+	if l.request != nil {
+		return l.request, nil
+	}
 	defer l.Discard()
 	hosts, err := check(l.head.bytes)
 	if err != nil {

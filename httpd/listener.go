@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,14 +24,22 @@ import (
 // request head.
 const HeadTimeout = 5 * time.Second
 
-// A Listener reads request heads and resets every connection: when its head is
-// complete, when that has become impossible, or when its time is over. Not one
-// byte is ever sent.
+// Options are what a Listener does with connections.
+type Options struct {
+	Max     int         // heads being read at once; beyond it the oldest is reset
+	TLS     *tls.Config // nil: plain HTTP
+	Clients Clients
+	Cover   Cover
+	Post    func(Letter) // must not block
+	Log     *slog.Logger
+}
+
+// A Listener receives knocks. Under the cover that drops it reads request heads
+// and resets every connection: when its head is complete, when that has become
+// impossible, or when its time is over. Not one byte is ever sent.
 type Listener struct {
-	tcp  *net.TCPListener
-	post func(Letter)
-	log  *slog.Logger
-	max  atomic.Int64
+	tcp     *net.TCPListener
+	service atomic.Pointer[service]
 
 	mu      sync.Mutex
 	reading *list.List // of *net.TCPConn whose heads are being read, oldest first
@@ -38,18 +49,21 @@ type Listener struct {
 	evicted atomic.Uint64
 }
 
-// Listen binds a TCP address, host:port, for Serve. Every letter goes to post,
-// which must not block, before its connection is reset. Max bounds the heads
-// being read at once.
-func Listen(ctx context.Context, address string, max int, post func(Letter), log *slog.Logger) (*Listener, error) {
+// A service is what is done with connections as long as the options stay.
+type service struct {
+	Options
+	*http.Server // nil: they are dropped
+	feed         *feed
+}
+
+// Listen binds a TCP address, host:port, for Serve. Every knock goes to
+// o.Post: where connections are dropped, before that is done.
+func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	config := net.ListenConfig{
 		KeepAlive: -1, // connections do not live long enough
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
-			ctrl := raw.Control(func(fd uintptr) {
-				// Accepted sockets inherit it (socket(7)): closing resets.
-				err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-			})
+			ctrl := raw.Control(func(fd uintptr) { err = resetOnClose(int(fd), true) })
 			return errors.Join(ctrl, err)
 		},
 	}
@@ -58,16 +72,69 @@ func Listen(ctx context.Context, address string, max int, post func(Letter), log
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	ln := &Listener{tcp: l.(*net.TCPListener), post: post, log: log, reading: list.New()}
-	ln.SetMax(max)
-	return ln, nil
+	return newListener(l.(*net.TCPListener), o), nil
+}
+
+// ListenOn is Listen on a socket that somebody else has bound.
+func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
+	raw, err := l.SyscallConn()
+	if err == nil {
+		ctrl := raw.Control(func(fd uintptr) { err = resetOnClose(int(fd), true) })
+		err = errors.Join(ctrl, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.Addr(), err)
+	}
+	return newListener(l, o), nil
+}
+
+func newListener(tcp *net.TCPListener, o Options) *Listener {
+	l := &Listener{tcp: tcp, reading: list.New()}
+	l.Use(o)
+	return l
+}
+
+// resetOnClose has closing a socket reset its connection. Accepted sockets
+// inherit it from the one that listens (socket(7)).
+func resetOnClose(fd int, on bool) error {
+	linger := unix.Linger{}
+	if on {
+		linger.Onoff = 1
+	}
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &linger)
+}
+
+// Use puts other options in force, for connections that come from now on.
+// Those that are being answered are brought to their end.
+func (l *Listener) Use(o Options) {
+	s := &service{Options: o}
+	if !o.Cover.Drops() {
+		s.Server = o.server()
+		s.feed = &feed{conns: make(chan net.Conn), ended: make(chan struct{}), addr: l.tcp.Addr()}
+		go s.Serve(s.feed)
+	}
+	if old := l.service.Swap(s); old != nil {
+		go old.end(shutdownTimeout)
+	}
+}
+
+const shutdownTimeout = 30 * time.Second // for answers that are being given
+
+// end stops a service. Connections that are dropped need nothing.
+func (s *service) end(timeout time.Duration) {
+	if s.Server == nil {
+		return
+	}
+	close(s.feed.ended)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if s.Shutdown(ctx) != nil {
+		s.Close()
+	}
 }
 
 // Addr returns the address that is listened on.
 func (l *Listener) Addr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }
-
-// SetMax bounds the heads being read at once. Beyond it the oldest is reset.
-func (l *Listener) SetMax(max int) { l.max.Store(int64(max)) }
 
 // Evicted returns how many connections were reset to make room for others.
 func (l *Listener) Evicted() uint64 { return l.evicted.Load() }
@@ -85,7 +152,7 @@ func (l *Listener) Serve() {
 		if err != nil {
 			// Out of descriptors or memory (accept(2)): make room, then retry.
 			if !failing {
-				l.log.Error("cannot accept connections", "address", l.Addr(), "error", err)
+				l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
 			}
 			failing = true
 			l.evict()
@@ -93,16 +160,51 @@ func (l *Listener) Serve() {
 			continue
 		}
 		if failing {
-			l.log.Info("accepting connections again", "address", l.Addr())
+			l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
 			failing = false
 		}
-		place := l.admit(conn)
-		if place == nil {
-			conn.Close()
-			continue
-		}
-		l.wg.Go(func() { l.receive(conn, place) })
+		l.wg.Go(func() { l.handle(conn) })
 	}
+}
+
+// handle does with a connection what the options say.
+func (l *Listener) handle(conn *net.TCPConn) {
+	for {
+		s := l.service.Load()
+		if s.Server == nil {
+			if place := l.admit(conn, s.Max); place != nil {
+				l.receive(conn, place, s)
+			}
+			return
+		}
+		if s.answer(conn) {
+			return
+		}
+	}
+}
+
+// answer hands a connection to the server. It reports false, and has done
+// nothing, if other options are in force.
+func (s *service) answer(tcp *net.TCPConn) bool {
+	select {
+	case <-s.feed.ended:
+		return false
+	default:
+	}
+	conn, err := s.Clients.accept(tcp)
+	if err == nil {
+		err = tcp.SetLinger(-1)
+	}
+	if err != nil {
+		tcp.Close()
+		return true
+	}
+	select {
+	case s.feed.conns <- secure(conn, s.TLS):
+	case <-s.feed.ended:
+		tcp.Close()
+	}
+	return true
 }
 
 // Close stops listening and resets all connections.
@@ -114,17 +216,21 @@ func (l *Listener) Close() error {
 		e.Value.(*net.TCPConn).Close()
 	}
 	l.mu.Unlock()
+	l.service.Load().end(closeTimeout)
 	return err
 }
 
-// admit gives a connection a place among those being read, or nil if the
-// listener is closed. If there are too many, the oldest goes.
-func (l *Listener) admit(conn *net.TCPConn) *list.Element {
-	for int64(l.count()) >= l.max.Load() && l.evict() {
+const closeTimeout = 500 * time.Millisecond // for answers that are being given when the listener closes
+
+// admit gives a connection a place among those being read, or closes it and
+// returns nil if the listener is closed. If there are too many, the oldest goes.
+func (l *Listener) admit(conn *net.TCPConn, max int) *list.Element {
+	for l.count() >= max && l.evict() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
+		conn.Close()
 		return nil
 	}
 	return l.reading.PushBack(conn)
@@ -152,26 +258,70 @@ func (l *Listener) evict() bool {
 
 // receive reads one head, posts it, and only then resets the connection, so
 // that the letter is in its mailbox before the client can know of the end.
-func (l *Listener) receive(conn *net.TCPConn, place *list.Element) {
+func (l *Listener) receive(tcp *net.TCPConn, place *list.Element, s *service) {
 	head := getBuffer()
-	if l.read(conn, head) {
-		remote := addrPort(conn.RemoteAddr())
-		l.post(Letter{Client: remote.Addr(), Remote: remote, Local: addrPort(conn.LocalAddr()), At: time.Now(), head: head})
+	if letter, ok := s.read(tcp, head); ok {
+		s.Post(letter)
 	} else {
 		putBuffer(head)
 	}
 	l.mu.Lock()
 	l.reading.Remove(place)
 	l.mu.Unlock()
-	conn.Close()
+	tcp.Close()
 }
 
-// read fills head until it is complete or too large, and reports whether it
-// is. A head that never ends is no letter.
-func (l *Listener) read(conn *net.TCPConn, head *buffer) bool {
-	if conn.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
-		return false
+// read reads the head of a connection, and finds out whose it is.
+func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) {
+	if tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
+		return letter, false
 	}
+	var conn net.Conn = tcp
+	if s.Clients.Source == ProxyProtocol {
+		var err error
+		if conn, err = s.Clients.accept(tcp); err != nil || tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
+			return letter, false
+		}
+	}
+	remote := addrPort(conn.RemoteAddr())
+	letter = Letter{Client: remote.Addr(), Remote: remote, Local: addrPort(conn.LocalAddr()), TLS: s.TLS != nil, head: head}
+	if s.TLS != nil {
+		conn = secure(&quiet{Conn: conn}, s.TLS)
+	}
+	if !readHead(conn, head) {
+		return letter, false
+	}
+	letter.At = time.Now()
+	if s.Clients.Source != ProxyProtocol && s.Clients.speaks(remote.Addr()) {
+		client, err := s.Clients.client(remote.Addr(), fields(head.bytes))
+		if err != nil {
+			return letter, false
+		}
+		letter.Client = client
+	}
+	return letter, true
+}
+
+// accept reads the header of the PROXY protocol, if the peer is a proxy and
+// that is how it names its clients. From nobody else is one taken.
+func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
+	if c.Source != ProxyProtocol || !c.speaks(addrPort(tcp.RemoteAddr()).Addr()) {
+		return tcp, nil
+	}
+	conn := proxyproto.NewConn(tcp, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(HeadTimeout))
+	header := conn.ProxyHeader()
+	if header == nil || header.Command.IsLocal() { // no header, or the proxy's own health check
+		return nil, errClient
+	}
+	if _, ok := conn.RemoteAddr().(*net.TCPAddr); !ok {
+		return nil, errClient
+	}
+	return conn, nil
+}
+
+// readHead fills head until it is complete or too large, and reports whether
+// it is. A head that never ends is no letter.
+func readHead(conn net.Conn, head *buffer) bool {
 	for line := 0; ; { // where the line begins that is not complete
 		if len(head.bytes) == cap(head.bytes) {
 			if len(head.bytes) > MaxHead {

@@ -23,7 +23,7 @@ import (
 func listen(t testing.TB, max int) (*Listener, chan Letter) {
 	t.Helper()
 	letters := make(chan Letter, 1024)
-	l, err := Listen(t.Context(), "127.0.0.1:0", max, func(l Letter) { letters <- l }, slog.New(slog.DiscardHandler))
+	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: max, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 
 func TestListenNamesTheAddress(t *testing.T) {
 	l, _ := listen(t, 1)
-	_, err := Listen(context.Background(), l.Addr().String(), 1, nil, nil)
+	_, err := Listen(context.Background(), l.Addr().String(), Options{})
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("listen on an address in use: %v", err)
 	}

@@ -97,6 +97,20 @@ func PrivateCopy(dir, to string) error {
 	return syscall.Mount(to, dir, "", syscall.MS_BIND, "")
 }
 
+// PrivateFile puts a file over another, for this process and those that it
+// starts. PrivateRun has to come before.
+func PrivateFile(path, content string) error {
+	f, err := os.CreateTemp("/run", "private-")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(content); err != nil {
+		return err
+	}
+	return syscall.Mount(f.Name(), path, "", syscall.MS_BIND, "")
+}
+
 // A Net is a switch that hosts are plugged into.
 type Net struct {
 	bridge string

@@ -42,8 +42,8 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	if len(s.Problems) > 0 {
 		s.State = admin.Degraded
 	}
-	for _, l := range cfg.Listeners {
-		s.Listeners = append(s.Listeners, admin.Listener{Address: l.Address, Cover: "drop"})
+	for _, l := range d.current() {
+		s.Listeners = append(s.Listeners, admin.Listener{Address: l.address, TLS: l.options.TLS != nil, Cover: l.options.Cover.String()})
 	}
 	for _, door := range cfg.Doors {
 		var ports []string
@@ -202,7 +202,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	}
 	if err := d.gate.Configure(ctx, cfg.Firewall.Guard); err != nil {
 		for _, l := range listeners {
-			if !slices.Contains(d.current(), l) {
+			if !l.in(d.current()) {
 				l.Close()
 			}
 		}

@@ -3,16 +3,23 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"mime"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
 
 	"webknock/config"
 	"webknock/firewall"
@@ -45,6 +52,8 @@ type Daemon struct {
 	shards   *shards
 	notifier notifier
 
+	sockets map[string][]net.Listener // from systemd, by name
+
 	reloading sync.Mutex // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
 	listeners atomic.Pointer[[]*listener]
@@ -60,6 +69,7 @@ type Daemon struct {
 type listener struct {
 	*httpd.Listener
 	address string // as configured
+	options httpd.Options
 }
 
 // Run serves until ctx is done, and then returns nil; doors stay guarded.
@@ -79,6 +89,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	d.shards = newShards(cfg.Clients.Max, rules, d.complete)
+	if d.sockets, err = activation.ListenersWithNames(); err != nil {
+		return fmt.Errorf("take sockets from systemd: %w", err)
+	}
 
 	// The socket comes first, since it tells whether another daemon runs, and
 	// then the addresses: a start that fails for one of them touches no
@@ -239,7 +252,8 @@ func newRules(cfg *config.Config, old *rules) (*rules, error) {
 }
 
 // bind returns a listener for every address of cfg: the one in old that has
-// it, or else a new one. If it returns an error it has bound none.
+// it, or else a new one, and the options of each. If it returns an error it has
+// bound none.
 func (d *Daemon) bind(ctx context.Context, cfg *config.Config, old []*listener) (_ []*listener, err error) {
 	var all, added []*listener
 	defer func() {
@@ -248,18 +262,75 @@ func (d *Daemon) bind(ctx context.Context, cfg *config.Config, old []*listener) 
 		}
 	}()
 	for _, c := range cfg.Listeners {
+		options, err := d.options(c)
+		if err != nil {
+			return nil, err
+		}
 		if i := slices.IndexFunc(old, func(l *listener) bool { return l.address == c.Address }); i >= 0 {
-			all = append(all, old[i])
+			all = append(all, &listener{old[i].Listener, c.Address, options})
 			continue
 		}
-		l, err := httpd.Listen(ctx, c.Address, c.MaxConnections, d.shards.post, d.Log)
+		l, err := d.listen(ctx, c.Address, options)
 		if err != nil {
 			return nil, explainListen(err)
 		}
-		added = append(added, &listener{l, c.Address})
+		added = append(added, &listener{l, c.Address, options})
 		all = append(all, added[len(added)-1])
 	}
 	return all, nil
+}
+
+// listen binds an address, or takes a socket from systemd.
+func (d *Daemon) listen(ctx context.Context, address string, o httpd.Options) (*httpd.Listener, error) {
+	name, ok := strings.CutPrefix(address, "systemd:")
+	if !ok {
+		return httpd.Listen(ctx, address, o)
+	}
+	for _, l := range d.sockets[name] {
+		tcp, ok := l.(*net.TCPListener)
+		if !ok {
+			return nil, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
+		}
+		// A copy, so that what is closed at a reload can be opened again.
+		file, err := tcp.File()
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		copied, err := net.FileListener(file)
+		if err != nil {
+			return nil, err
+		}
+		return httpd.ListenOn(copied.(*net.TCPListener), o)
+	}
+	return nil, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
+}
+
+// options returns what a listener does.
+func (d *Daemon) options(c config.Listener) (o httpd.Options, err error) {
+	o = httpd.Options{
+		Max:     c.MaxConnections,
+		Clients: httpd.Clients{Source: httpd.Source(c.ClientAddress), Proxies: c.Proxies},
+		Cover:   httpd.Cover{Status: c.Cover.Status, Body: c.Cover.Body, Proxy: c.Cover.Proxy},
+		Post:    d.shards.post,
+		Log:     d.Log,
+	}
+	if c.Cover.BodyFile != "" {
+		o.Cover.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.Cover.BodyFile)), "text/html; charset=utf-8")
+	}
+	if c.TLS == nil {
+		return o, nil
+	}
+	certificate, err := httpd.LoadCertificate(c.TLS.Certificate, c.TLS.Key, d.Log)
+	if err != nil {
+		return o, err
+	}
+	protocols := []string{"http/1.1"}
+	if !o.Cover.Drops() {
+		protocols = []string{"h2", "http/1.1"}
+	}
+	o.TLS = httpd.TLSConfig(certificate.Get, c.TLS.ServerNames, protocols)
+	return o, nil
 }
 
 func explainListen(err error) error {
@@ -281,17 +352,23 @@ func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
 	d.config.Store(cfg)
 	d.listeners.Store(&listeners)
 	d.Level.Set(cfg.Log.Level)
-	for i, l := range listeners {
-		l.SetMax(cfg.Listeners[i].MaxConnections)
-		if !slices.Contains(old, l) {
+	for _, l := range listeners {
+		if l.in(old) {
+			l.Use(l.options)
+		} else {
 			go l.Serve()
 		}
 	}
 	for _, l := range old {
-		if !slices.Contains(listeners, l) {
+		if !l.in(listeners) {
 			l.Close()
 		}
 	}
+}
+
+// in reports whether some listeners serve the same socket.
+func (l *listener) in(all []*listener) bool {
+	return slices.ContainsFunc(all, func(o *listener) bool { return o.Listener == l.Listener })
 }
 
 func closeAll(listeners []*listener) {

@@ -1,0 +1,190 @@
+package httpd
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A Source says who the client of a request is.
+type Source string
+
+// The sources of a client's address.
+const (
+	Peer          Source = "peer"            // the other end of the connection
+	XForwardedFor Source = "x-forwarded-for" // the last address that no proxy of ours added
+	Forwarded     Source = "forwarded"       // the same, by RFC 7239
+	XRealIP       Source = "x-real-ip"
+	ProxyProtocol Source = "proxy-protocol" // versions 1 and 2
+)
+
+// Clients knows who the client of a request is: the peer, or, if the peer is a
+// proxy that may speak for others, whom it names.
+type Clients struct {
+	Source  Source
+	Proxies []netip.Prefix
+}
+
+// errClient means that a proxy does not name a client, or not so that it can
+// be trusted. Then a request is no knock, and surely not one of the proxy's.
+var errClient = errors.New("the proxy names no client")
+
+// speaks reports whether a peer may speak for others.
+func (c Clients) speaks(peer netip.Addr) bool {
+	return slices.ContainsFunc(c.Proxies, func(p netip.Prefix) bool { return p.Contains(peer) })
+}
+
+// client returns who is behind a peer by the fields of a request.
+func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error) {
+	if !c.speaks(peer) {
+		return peer, nil
+	}
+	switch c.Source {
+	case XForwardedFor:
+		return c.last(splitList(header.Values("X-Forwarded-For")), parseAddress)
+	case Forwarded:
+		elements, err := splitForwarded(header.Values("Forwarded"))
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		return c.last(elements, parseNode)
+	case XRealIP:
+		if values := header.Values("X-Real-Ip"); len(values) == 1 {
+			return parseAddress(values[0])
+		}
+		return netip.Addr{}, errClient
+	}
+	return peer, nil
+}
+
+// fields returns the fields of a head that say who the client is. They are read
+// before anybody looks at what was asked.
+func fields(head []byte) http.Header {
+	header := http.Header{}
+	for i, line := range bytes.Split(head, []byte{'\n'}) {
+		name, value, found := bytes.Cut(line, []byte{':'})
+		if i == 0 || !found {
+			continue
+		}
+		switch key := http.CanonicalHeaderKey(string(name)); key {
+		case "X-Forwarded-For", "Forwarded", "X-Real-Ip":
+			header.Add(key, strings.TrimSpace(string(value)))
+		}
+	}
+	return header
+}
+
+// last returns the last of a list of hops that is no proxy of ours. What stands
+// before it anybody may have written.
+func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (netip.Addr, error) {
+	for _, hop := range slices.Backward(hops) {
+		addr, err := parse(hop)
+		if err != nil || !c.speaks(addr) {
+			return addr, err
+		}
+	}
+	return netip.Addr{}, errClient
+}
+
+// parseAddress reads an address, which may have a port.
+func parseAddress(text string) (netip.Addr, error) {
+	text = strings.TrimSpace(text)
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		var with netip.AddrPort
+		if with, err = netip.ParseAddrPort(text); err == nil {
+			addr = with.Addr()
+		}
+	}
+	if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+		return netip.Addr{}, errClient
+	}
+	return addr.Unmap(), nil
+}
+
+// parseNode reads a node identifier of RFC 7239, section 6. Obfuscated and
+// unknown ones name nobody.
+func parseNode(text string) (netip.Addr, error) {
+	if inside, ok := strings.CutPrefix(text, "["); ok {
+		address, port, ok := strings.Cut(inside, "]")
+		addr, err := parseAddress(address)
+		if !ok || err != nil || !strings.Contains(address, ":") || port != "" && !strings.HasPrefix(port, ":") {
+			return netip.Addr{}, errClient
+		}
+		return addr, nil
+	}
+	address, _, _ := strings.Cut(text, ":")
+	addr, err := netip.ParseAddr(address)
+	if err != nil || !addr.Is4() {
+		return netip.Addr{}, errClient // an IPv6 address without brackets as well
+	}
+	return parseAddress(address)
+}
+
+func splitList(values []string) []string {
+	if len(values) == 0 {
+		return nil
+	}
+	return strings.Split(strings.Join(values, ","), ",")
+}
+
+// splitForwarded returns the for parameter of each element of Forwarded fields
+// (RFC 7239, section 4). An element without one names nobody.
+func splitForwarded(values []string) (nodes []string, err error) {
+	for rest := strings.Join(values, ","); rest != ""; {
+		node := ""
+		for more := true; more; { // the pairs of an element
+			name, after, found := strings.Cut(rest, "=")
+			if !found {
+				return nil, errClient
+			}
+			var value string
+			if value, rest, err = cutValue(after); err != nil {
+				return nil, err
+			}
+			if strings.EqualFold(strings.TrimSpace(name), "for") {
+				if node != "" {
+					return nil, errClient
+				}
+				node = value
+			}
+			rest = strings.TrimLeft(rest, " \t")
+			more = strings.HasPrefix(rest, ";")
+			if !more && rest != "" && !strings.HasPrefix(rest, ",") {
+				return nil, errClient
+			}
+			rest = strings.TrimPrefix(rest, ";")
+		}
+		nodes = append(nodes, node)
+		rest = strings.TrimPrefix(rest, ",")
+	}
+	return nodes, nil
+}
+
+// cutValue cuts a token or a quoted string off (RFC 9110, section 5.6).
+func cutValue(text string) (value, rest string, err error) {
+	if !strings.HasPrefix(text, `"`) {
+		end := strings.IndexAny(text, ";, \t")
+		if end < 0 {
+			end = len(text)
+		}
+		if strings.ContainsAny(text[:end], `"[]`) {
+			return "", "", errClient
+		}
+		return text[:end], text[end:], nil
+	}
+	var b strings.Builder
+	for i := 1; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return b.String(), text[i+1:], nil
+		case text[i] == '\\' && i+1 < len(text):
+			i++
+		}
+		b.WriteByte(text[i])
+	}
+	return "", "", errClient
+}

@@ -1,0 +1,100 @@
+package httpd
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+var proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:aaaa::/48")}
+
+func TestWhoIsTheClient(t *testing.T) {
+	const proxy, stranger = "10.0.0.1", "192.0.2.66"
+	for _, tt := range []struct {
+		source Source
+		peer   string
+		fields string // name: value, by lines
+		want   string // empty: nobody
+	}{
+		{Peer, proxy, "X-Forwarded-For: 192.0.2.7", proxy},
+		{XForwardedFor, stranger, "X-Forwarded-For: 192.0.2.7", stranger},
+		{XForwardedFor, proxy, "X-Forwarded-For: 192.0.2.7", "192.0.2.7"},
+		{XForwardedFor, proxy, "x-forwarded-for: 1.1.1.1, 192.0.2.7", "192.0.2.7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: 1.1.1.1, 192.0.2.7, 10.1.1.1 ,10.2.2.2", "192.0.2.7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: 1.1.1.1\nX-Forwarded-For: 192.0.2.7", "192.0.2.7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: 192.0.2.7:4711", "192.0.2.7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: 2001:db8::7", "2001:db8::7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: [2001:db8::7]:4711", "2001:db8::7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: ::ffff:192.0.2.7", "192.0.2.7"},
+		{XForwardedFor, "2001:db8:aaaa::1", "X-Forwarded-For: 192.0.2.7, 2001:db8:aaaa::2", "192.0.2.7"},
+		{XForwardedFor, proxy, "X-Forwarded-For: 10.3.3.3", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For: 192.0.2.7, unknown", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For: 192.0.2.7,", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For: fe80::1%eth0", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For: 0.0.0.0", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For:", ""},
+		{XForwardedFor, proxy, "Forwarded: for=192.0.2.7", ""},
+		{XForwardedFor, proxy, "", ""},
+		{Forwarded, stranger, "Forwarded: for=192.0.2.7", stranger},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7", "192.0.2.7"},
+		{Forwarded, proxy, "Forwarded: For=192.0.2.7;proto=https;by=10.0.0.1", "192.0.2.7"},
+		{Forwarded, proxy, `Forwarded: proto=https;for="192.0.2.7:4711"`, "192.0.2.7"},
+		{Forwarded, proxy, `Forwarded: for="[2001:db8::7]"`, "2001:db8::7"},
+		{Forwarded, proxy, `Forwarded: for="[2001:db8::7]:4711";host=h`, "2001:db8::7"},
+		{Forwarded, proxy, `Forwarded: for=1.1.1.1, for=192.0.2.7, for=10.9.9.9`, "192.0.2.7"},
+		{Forwarded, proxy, "Forwarded: for=1.1.1.1\nForwarded: for=192.0.2.7", "192.0.2.7"},
+		{Forwarded, proxy, `Forwarded: for="a, for=1.1.1.1", for=192.0.2.7`, "192.0.2.7"},
+		{Forwarded, proxy, `Forwarded: for=192.0.2.7, for="_hidden"`, ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7, for=unknown", ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7, proto=https", ""},
+		{Forwarded, proxy, `Forwarded: for="2001:db8::7"`, ""},
+		{Forwarded, proxy, "Forwarded: for=[2001:db8::7]", ""},
+		{Forwarded, proxy, `Forwarded: for="192.0.2.7`, ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7;for=1.1.1.1", ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7 x", ""},
+		{Forwarded, proxy, "Forwarded: nonsense", ""},
+		{XRealIP, stranger, "X-Real-IP: 192.0.2.7", stranger},
+		{XRealIP, proxy, "X-Real-IP: 192.0.2.7", "192.0.2.7"},
+		{XRealIP, proxy, "X-Real-IP: 192.0.2.7\nX-Real-IP: 1.1.1.1", ""},
+		{XRealIP, proxy, "X-Real-IP: 192.0.2.7, 1.1.1.1", ""},
+		{XRealIP, proxy, "", ""},
+	} {
+		c := Clients{tt.source, proxies}
+		head := "GET / HTTP/1.1\r\n" + strings.ReplaceAll(tt.fields, "\n", "\r\n") + "\r\n\r\n"
+		got, err := c.client(netip.MustParseAddr(tt.peer), fields([]byte(head)))
+		if tt.want == "" {
+			if err == nil {
+				t.Errorf("%s of %s with %q: %s, want nobody", tt.source, tt.peer, tt.fields, got)
+			}
+			continue
+		}
+		if err != nil || got.String() != tt.want {
+			t.Errorf("%s of %s with %q: %s, %v; want %s", tt.source, tt.peer, tt.fields, got, err, tt.want)
+		}
+	}
+}
+
+// Whatever a stranger has put before, what our proxy appends decides.
+func FuzzForwardedFor(f *testing.F) {
+	f.Add("1.1.1.1")
+	f.Add(`for="a`)
+	f.Add(`,`)
+	f.Add("10.0.0.1, for=10.0.0.2")
+	f.Fuzz(func(t *testing.T, written string) {
+		for _, tt := range []struct {
+			source Source
+			name   string
+			adds   string
+		}{{XForwardedFor, "X-Forwarded-For", "192.0.2.7"}, {Forwarded, "Forwarded", "for=192.0.2.7"}} {
+			c := Clients{tt.source, proxies}
+			got, err := c.client(netip.MustParseAddr("10.0.0.1"), http.Header{tt.name: {written + ", " + tt.adds}})
+			if err == nil && got != netip.MustParseAddr("192.0.2.7") {
+				t.Errorf("%s: a stranger who writes %q is taken for %s", tt.source, written, got)
+			}
+			if tt.source == XForwardedFor && err != nil {
+				t.Errorf("a stranger who writes %q is taken for nobody", written)
+			}
+		}
+	})
+}

@@ -1,0 +1,390 @@
+package httpd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// listenWith starts a listener with options on loopback.
+func listenWith(t *testing.T, o Options) (*Listener, chan Letter) {
+	t.Helper()
+	letters := make(chan Letter, 1024)
+	o.Max, o.Post, o.Log = 100, func(l Letter) { letters <- l }, slog.New(slog.DiscardHandler)
+	l, err := Listen(t.Context(), "127.0.0.1:0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(l.Serve)
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+	})
+	return l, letters
+}
+
+// selfSigned writes a certificate for a name, and its key.
+func selfSigned(t *testing.T, dir, name string) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func tlsOptions(t *testing.T, names, protocols []string) (o Options, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	cert, key := selfSigned(t, dir, "home.example.org")
+	c, err := LoadCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{TLS: TLSConfig(c.Get, names, protocols)}, dir
+}
+
+// recorded keeps what comes in.
+type recorded struct {
+	net.Conn
+	got bytes.Buffer
+}
+
+func (r *recorded) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.got.Write(p[:n])
+	return n, err
+}
+
+func TestTLSIsFollowedByNotOneByte(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		o, _ := tlsOptions(t, nil, []string{"http/1.1"})
+		l, letters := listenWith(t, o)
+		conn := &recorded{Conn: dial(t, l)}
+		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+		if err := client.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		handshake := conn.got.Len()
+		if _, err := io.WriteString(client, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if letter := <-letters; !letter.TLS {
+			t.Error("the letter does not say that it came by TLS")
+		}
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		got, err := io.ReadAll(client)
+		// In TLS 1.2 the end of the handshake comes with the first read.
+		if extra := conn.got.Len() - handshake; len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) || extra > 0 {
+			t.Errorf("version %x: got %q, %v and %d bytes on the wire; want a reset", version, got, err, extra)
+		}
+	}
+}
+
+func TestTLSSaysNothingOfWhatItRefuses(t *testing.T) {
+	o, _ := tlsOptions(t, []string{"home.example.org"}, []string{"http/1.1"})
+	l, _ := listenWith(t, o)
+	for name, config := range map[string]*tls.Config{
+		"another name":   {ServerName: "other.example.org"},
+		"no name":        {},
+		"HTTP/2 alone":   {ServerName: "home.example.org", NextProtos: []string{"h2"}},
+		"an old version": {ServerName: "home.example.org", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11},
+	} {
+		config.InsecureSkipVerify = true
+		conn := &recorded{Conn: dial(t, l)}
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if err := tls.Client(conn, config).Handshake(); !errors.Is(err, syscall.ECONNRESET) || conn.got.Len() > 0 {
+			t.Errorf("%s: %v, and the wire has %x", name, err, conn.got.Bytes())
+		}
+	}
+	for name, sent := range map[string]string{"plain HTTP": "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "garbage": strings.Repeat("\xff", 1000)} {
+		conn := dial(t, l)
+		io.WriteString(conn, sent)
+		t.Log(name)
+		mustReset(t, conn)
+	}
+	conn := &recorded{Conn: dial(t, l)}
+	if err := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "HOME.example.org"}).Handshake(); err != nil {
+		t.Errorf("the right name: %v", err)
+	}
+}
+
+func TestACertificateIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := selfSigned(t, dir, "home.example.org")
+	c, err := LoadCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := func() *big.Int {
+		t.Helper()
+		c.checked = time.Time{} // a second has passed
+		got, err := c.Get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Leaf.SerialNumber
+	}
+	first := serial()
+	if err := os.WriteFile(cert, []byte("half a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if serial().Cmp(first) != 0 {
+		t.Error("a broken file has taken the certificate away")
+	}
+	selfSigned(t, dir, "home.example.org")
+	if serial().Cmp(first) == 0 {
+		t.Error("the new certificate is not served")
+	}
+	if _, err := LoadCertificate(key, key, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a key is no certificate")
+	}
+}
+
+func TestAConstantResponse(t *testing.T) {
+	l, letters := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	ask := func(method, path string) string {
+		t.Helper()
+		conn := dial(t, l)
+		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", method, path)
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		got, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatalf("%s %s: %v", method, path, err)
+		}
+		head, body, _ := strings.Cut(string(got), "\r\n\r\n")
+		lines := strings.Split(head, "\r\n")
+		kept := lines[:0]
+		for _, line := range lines {
+			if !strings.HasPrefix(line, "Date: ") {
+				kept = append(kept, line)
+			}
+		}
+		return strings.Join(kept, "\n") + "\n\n" + body
+	}
+	want := ask("GET", "/a")
+	if !strings.HasPrefix(want, "HTTP/1.1 404 Not Found\n") || !strings.HasSuffix(want, "\n\nnothing here\n") {
+		t.Errorf("got %q", want)
+	}
+	for _, path := range []string{"/b", "/zzz", "//", "/a/../b", "/%2f", "/?q"} {
+		for _, method := range []string{"GET", "POST", "OPTIONS", "PROPFIND", "NONSENSE"} {
+			if got := ask(method, path); got != want {
+				t.Errorf("%s %s: %q, want %q", method, path, got, want)
+			}
+		}
+	}
+	if got := ask("OPTIONS", "*"); got != want {
+		t.Errorf("OPTIONS *: %q", got)
+	}
+	if got := ask("HEAD", "/a"); got != strings.TrimSuffix(want, "nothing here\n") {
+		t.Errorf("HEAD: %q", got)
+	}
+	if n := len(letters); n != 33 {
+		t.Errorf("%d letters, want 33", n)
+	}
+	letter := <-letters
+	r, err := letter.Open(bufio.NewReader(nil))
+	if err != nil || r.Method != "GET" || r.URL.Path != "/a" || letter.Client != netip.MustParseAddr("127.0.0.1") || !letter.Local.IsValid() {
+		t.Errorf("letter %+v, request %+v, %v", letter, r, err)
+	}
+}
+
+func TestTheRealSite(t *testing.T) {
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/upgrade" { // like a WebSocket
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			rw.Flush()
+			line, _ := rw.ReadString('\n')
+			rw.WriteString("echo " + line)
+			rw.Flush()
+			return
+		}
+		fmt.Fprintf(w, "%s %s for %s host %s by %s", r.Method, r.URL.Path, r.Header["X-Forwarded-For"], r.Host, r.Header.Get("X-Forwarded-Proto"))
+	}))
+	defer site.Close()
+	address, err := url.Parse(site.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
+	o.Cover = Cover{Proxy: address}
+	l, letters := listenWith(t, o)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	get := func(wantStatus int) (string, *http.Response) {
+		t.Helper()
+		req, err := http.NewRequest("GET", "https://"+l.Addr().String()+"/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Forwarded-For", "1.1.1.1") // a stranger's
+		req.Host = "home.example.org"
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != wantStatus {
+			t.Errorf("%s, %v", res.Status, err)
+		}
+		return string(body), res
+	}
+	body, res := get(200)
+	if body != "GET /a for [127.0.0.1] host home.example.org by https" || res.ProtoMajor != 2 {
+		t.Errorf("%s: %q", res.Proto, body)
+	}
+	if letter := <-letters; letter.Client != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("letter %+v", letter)
+	}
+	conn := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	io.WriteString(conn, "GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	reader := bufio.NewReader(conn)
+	if res, err := http.ReadResponse(reader, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", res, err)
+	}
+	io.WriteString(conn, "hello\n")
+	if got, err := reader.ReadString('\n'); got != "echo hello\n" {
+		t.Errorf("over the upgraded connection: %q, %v", got, err)
+	}
+	site.Close()
+	if body, _ := get(502); body != "Bad Gateway\n" {
+		t.Errorf("the site is down: %q", body)
+	}
+}
+
+func TestThePROXYProtocol(t *testing.T) {
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	source := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
+	for name, cover := range map[string]Cover{"drop": {}, "status": {Status: 404}} {
+		for _, version := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s, version %d", name, version), func(t *testing.T) {
+				l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, loopback}, Cover: cover})
+				conn := dial(t, l)
+				if _, err := proxyproto.HeaderProxyFromAddrs(version, source, conn.RemoteAddr()).WriteTo(conn); err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n")
+				letter := <-letters
+				if letter.Client != netip.MustParseAddr("192.0.2.7") || letter.Remote.Port() != 4711 {
+					t.Errorf("letter %+v", letter)
+				}
+				// Without a header, or with a wrong one, there is no knock.
+				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n"} {
+					conn := dial(t, l)
+					io.WriteString(conn, start+"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+					conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+					io.ReadAll(conn)
+				}
+				if len(letters) > 0 {
+					t.Errorf("letters without a right header: %+v", <-letters)
+				}
+			})
+		}
+	}
+	t.Run("from others none is taken", func(t *testing.T) {
+		l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}})
+		conn := dial(t, l)
+		io.WriteString(conn, "PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		letter := <-letters
+		if _, err := open(letter); err == nil || letter.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("letter %+v, %v; want a malformed one of the peer's", letter, err)
+		}
+	})
+}
+
+func TestOptionsChangeWithoutAnAnswerLost(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-release
+		io.WriteString(w, "at last")
+	}))
+	defer site.Close()
+	address, err := url.Parse(site.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, letters := listenWith(t, Options{Cover: Cover{Proxy: address}})
+	slow := dial(t, l)
+	io.WriteString(slow, "GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+	<-letters
+	<-asked
+	l.Use(Options{Max: 100, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+	dropped := dial(t, l)
+	io.WriteString(dropped, "GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-letters
+	mustReset(t, dropped)
+	close(release)
+	slow.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(slow); err != nil || !strings.HasSuffix(string(got), "at last") {
+		t.Errorf("what was being answered: %q, %v", got, err)
+	}
+}
+
+func TestASocketOfSomebodyElse(t *testing.T) {
+	tcp, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	letters := make(chan Letter, 1)
+	l, err := ListenOn(tcp.(*net.TCPListener), Options{Max: 10, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.Serve()
+	defer l.Close()
+	conn := dial(t, l)
+	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-letters
+	mustReset(t, conn)
+}

@@ -1,0 +1,136 @@
+package httpd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Certificate is read from files, and read again when they change.
+type Certificate struct {
+	cert, key string
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	checked time.Time
+	stamps  [2]stamp
+	failing bool
+}
+
+// stamp tells whether a file is another one than before.
+type stamp struct {
+	modified time.Time
+	size     int64
+}
+
+const certificateCheck = time.Second // at least, between two looks at the files
+
+// LoadCertificate reads a certificate chain and its key, both in PEM.
+func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{cert: cert, key: key, log: log}
+	if err := c.load(c.stamp()); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Certificate) stamp() (stamps [2]stamp) {
+	for i, file := range []string{c.cert, c.key} {
+		if info, err := os.Stat(file); err == nil {
+			stamps[i] = stamp{info.ModTime(), info.Size()}
+		}
+	}
+	return stamps
+}
+
+func (c *Certificate) load(stamps [2]stamp) error {
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return fmt.Errorf("certificate %s: %w", c.cert, err)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return fmt.Errorf("certificate %s: %w", c.cert, err)
+		}
+	}
+	c.current, c.stamps = &pair, stamps
+	return nil
+}
+
+// Get returns the certificate, for tls.Config.
+func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.checked) >= certificateCheck {
+		c.checked = now
+		if stamps := c.stamp(); stamps != c.stamps {
+			err := c.load(stamps)
+			switch {
+			case err == nil:
+				c.log.Info("certificate read again", "file", c.cert, "until", c.current.Leaf.NotAfter)
+			case !c.failing: // half-written, perhaps: the old one serves on
+				c.log.Error("the new certificate cannot be used; the old one serves on", "error", err)
+			}
+			c.failing = err != nil
+		}
+	}
+	return c.current, nil
+}
+
+var errServerName = errors.New("a server name that is not served")
+
+// TLSConfig returns what a listener needs, by the intermediate configuration of
+// Mozilla's recommendations: TLS 1.2 with forward secrecy, and TLS 1.3. Other
+// server names than names, if there are any, are refused before anything is
+// signed. Protocols are what ALPN offers.
+func TLSConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), names, protocols []string) *tls.Config {
+	return &tls.Config{
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			name := strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
+			if len(names) > 0 && !slices.Contains(names, name) {
+				return nil, errServerName
+			}
+			return get(hello)
+		},
+		MinVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		NextProtos: protocols,
+		// A ticket would be a record more, and at another time.
+		SessionTicketsDisabled: true,
+	}
+}
+
+// A quiet connection keeps what is written until something is read, so that
+// what TLS has to say about a handshake that fails is never said.
+type quiet struct {
+	net.Conn
+	held []byte
+}
+
+func (q *quiet) Write(p []byte) (int, error) {
+	q.held = append(q.held, p...)
+	return len(p), nil
+}
+
+func (q *quiet) Read(p []byte) (int, error) {
+	if len(q.held) > 0 {
+		if _, err := q.Conn.Write(q.held); err != nil {
+			return 0, err
+		}
+		q.held = q.held[:0]
+	}
+	return q.Conn.Read(p)
+}
