@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -266,10 +267,19 @@ func (w *world) wholePath() {
 func TestBesideUFW(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
-	for _, dir := range []string{"/etc/ufw", "/etc/default", "/lib/ufw"} { // what it writes to
-		if err := lab.PrivateCopy(dir, t.TempDir()); err != nil {
-			t.Fatal(err)
-		}
+	// What it writes to, as the package brings it.
+	rules, err := filepath.Glob("/usr/share/ufw/iptables/*.rules")
+	if err != nil || len(rules) == 0 {
+		t.Fatalf("ufw's own rules: %v, %v", rules, err)
+	}
+	etc := t.TempDir()
+	if err := errors.Join(
+		os.Mkdir(filepath.Join(etc, "applications.d"), 0o755),
+		lab.PrivateCopy("/etc/ufw", etc, append(rules, "/usr/share/ufw/before.init", "/usr/share/ufw/after.init", "/usr/share/ufw/ufw.conf", "/etc/ufw/sysctl.conf")...),
+		lab.PrivateCopy("/etc/default", t.TempDir(), "/etc/default/ufw"),
+		lab.PrivateCopy("/lib/ufw", t.TempDir(), "/lib/ufw/ufw-init", "/lib/ufw/ufw-init-functions"),
+	); err != nil {
+		t.Fatal(err)
 	}
 	w.serve(standard)
 	ufw := func(args ...string) {

@@ -88,13 +88,14 @@ func PrivateRun() error {
 	)
 }
 
-// PrivateCopy puts a copy of a directory over it, for this process and those
-// that it starts. PrivateRun has to come before.
-func PrivateCopy(dir, to string) error {
-	if out, err := exec.Command("cp", "-a", dir+"/.", to).CombinedOutput(); err != nil {
-		return fmt.Errorf("cp %s: %w: %s", dir, err, out)
+// PrivateCopy puts a directory that holds copies of others' contents over
+// another, for this process and those that it starts. PrivateRun has to come
+// before.
+func PrivateCopy(over, dir string, sources ...string) error {
+	if out, err := exec.Command("cp", append(append([]string{"-r"}, sources...), dir)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp: %w: %s", err, out)
 	}
-	return syscall.Mount(to, dir, "", syscall.MS_BIND, "")
+	return syscall.Mount(dir, over, "", syscall.MS_BIND, "")
 }
 
 // PrivateFile puts a file over another, for this process and those that it
