@@ -5,8 +5,8 @@ PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What the tests need beside Go, as Debian calls it.
-PACKAGES = ca-certificates curl gcc iproute2 iptables libc6-dev nftables nmap openssh-client openssh-server procps ufw uidmap
-NEEDED   = curl gcc ip iptables newuidmap nft nmap ssh sshd ssh-keygen sysctl ufw
+PACKAGES = ca-certificates curl gcc haproxy iproute2 iptables libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps ufw uidmap
+NEEDED   = curl gcc haproxy ip iptables newuidmap nft nginx nmap openssl ssh sshd ssh-keygen sysctl ufw
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -16,7 +16,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
 
 test: deps
-	$(GO) test -race -parallel 8 ./...
+	$(GO) test -race -timeout 9m -parallel 8 ./...
 
 # As root: installs what is missing. Otherwise: says what would.
 deps:

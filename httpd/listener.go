@@ -207,20 +207,32 @@ func (s *service) answer(tcp *net.TCPConn) bool {
 	return true
 }
 
-// Close stops listening and resets all connections.
+// Close stops listening, and then resets the connections whose heads are not
+// complete within a moment.
 func (l *Listener) Close() error {
 	err := l.tcp.Close()
+	read := make(chan struct{})
+	go func() {
+		l.wg.Wait()
+		close(read)
+	}()
+	l.service.Load().end(closeTimeout)
+	select {
+	case <-read:
+	case <-time.After(closeTimeout):
+	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.closed = true
 	for e := l.reading.Front(); e != nil; e = e.Next() {
 		e.Value.(*net.TCPConn).Close()
 	}
-	l.mu.Unlock()
-	l.service.Load().end(closeTimeout)
 	return err
 }
 
-const closeTimeout = 500 * time.Millisecond // for answers that are being given when the listener closes
+// closeTimeout is for heads that are being read, and for answers that are being
+// given, when the listener closes.
+const closeTimeout = 500 * time.Millisecond
 
 // admit gives a connection a place among those being read, or closes it and
 // returns nil if the listener is closed. If there are too many, the oldest goes.

@@ -372,9 +372,11 @@ func (l *listener) in(all []*listener) bool {
 }
 
 func closeAll(listeners []*listener) {
+	var wg sync.WaitGroup
 	for _, l := range listeners {
-		l.Close()
+		wg.Go(func() { l.Close() })
 	}
+	wg.Wait()
 }
 
 // current returns the listeners that are served.
