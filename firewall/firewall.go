@@ -133,6 +133,35 @@ type Guard struct {
 	Mark  uint32         // set on packets that a grant lets through, ORed to what they carry
 	Allow []netip.Prefix // networks that need no grant
 	Owner bool           // the table belongs to this process; see the backend
+	Shield
+}
+
+// A Shield keeps clients from listeners: those that are banned, and new
+// connections that come too fast. Allowed networks and Exempt are never kept
+// away. An IPv6 client is its /64.
+type Shield struct {
+	BanPorts  []uint16      // TCP ports that a ban closes
+	RatePorts []uint16      // TCP ports to which new connections are limited
+	Rate      int           // new connections of a client in Per; 0: any number
+	Per       time.Duration // a second, a minute or an hour
+	Burst     int           // that may come at once
+	Exempt    []netip.Prefix
+}
+
+// A Ban keeps a client from the listeners until its time is over.
+type Ban struct {
+	Client netip.Prefix // an IPv4 address or an IPv6 /64
+	Until  time.Time    // in the past: the ban is lifted
+}
+
+// Offender returns what a ban of a client covers.
+func Offender(client netip.Addr) netip.Prefix {
+	client = client.Unmap().WithZone("")
+	bits := 32
+	if client.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(client, bits).Masked()
 }
 
 // Door returns the door of a name, or nil.
@@ -180,6 +209,10 @@ type Backend interface {
 	// Read returns the truth: the grants that the firewall holds now, in no
 	// order, or ErrNotGuarded as Check does.
 	Read(ctx context.Context) ([]Grant, error)
+	// Ban sets and lifts bans.
+	Ban(ctx context.Context, bans []Ban) error
+	// Bans returns the bans that the firewall holds now.
+	Bans(ctx context.Context) ([]Ban, error)
 	// EndSessions ends the sessions that began under grants, which the backend
 	// does not hold any more. Sessions from before the guard live on.
 	EndSessions(ctx context.Context, grants []Grant) error

@@ -31,10 +31,11 @@ type Gate struct {
 	count   map[string]int // grants by door
 	ids     map[string]key
 	ends    ends
-	closing map[key]string    // grants to be closed, and why, that the firewall would not close
-	ended   map[key]time.Time // grants that the firewall may still hold for a moment, and since when they have ended here
-	cut     []Grant           // grants that have ended, whose sessions are to end
-	failing error             // the latest failure, until the firewall is known to be right
+	closing map[key]string             // grants to be closed, and why, that the firewall would not close
+	ended   map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
+	bans    map[netip.Prefix]time.Time // that hold, and until when
+	cut     []Grant                    // grants that have ended, whose sessions are to end
+	failing error                      // the latest failure, until the firewall is known to be right
 }
 
 // key tells grants apart: there is one for a door and a client.
@@ -71,6 +72,7 @@ const (
 	ByAdmin     = "closed by an administrator"
 	BySequence  = "closed by a sequence"
 	DoorRemoved = "its door was removed or changed"
+	Banned      = "its client was banned"
 	FromOutside = "removed from the firewall by somebody else"
 	Unguarding  = "the guard was taken away"
 )
@@ -108,6 +110,7 @@ func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
 		ids:     map[string]key{},
 		closing: map[key]string{},
 		ended:   map[key]time.Time{},
+		bans:    map[netip.Prefix]time.Time{},
 	}
 }
 
@@ -255,6 +258,71 @@ func (g *Gate) Count(ctx context.Context) (count map[string]int, err error) {
 		return nil
 	}})
 	return count, err
+}
+
+// Ban keeps clients from the listeners until a time, or lifts a ban whose time
+// is over. Networks that never need a grant, and what the shield exempts, are
+// not banned. If closeGrants is set the clients' grants end as well.
+func (g *Gate) Ban(ctx context.Context, bans []Ban, closeGrants bool) error {
+	return g.wait(ctx, order{alone: func(ctx context.Context) error {
+		if !g.guarded {
+			return ErrUnguarded
+		}
+		now := time.Now()
+		bans := slices.DeleteFunc(slices.Clone(bans), func(b Ban) bool {
+			return b.Until.After(now) && slices.ContainsFunc(slices.Concat(g.guard.Allow, g.guard.Exempt), b.Client.Overlaps)
+		})
+		ctx, cancel := call(ctx)
+		defer cancel()
+		if err := g.backend.Ban(ctx, bans); err != nil {
+			return fmt.Errorf("ban: %w", err)
+		}
+		for _, b := range bans {
+			if b.Until.After(now) {
+				g.bans[b.Client] = b.Until
+			} else {
+				delete(g.bans, b.Client)
+			}
+		}
+		if !closeGrants {
+			return nil
+		}
+		return g.closeAll(ctx, func(grant Grant) bool {
+			return slices.ContainsFunc(bans, func(b Ban) bool { return b.Client.Overlaps(grant.Client) })
+		}, Banned)
+	}})
+}
+
+// closeAll ends the grants for which f returns true.
+func (g *Gate) closeAll(ctx context.Context, f func(Grant) bool, reason string) error {
+	for k, grant := range g.grants {
+		if f(grant) {
+			g.closing[k] = reason
+		}
+	}
+	return g.closeLate(ctx)
+}
+
+// Bans returns the bans that hold, and until when.
+func (g *Gate) Bans(ctx context.Context) (bans []Ban, err error) {
+	err = g.wait(ctx, order{alone: func(context.Context) error {
+		bans = g.banned()
+		return nil
+	}})
+	slices.SortFunc(bans, func(a, b Ban) int { return a.Client.Compare(b.Client) })
+	return bans, err
+}
+
+// banned forgets the bans whose time is over, and returns the others.
+func (g *Gate) banned() (bans []Ban) {
+	for client, until := range g.bans {
+		if time.Now().Before(until) {
+			bans = append(bans, Ban{client, until})
+		} else {
+			delete(g.bans, client)
+		}
+	}
+	return bans
 }
 
 // Ping waits until Run answers.
@@ -621,6 +689,13 @@ func (g *Gate) configure(ctx context.Context, guard Guard) error {
 		return fmt.Errorf("guard the doors: %w", err)
 	}
 	g.guard, g.guarded = guard, true
+	bans, err := g.backend.Bans(ctx)
+	if err != nil {
+		g.log.Warn("bans that hold cannot be read", "error", err)
+	}
+	for _, b := range bans {
+		g.bans[b.Client] = b.Until
+	}
 	for k, grant := range g.grants {
 		if !stays(k) {
 			g.forget(grant, DoorRemoved)
@@ -688,6 +763,11 @@ func (g *Gate) repair(ctx context.Context) ([]Grant, error) {
 	}
 	if err := g.backend.Guard(ctx, g.guard, running); err != nil {
 		return nil, fmt.Errorf("put the guard back: %w", err)
+	}
+	if bans := g.banned(); len(bans) > 0 {
+		if err := g.backend.Ban(ctx, bans); err != nil {
+			return nil, fmt.Errorf("put bans back: %w", err)
+		}
 	}
 	g.observe(Event{Kind: Repaired, Time: time.Now(), Reason: fmt.Sprintf("the guard was gone or changed, and is back with %d grants", len(running))})
 	return g.backend.Read(ctx)

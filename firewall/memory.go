@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ type Memory struct {
 	mu     sync.Mutex
 	guard  *Guard // nil: nothing is guarded
 	grants map[key]Grant
+	bans   map[netip.Prefix]time.Time
 }
 
 // NewMemory returns a backend that guards nothing yet.
@@ -84,6 +86,34 @@ func (m *Memory) Read(ctx context.Context) ([]Grant, error) {
 	return slices.Collect(maps.Values(m.running())), nil
 }
 
+// Ban implements Backend.
+func (m *Memory) Ban(_ context.Context, bans []Ban) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.guard == nil {
+		return ErrNotGuarded
+	}
+	if m.bans == nil {
+		m.bans = map[netip.Prefix]time.Time{}
+	}
+	for _, b := range bans {
+		m.bans[b.Client] = b.Until
+	}
+	return nil
+}
+
+// Bans implements Backend.
+func (m *Memory) Bans(context.Context) (bans []Ban, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for client, until := range m.bans {
+		if until.After(time.Now()) {
+			bans = append(bans, Ban{client, until})
+		}
+	}
+	return bans, nil
+}
+
 // EndSessions implements Backend.
 func (m *Memory) EndSessions(context.Context, []Grant) error { return nil }
 
@@ -94,7 +124,7 @@ func (m *Memory) Changed() <-chan struct{} { return m.changed }
 func (m *Memory) Unguard(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.guard, m.grants = nil, nil
+	m.guard, m.grants, m.bans = nil, nil, nil
 	return nil
 }
 

@@ -107,30 +107,30 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		for _, set := range r.sets {
 			failed = errors.Join(failed, c.AddSet(set, nil))
 		}
-		for i, f := range families {
+		for _, f := range families {
 			for part := range slices.Chunk(up[f.isIPv4], chunk) {
 				failed = errors.Join(failed, c.SetAddElements(b.beforeSet(f), part))
 			}
-			if len(g.Allow) > 0 {
-				c.FlushSet(b.allowSet(f))
-				for part := range slices.Chunk(r.allow[i], 2*chunk) {
-					failed = errors.Join(failed, c.SetAddElements(b.allowSet(f), part))
-				}
+		}
+		for _, f := range r.fills {
+			c.FlushSet(f.set)
+			for part := range slices.Chunk(f.elements, 2*chunk) {
+				failed = errors.Join(failed, c.SetAddElements(f.set, part))
 			}
 		}
-		fill := func(name string, rules [][]expr.Any) {
+		write := func(name string, rules [][]expr.Any) {
 			chain := c.AddChain(b.chain(name))
 			c.FlushChain(chain)
 			for _, exprs := range rules {
 				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain, Exprs: exprs})
 			}
 		}
-		fill(guardChain, nil) // so that nothing refers to door chains that go
+		write(guardChain, nil) // so that nothing refers to door chains that go
 		for _, chain := range r.chains {
-			fill(chain.name, chain.rules)
+			write(chain.name, chain.rules)
 		}
 		failed = errors.Join(failed, c.AddSet(r.ports, r.verdicts))
-		fill(guardChain, guardRules(r.ports))
+		write(guardChain, guardRules(g, r.ports)) // the map has its id only now
 		sets, rules := r.names()
 		for name := range before.Chains {
 			if _, ok := rules[name]; !ok {

@@ -255,7 +255,9 @@ var everything = firewall.Guard{
 		{Name: "four", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 100, Last: 100}, {Protocol: firewall.UDP, First: 100, Last: 110}}, Forward: netip.MustParseAddrPort("10.0.0.5:22"), MaxGrants: 10},
 		{Name: "six", Ports: []firewall.Ports{{Protocol: firewall.TCP, First: 101, Last: 101}}, Forward: netip.MustParseAddrPort("[2001:db8::5]:22"), MaxGrants: 10},
 	},
-	Mark:  0x1,
+	Mark: 0x1,
+	Shield: firewall.Shield{BanPorts: []uint16{80, 443}, RatePorts: []uint16{443}, Rate: 20, Per: time.Second, Burst: 40,
+		Exempt: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}},
 	Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("2001:db8::/32")},
 }
 

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"webknock/firewall"
 )
@@ -26,6 +28,11 @@ func Print(w io.Writer, table string, g firewall.Guard) error {
 		line("\tset %s { type %s . inet_service . %s . inet_service; size %d; flags timeout; timeout 1d; }", b.beforeSet(f).Name, typ, typ, setSize)
 		if len(g.Allow) > 0 {
 			line("\tset %s { type %s; flags interval; }", b.allowSet(f).Name, typ)
+		}
+		if shielded(g) {
+			line("\tset %s { type %s; flags interval; }", b.exemptSet(f).Name, typ)
+			line("\tset %s { type %s; size %d; flags timeout; timeout 1d; }", b.banSet(f).Name, typ, setSize)
+			line("\tset %s { type %s; size %d; flags dynamic,timeout; timeout 1m; }", b.rateSet(f).Name, typ, setSize)
 		}
 	}
 	for _, door := range g.Doors {
@@ -49,26 +56,27 @@ func Print(w io.Writer, table string, g firewall.Guard) error {
 		line("flush chain inet %s %s", table, c.name)
 	}
 	line("flush chain inet %s %s", table, guardChain)
-	if len(g.Allow) > 0 {
-		for _, f := range families {
-			line("flush set inet %s %s", table, b.allowSet(f).Name)
-		}
+	for _, f := range r.fills {
+		line("flush set inet %s %s", table, f.set.Name)
 	}
 	line("table inet %s {", table)
-	if len(g.Allow) > 0 {
-		for _, f := range families {
-			networks, err := allowedNetworks(g, f)
+	for _, f := range families {
+		for name, networks := range map[string][]netip.Prefix{b.allowSet(f).Name: g.Allow, b.exemptSet(f).Name: slices.Concat(g.Allow, g.Exempt)} {
+			set, err := allowedNetworks(networks, f)
 			if err != nil {
 				return err
 			}
 			var prefixes []string
-			for _, p := range networks.Prefixes() {
+			for _, p := range set.Prefixes() {
 				prefixes = append(prefixes, p.String())
 			}
-			if len(prefixes) > 0 {
-				line("\tset %s { type %s; flags interval; elements = { %s } }", b.allowSet(f).Name, f.address.Name, strings.Join(prefixes, ", "))
+			if len(prefixes) > 0 && slices.ContainsFunc(r.fills, func(f fill) bool { return f.set.Name == name }) {
+				line("\tset %s { type %s; flags interval; elements = { %s } }", name, f.address.Name, strings.Join(prefixes, ", "))
 			}
 		}
+	}
+	if shielded(g) {
+		b.printShield(line, g)
 	}
 	for _, door := range g.Doors {
 		line("\tchain %s%s {", chainPrefix, door.Name)
@@ -78,6 +86,14 @@ func Print(w io.Writer, table string, g firewall.Guard) error {
 	line("\tchain %s {", guardChain)
 	line("\t\tiifname \"lo\" accept")
 	line("\t\tfib daddr type unicast accept")
+	if shielded(g) {
+		for _, p := range g.BanPorts {
+			line("\t\ttcp dport %d jump %s", p, banChain)
+		}
+		for _, p := range g.RatePorts {
+			line("\t\ttcp dport %d jump %s", p, rateChain)
+		}
+	}
 	var verdicts []string
 	for _, door := range g.Doors {
 		for _, p := range printPorts(door) {
@@ -137,6 +153,29 @@ func (b *Backend) printDoor(line func(string, ...any), g firewall.Guard, door fi
 		line("\t\tmeta l4proto tcp ct state established reject with tcp reset")
 	}
 	line("\t\tcounter drop")
+}
+
+// printShield writes what shieldRules returns.
+func (b *Backend) printShield(line func(string, ...any), g firewall.Guard) {
+	each := func(f func(family, string, string)) {
+		f(families[0], "ip saddr", "ip saddr")
+		f(families[1], "ip6 saddr", "ip6 saddr & ffff:ffff:ffff:ffff::")
+	}
+	line("\tchain %s {", banChain)
+	each(func(f family, saddr, offender string) {
+		line("\t\t%s @%s return", saddr, b.exemptSet(f).Name)
+		line("\t\t%s @%s drop", offender, b.banSet(f).Name)
+	})
+	line("\t}")
+	line("\tchain %s {", rateChain)
+	if g.Rate > 0 {
+		per := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour"}[g.Per]
+		each(func(f family, saddr, offender string) {
+			line("\t\t%s @%s return", saddr, b.exemptSet(f).Name)
+			line("\t\tct state new update @%s { %s limit rate over %d/%s burst %d packets } drop", b.rateSet(f).Name, offender, g.Rate, per, g.Burst)
+		})
+	}
+	line("\t}")
 }
 
 // printForward writes what forwardRules returns.

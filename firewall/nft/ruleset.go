@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -18,6 +19,8 @@ import (
 const (
 	guardChain   = "guard"
 	forwardChain = "forward"
+	banChain     = "ban"
+	rateChain    = "rate"
 	chainPrefix  = "door_"
 	setSize      = 65536
 	// setTimeout is what an element without a timeout of its own would get;
@@ -108,11 +111,37 @@ func (b *Backend) allowSet(f family) *nftables.Set {
 	return &nftables.Set{Table: b.table, Name: "allow." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
-// allowedNetworks returns the networks of a family that need no grant, without
-// overlaps.
-func allowedNetworks(g firewall.Guard, f family) (*netipx.IPSet, error) {
+// exemptSet is the set of networks that are never kept from a listener.
+func (b *Backend) exemptSet(f family) *nftables.Set {
+	return &nftables.Set{Table: b.table, Name: "exempt." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
+}
+
+// banSet is the set of clients that are kept from the listeners.
+func (b *Backend) banSet(f family) *nftables.Set {
+	return &nftables.Set{
+		Table: b.table, Name: "banned." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
+		HasTimeout: true, Timeout: setTimeout, Size: setSize,
+	}
+}
+
+// rateSet is the set that counts the new connections of each client to
+// listeners. It forgets whoever stays away for a minute.
+func (b *Backend) rateSet(f family) *nftables.Set {
+	return &nftables.Set{
+		Table: b.table, Name: "rate." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
+		HasTimeout: true, Timeout: time.Minute, Dynamic: true, Size: setSize,
+	}
+}
+
+// shielded reports whether listeners are shielded.
+func shielded(g firewall.Guard) bool {
+	return g.Mode == firewall.Guarded && len(g.BanPorts)+len(g.RatePorts) > 0
+}
+
+// allowedNetworks returns networks of a family, without overlaps.
+func allowedNetworks(networks []netip.Prefix, f family) (*netipx.IPSet, error) {
 	var set netipx.IPSetBuilder
-	for _, p := range g.Allow {
+	for _, p := range networks {
 		if p.Addr().Is4() == f.isIPv4 {
 			set.AddPrefix(p)
 		}
@@ -120,14 +149,14 @@ func allowedNetworks(g firewall.Guard, f family) (*netipx.IPSet, error) {
 	return set.IPSet()
 }
 
-// allowed returns the elements of the set of networks that need no grant.
-func allowed(g firewall.Guard, f family) ([]nftables.SetElement, error) {
-	networks, err := allowedNetworks(g, f)
+// intervals returns networks of a family as elements of a set of intervals.
+func intervals(networks []netip.Prefix, f family) ([]nftables.SetElement, error) {
+	set, err := allowedNetworks(networks, f)
 	if err != nil {
 		return nil, err
 	}
 	var elements []nftables.SetElement
-	for _, r := range networks.Ranges() {
+	for _, r := range set.Ranges() {
 		elements = append(elements, nftables.SetElement{Key: r.From().AsSlice()})
 		if end := r.To().Next(); end.IsValid() {
 			elements = append(elements, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
@@ -148,6 +177,12 @@ func (b *Backend) chain(name string) *nftables.Chain {
 	return c
 }
 
+// A fill is a set, and all that is to be in it.
+type fill struct {
+	set      *nftables.Set
+	elements []nftables.SetElement
+}
+
 // A written chain is what the guard wants in it.
 type written struct {
 	name  string
@@ -159,21 +194,35 @@ type ruleset struct {
 	sets     []*nftables.Set // named ones
 	ports    *nftables.Set   // the map of the guard chain
 	verdicts []nftables.SetElement
-	allow    [2][]nftables.SetElement // by family
-	chains   []written                // all but that of the guard
+	fills    []fill    // of sets of networks
+	guard    int       // how many rules the guard chain has
+	chains   []written // all other chains
 }
 
 // ruleset returns what keeps g.
 func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 	r := new(ruleset)
-	for i, f := range families {
+	networks := func(set *nftables.Set, f family, networks []netip.Prefix) error {
+		elements, err := intervals(networks, f)
+		if err != nil {
+			return fmt.Errorf("set %s: %w", set.Name, err)
+		}
+		r.sets = append(r.sets, set)
+		r.fills = append(r.fills, fill{set, elements})
+		return nil
+	}
+	for _, f := range families {
 		r.sets = append(r.sets, b.beforeSet(f))
 		if len(g.Allow) > 0 {
-			r.sets = append(r.sets, b.allowSet(f))
-			var err error
-			if r.allow[i], err = allowed(g, f); err != nil {
-				return nil, fmt.Errorf("allowed networks: %w", err)
+			if err := networks(b.allowSet(f), f, g.Allow); err != nil {
+				return nil, err
 			}
+		}
+		if shielded(g) {
+			if err := networks(b.exemptSet(f), f, slices.Concat(g.Allow, g.Exempt)); err != nil {
+				return nil, err
+			}
+			r.sets = append(r.sets, b.banSet(f), b.rateSet(f))
 		}
 	}
 	for _, door := range g.Doors {
@@ -185,6 +234,11 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 		}
 	}
 	r.ports, r.verdicts = b.portMap(g)
+	r.guard = len(guardRules(g, r.ports))
+	if shielded(g) {
+		ban, rate := b.shieldRules(g)
+		r.chains = append(r.chains, written{banChain, ban}, written{rateChain, rate})
+	}
 	for _, door := range g.Doors {
 		r.chains = append(r.chains, written{chainPrefix + door.Name, b.doorRules(g, door)})
 	}
@@ -196,7 +250,7 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 
 // names returns the names of the sets, and how many rules each chain has.
 func (r *ruleset) names() (sets []string, rules map[string]int) {
-	rules = map[string]int{guardChain: len(guardRules(new(nftables.Set)))}
+	rules = map[string]int{guardChain: r.guard}
 	for _, s := range r.sets {
 		sets = append(sets, s.Name)
 	}
@@ -228,9 +282,10 @@ func (b *Backend) portMap(g firewall.Guard) (*nftables.Set, []nftables.SetElemen
 	return set, elements
 }
 
-// guardRules send packets to guarded ports into the chains of their doors.
-func guardRules(ports *nftables.Set) [][]expr.Any {
-	return [][]expr.Any{
+// guardRules send packets to listeners through the shield, and packets to
+// guarded ports into the chains of their doors.
+func guardRules(g firewall.Guard, ports *nftables.Set) [][]expr.Any {
+	rules := [][]expr.Any{
 		{ // what this host sends itself
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...)},
@@ -241,12 +296,51 @@ func guardRules(ports *nftables.Set) [][]expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNICAST)},
 			accept,
 		},
-		{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-			transport(2, unix.NFT_REG32_01),
-			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true},
-		},
 	}
+	if shielded(g) {
+		for _, jump := range []struct {
+			ports []uint16
+			chain string
+		}{{g.BanPorts, banChain}, {g.RatePorts, rateChain}} {
+			for _, p := range jump.ports {
+				rules = append(rules, slices.Concat(tcp(), []expr.Any{
+					transport(2, 1),
+					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(p)},
+					&expr.Verdict{Kind: expr.VerdictJump, Chain: jump.chain},
+				}))
+			}
+		}
+	}
+	return append(rules, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+		transport(2, unix.NFT_REG32_01),
+		&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetID: ports.ID, SetName: ports.Name, IsDestRegSet: true},
+	})
+}
+
+// shieldRules drop what comes from banned clients, and new connections that
+// come too fast.
+func (b *Backend) shieldRules(g firewall.Guard) (ban, rate [][]expr.Any) {
+	for _, f := range families {
+		exempt := slices.Concat(f.is(), []expr.Any{network(f.saddr, f.size, 1), &expr.Lookup{SourceRegister: 1, SetName: b.exemptSet(f).Name},
+			&expr.Verdict{Kind: expr.VerdictReturn}})
+		offender := slices.Concat(f.is(), f.masked(f.offenderBits()))
+		ban = append(ban, exempt, slices.Concat(offender, []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: b.banSet(f).Name}, drop}))
+		if g.Rate > 0 {
+			over := &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(g.Rate), Unit: expr.LimitTime(g.Per / time.Second), Burst: uint32(g.Burst), Over: true}
+			rate = append(rate, exempt, slices.Concat(state(expr.CtStateBitNEW), offender, []expr.Any{
+				&expr.Dynset{SrcRegKey: 1, SetName: b.rateSet(f).Name, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{over}}, drop}))
+		}
+	}
+	return ban, rate
+}
+
+// offenderBits is how many bits of an address the shield goes by.
+func (f family) offenderBits() int {
+	if f.isIPv4 {
+		return 32
+	}
+	return 64
 }
 
 // forwardRules send the granted packets of doors to other hosts, by the mark
@@ -357,9 +451,12 @@ func (f family) is() []expr.Any {
 }
 
 // client loads what a grant at a door goes by: the source address, masked.
-func (f family) client(door firewall.Door) []expr.Any {
+func (f family) client(door firewall.Door) []expr.Any { return f.masked(f.bits(door)) }
+
+// masked loads the first bits of the source address.
+func (f family) masked(bits int) []expr.Any {
 	load := []expr.Any{network(f.saddr, f.size, 1)}
-	if bits := f.bits(door); bits < int(f.size)*8 {
+	if bits < int(f.size)*8 {
 		load = append(load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: f.mask(bits), Xor: make([]byte, f.size)})
 	}
 	return load

@@ -286,24 +286,24 @@ func (d *Daemon) listen(ctx context.Context, address string, o httpd.Options) (*
 	if !ok {
 		return httpd.Listen(ctx, address, o)
 	}
-	for _, l := range d.sockets[name] {
-		tcp, ok := l.(*net.TCPListener)
-		if !ok {
-			return nil, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
-		}
-		// A copy, so that what is closed at a reload can be opened again.
-		file, err := tcp.File()
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		copied, err := net.FileListener(file)
-		if err != nil {
-			return nil, err
-		}
-		return httpd.ListenOn(copied.(*net.TCPListener), o)
+	if len(d.sockets[name]) == 0 {
+		return nil, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
 	}
-	return nil, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
+	tcp, ok := d.sockets[name][0].(*net.TCPListener)
+	if !ok {
+		return nil, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
+	}
+	// A copy, so that what is closed at a reload can be opened again.
+	file, err := tcp.File()
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	copied, err := net.FileListener(file)
+	if err != nil {
+		return nil, err
+	}
+	return httpd.ListenOn(copied.(*net.TCPListener), o)
 }
 
 // options returns what a listener does.

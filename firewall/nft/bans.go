@@ -1,0 +1,79 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+
+	"webknock/firewall"
+)
+
+// Ban implements firewall.Backend.
+func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.guard == nil {
+		return firewall.ErrNotGuarded
+	}
+	if !shielded(*b.guard) {
+		return nil
+	}
+	return b.talk("ban", func(c *nftables.Conn) error {
+		var failed error
+		for _, f := range families {
+			var before, want []nftables.SetElement
+			for _, ban := range bans {
+				if ban.Client.Addr().Is4() != f.isIPv4 {
+					continue
+				}
+				key := ban.Client.Addr().AsSlice()
+				before = append(before, nftables.SetElement{Key: key})
+				if left := time.Until(ban.Until).Truncate(time.Millisecond); left > 0 {
+					want = append(want, nftables.SetElement{Key: key, Timeout: left})
+				}
+			}
+			for part := range slices.Chunk(before, chunk) {
+				failed = errors.Join(failed, c.SetAddElements(b.banSet(f), part), c.SetDeleteElements(b.banSet(f), part))
+			}
+			for part := range slices.Chunk(want, chunk) {
+				failed = errors.Join(failed, c.SetAddElements(b.banSet(f), part))
+			}
+		}
+		return errors.Join(failed, c.Flush())
+	})
+}
+
+// Bans implements firewall.Backend.
+func (b *Backend) Bans(ctx context.Context) (bans []firewall.Ban, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.guard == nil || !shielded(*b.guard) {
+		return nil, nil
+	}
+	err = b.talk("read bans", func(c *nftables.Conn) error {
+		for _, f := range families {
+			elements, err := c.GetSetElements(b.banSet(f))
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			for _, e := range elements {
+				if addr, ok := netip.AddrFromSlice(e.Key); ok && e.Expires > 0 {
+					bans = append(bans, firewall.Ban{Client: netip.PrefixFrom(addr, f.offenderBits()), Until: now.Add(e.Expires)})
+				}
+			}
+		}
+		return nil
+	})
+	return bans, err
+}
