@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"webknock/firewall"
 	"webknock/sequence"
@@ -23,6 +24,7 @@ type Config struct {
 	Doors     []firewall.Door
 	Sequences []Sequence
 	Firewall  Firewall
+	Shield    Shield
 	Admin     Admin
 	Log       Log
 	State     string   // directory
@@ -72,6 +74,22 @@ type Firewall struct {
 	Backend string // BackendNFTables or BackendMemory
 	Table   string
 	Guard   firewall.Guard
+}
+
+// Shield keeps clients from listeners.
+type Shield struct {
+	Rate   int           // new connections of a client to a listener that drops, in Per; 0: any number
+	Per    time.Duration // a second, a minute or an hour
+	Ban    Ban
+	Decoys []string // paths; one request bans
+}
+
+// Ban says when a client is banned, and for how long.
+type Ban struct {
+	Knocks int           // without a completion, in Within; 0: never
+	Within time.Duration // of the first of them
+	For    time.Duration
+	Doors  bool // a ban ends grants as well
 }
 
 // The backends.

@@ -180,9 +180,10 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		Clients: Clients{Max: 65536, IPv6Prefix: 128},
 		Firewall: Firewall{Backend: overrides["firewall.backend"], Table: overrides["firewall.table"],
 			Guard: firewall.Guard{Mark: 0x40000000}},
-		Admin: Admin{Socket: overrides["admin.socket"]},
-		Log:   Log{Format: overrides["log.format"]},
-		State: overrides["state"],
+		Shield: Shield{Rate: 20, Per: time.Second, Ban: Ban{Within: time.Minute, For: 10 * time.Minute}},
+		Admin:  Admin{Socket: overrides["admin.socket"]},
+		Log:    Log{Format: overrides["log.format"]},
+		State:  overrides["state"],
 	}
 	var sequences func() // once all doors are known
 	doors := map[string]bool{}
@@ -237,7 +238,7 @@ func (d *decoder) config(root *yaml.Node) *Config {
 				},
 			})
 		},
-		"shield": d.notYet(),
+		"shield": func(n *yaml.Node, key string) { d.shield(n, key, cfg) },
 		"admin": func(n *yaml.Node, key string) {
 			d.mapping(n, key, fields{"socket": d.path(&cfg.Admin.Socket), "metrics": d.notYet("")})
 		},
@@ -260,6 +261,16 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		}
 	}
 	cfg.Firewall.Guard.Doors = cfg.Doors
+	for i, s := range cfg.Sequences {
+		if ban := cfg.Shield.Ban.Knocks; ban > 0 && len(s.Steps) > ban {
+			d.errorf(nil, "shield.ban.knocks", "%d, but sequence %q has %d steps: nobody could complete it (at least that)", ban, s.Name, len(s.Steps))
+		}
+		for j, step := range s.Steps {
+			if p := step.Trigger.Path; p != "" && slices.Contains(cfg.Shield.Decoys, p) {
+				d.errorf(nil, fmt.Sprintf("sequences[%d].steps[%d]", i, j), "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
+			}
+		}
+	}
 	if slices.ContainsFunc(cfg.Listeners, func(l Listener) bool { return l.Cover.Proxy != nil }) {
 		for i, s := range cfg.Sequences {
 			if s.Strict {
@@ -275,6 +286,49 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		}
 	}
 	return cfg
+}
+
+var rate = regexp.MustCompile(`^(\d{1,6})/(second|minute|hour)$`)
+
+func (d *decoder) shield(n *yaml.Node, key string, cfg *Config) {
+	s := &cfg.Shield
+	d.mapping(n, key, fields{
+		"rate": func(n *yaml.Node, key string) {
+			text, ok := d.text(n, key)
+			m := rate.FindStringSubmatch(text)
+			switch {
+			case !ok:
+			case text == "off":
+				s.Rate = 0
+			case m == nil || strings.Trim(m[1], "0") == "":
+				d.errorf(n, key, "%q is no rate (like 20/second or 100/minute, or off)", text)
+			default:
+				s.Rate, _ = strconv.Atoi(m[1])
+				s.Per = map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour}[m[2]]
+			}
+		},
+		"ban": func(n *yaml.Node, key string) {
+			there := d.mapping(n, key, fields{
+				"knocks": d.integer(&s.Ban.Knocks, 1, 1_000_000),
+				"within": d.duration(&s.Ban.Within, time.Second, 24*time.Hour),
+				"for":    d.duration(&s.Ban.For, time.Second, 24*time.Hour),
+				"doors":  d.boolean(&s.Ban.Doors),
+			})
+			d.need(n, key, there, "knocks")
+		},
+		"decoys": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				p, ok := d.text(n, key)
+				switch {
+				case !ok:
+				case !strings.HasPrefix(p, "/"):
+					d.errorf(n, key, "not a path (it starts with /)")
+				default:
+					s.Decoys = append(s.Decoys, p)
+				}
+			})
+		},
+	})
 }
 
 var tableName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)

@@ -75,7 +75,7 @@ func (o Options) knock(r *http.Request) {
 			return
 		}
 	}
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, request: &http.Request{
+	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: o.Clients.Source == ProxyProtocol || client != remote.Addr(), Site: o.Cover.Proxy != nil, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}

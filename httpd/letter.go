@@ -24,6 +24,8 @@ type Letter struct {
 	Local   netip.AddrPort // the address it connected to
 	At      time.Time      // when the head was complete
 	TLS     bool           // it came by TLS
+	Named   bool           // a proxy has named the client, whom the firewall cannot see
+	Site    bool           // it went on to a real site, whose visitors look around
 	head    *buffer
 	request *http.Request // in place of head, where a server has read it
 }

@@ -295,6 +295,7 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 			return letter, false
 		}
 	}
+	named := conn != net.Conn(tcp)
 	remote := addrPort(conn.RemoteAddr())
 	letter = Letter{Client: remote.Addr(), Remote: remote, Local: addrPort(conn.LocalAddr()), TLS: s.TLS != nil, head: head}
 	if s.TLS != nil {
@@ -311,6 +312,7 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 		}
 		letter.Client = client
 	}
+	letter.Named = named || letter.Client != remote.Addr()
 	return letter, true
 }
 

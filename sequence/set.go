@@ -92,6 +92,16 @@ func (s *Set) Machine(name string) *Machine {
 	return nil
 }
 
+// Ignores reports whether a request for path counts as a knock in no sequence.
+func (s *Set) Ignores(path string) bool {
+	for _, m := range s.machines {
+		if !m.ignores(path) {
+			return false
+		}
+	}
+	return true
+}
+
 // A Knock is what one request means to the sequences of a Set. It stays valid
 // until the slice that was given to Match is used again.
 type Knock struct {

@@ -96,3 +96,8 @@ func (steady) Reload(context.Context, admin.ReloadRequest) error {
 }
 
 func (steady) Unguard(context.Context) error { return errors.New("no") }
+
+func (steady) Bans(context.Context) ([]admin.Ban, error) {
+	return []admin.Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
+}
+func (steady) Unban(context.Context, string) error { return nil }

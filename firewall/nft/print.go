@@ -61,7 +61,11 @@ func Print(w io.Writer, table string, g firewall.Guard) error {
 	}
 	line("table inet %s {", table)
 	for _, f := range families {
-		for name, networks := range map[string][]netip.Prefix{b.allowSet(f).Name: g.Allow, b.exemptSet(f).Name: slices.Concat(g.Allow, g.Exempt)} {
+		for _, name := range []string{b.allowSet(f).Name, b.exemptSet(f).Name} {
+			networks := g.Allow
+			if name == b.exemptSet(f).Name {
+				networks = slices.Concat(g.Allow, g.Exempt)
+			}
 			set, err := allowedNetworks(networks, f)
 			if err != nil {
 				return err

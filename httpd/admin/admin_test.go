@@ -262,3 +262,8 @@ func TestListsAreNeverNull(t *testing.T) {
 		}
 	}
 }
+
+func (f *fake) Bans(context.Context) ([]Ban, error) {
+	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
+}
+func (f *fake) Unban(context.Context, string) error { return nil }

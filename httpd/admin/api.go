@@ -34,6 +34,8 @@ type Control interface {
 	Reload(context.Context, ReloadRequest) error
 	Confirm(context.Context) error
 	Unguard(context.Context) error
+	Bans(context.Context) ([]Ban, error)
+	Unban(ctx context.Context, address string) error
 }
 
 // A List is never null in JSON.
@@ -115,6 +117,18 @@ type Grant struct {
 	Remaining float64   `json:"remaining"` // seconds
 	Packets   uint64    `json:"packets"`
 	Bytes     uint64    `json:"bytes"`
+}
+
+// Ban keeps a client from the listeners.
+type Ban struct {
+	Client    string    `json:"client"` // an address, or an IPv6 prefix
+	ExpiresAt time.Time `json:"expires_at"`
+	Remaining float64   `json:"remaining"` // seconds
+}
+
+// BanList is the answer to GET /v1/bans.
+type BanList struct {
+	Bans List[Ban] `json:"bans"`
 }
 
 // OpenRequest is the body of POST /v1/grants.
@@ -221,6 +235,13 @@ func Handler(control Control) http.Handler {
 				err = control.Reload(r.Context(), request)
 			}
 			done(w, err)
+		})
+		r.Get("/bans", get(func(ctx context.Context) (BanList, error) {
+			bans, err := control.Bans(ctx)
+			return BanList{bans}, err
+		}))
+		r.Delete("/bans/{address}", func(w http.ResponseWriter, r *http.Request) {
+			done(w, control.Unban(r.Context(), chi.URLParam(r, "address")))
 		})
 		r.Post("/confirm", func(w http.ResponseWriter, r *http.Request) { done(w, control.Confirm(r.Context())) })
 		r.Post("/unguard", func(w http.ResponseWriter, r *http.Request) { done(w, control.Unguard(r.Context())) })

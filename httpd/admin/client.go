@@ -60,6 +60,17 @@ func (a API) Confirm(ctx context.Context) error {
 	return a.call(ctx, http.MethodPost, "/v1/confirm", nil, nil)
 }
 
+// Bans returns GET /v1/bans.
+func (a API) Bans(ctx context.Context) (b BanList, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/bans", nil, &b)
+	return b, err
+}
+
+// Unban lifts a ban by DELETE /v1/bans/{address}.
+func (a API) Unban(ctx context.Context, address string) error {
+	return a.call(ctx, http.MethodDelete, "/v1/bans/"+url.PathEscape(address), nil, nil)
+}
+
 // Unguard has the daemon take the guard away.
 func (a API) Unguard(ctx context.Context) error {
 	return a.call(ctx, http.MethodPost, "/v1/unguard", nil, nil)

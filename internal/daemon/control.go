@@ -200,7 +200,9 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := d.gate.Configure(ctx, cfg.Firewall.Guard); err != nil {
+	guard := cfg.Firewall.Guard
+	guard.Shield = shield(cfg, listeners)
+	if err := d.gate.Configure(ctx, guard); err != nil {
 		for _, l := range listeners {
 			if !l.in(d.current()) {
 				l.Close()

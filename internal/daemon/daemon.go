@@ -88,7 +88,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	d.shards = newShards(cfg.Clients.Max, rules, d.complete)
+	d.shards = newShards(cfg.Clients.Max, rules, d.complete, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
@@ -114,8 +114,13 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer backend.Close()
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
-	if err := d.gate.Configure(ctx, cfg.Firewall.Guard); err != nil {
+	guard := cfg.Firewall.Guard
+	guard.Shield = shield(cfg, bound)
+	if err := d.gate.Configure(ctx, guard); err != nil {
 		return explain(err)
+	}
+	if err := d.adoptBans(ctx); err != nil {
+		return err
 	}
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
@@ -244,7 +249,7 @@ func newRules(cfg *config.Config, old *rules) (*rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rules{set: set, ipv6Prefix: cfg.Clients.IPv6Prefix, sequences: map[*sequence.Machine]*config.Sequence{}}
+	r := &rules{set: set, ipv6Prefix: cfg.Clients.IPv6Prefix, ban: cfg.Shield.Ban, decoys: cfg.Shield.Decoys, sequences: map[*sequence.Machine]*config.Sequence{}}
 	for i, m := range set.Machines() {
 		r.sequences[m] = &cfg.Sequences[i]
 	}

@@ -53,6 +53,10 @@ func completions(t *testing.T, text string) (*shards, func() []string) {
 		mu.Lock()
 		defer mu.Unlock()
 		done = append(done, s.Name+" "+l.Client.String())
+	}, func(l httpd.Letter, reason string) {
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, "banned "+l.Client.String())
 	})
 	t.Cleanup(start(t.Context(), all.run))
 	return all, func() []string {
@@ -125,7 +129,7 @@ func TestAFullMailboxLosesKnocksAndCountsThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := newShards(100, r, nil) // does not run
+	all := newShards(100, r, nil, nil) // does not run
 	for range mailboxSize + 3 {
 		knock(all, "192.0.2.1", "/a")
 	}

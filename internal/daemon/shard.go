@@ -5,11 +5,13 @@ import (
 	"context"
 	"hash/maphash"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"webknock/config"
+	"webknock/firewall"
 	"webknock/httpd"
 	"webknock/sequence"
 	"webknock/sequence/track"
@@ -32,13 +34,17 @@ type shards struct {
 	lost   atomic.Uint64 // letters that found their mailbox full
 	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
 
+	banned   banned
 	complete func(*config.Sequence, httpd.Letter)
+	ban      func(l httpd.Letter, reason string)
 }
 
 // rules is what a configuration says of knocks.
 type rules struct {
 	set        *sequence.Set
 	ipv6Prefix int
+	ban        config.Ban
+	decoys     []string
 	sequences  map[*sequence.Machine]*config.Sequence
 }
 
@@ -52,15 +58,16 @@ type shard struct {
 	router  http.Handler
 	reader  *bufio.Reader
 	hits    []sequence.Hit
-	rules   *rules       // of the letter being read
-	letter  httpd.Letter // being read
+	counts  map[netip.Prefix]count // knocks of clients since their last completion
+	rules   *rules                 // of the letter being read
+	letter  httpd.Letter           // being read
 	now     time.Duration
 }
 
-// newShards returns shards for max clients in progress. Complete is called by
-// shards, and must not wait.
-func newShards(max int, r *rules, complete func(*config.Sequence, httpd.Letter)) *shards {
-	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), complete: complete}
+// newShards returns shards for max clients in progress. Complete and ban are
+// called by shards, and must not wait.
+func newShards(max int, r *rules, complete func(*config.Sequence, httpd.Letter), ban func(httpd.Letter, string)) *shards {
+	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), complete: complete, ban: ban}
 	all.rules.Store(r)
 	for i := range all.shards {
 		s := &shard{
@@ -68,6 +75,7 @@ func newShards(max int, r *rules, complete func(*config.Sequence, httpd.Letter))
 			mailbox: make(chan httpd.Letter, mailboxSize),
 			asked:   make(chan func()),
 			tracker: track.New(all.origin, all.bound),
+			counts:  map[netip.Prefix]count{},
 			reader:  bufio.NewReaderSize(nil, httpd.MaxHead),
 		}
 		s.router = httpd.Router(s.knock)
@@ -151,6 +159,10 @@ func (s *shard) read(l httpd.Letter) {
 	// Letters of one client may come in by several goroutines; time does not
 	// run backwards for it.
 	s.now = max(s.now, l.At.Sub(s.origin))
+	if s.banned.has(firewall.Offender(l.Client)) {
+		l.Discard()
+		return
+	}
 	req, err := l.Open(s.reader)
 	if err != nil {
 		s.advance(sequence.Request{})
@@ -175,6 +187,9 @@ func (s *shard) advance(r sequence.Request) {
 	}
 	for _, m := range completed {
 		s.complete(s.rules.sequences[m], s.letter)
+	}
+	if reason := s.offends(r.Path, len(completed) > 0); reason != "" {
+		s.ban(s.letter, reason)
 	}
 }
 
