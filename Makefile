@@ -5,8 +5,8 @@ PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What the tests need beside Go, as Debian calls it.
-PACKAGES = ca-certificates curl gcc haproxy iproute2 iptables libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps ufw uidmap
-NEEDED   = curl gcc haproxy ip iptables newuidmap nft nginx nmap openssl ssh sshd ssh-keygen sysctl ufw
+PACKAGES = apache2 ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump ufw uidmap
+NEEDED   = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap openssl python3 ssh sshd ssh-keygen sysctl tcpdump ufw
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -20,7 +20,7 @@ test: deps
 
 # As root: installs what is missing. Otherwise: says what would.
 deps:
-	@missing=; for p in $(NEEDED); do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	@missing=; for p in $(NEEDED); do command -v $$p >/dev/null || [ -e $$p ] || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
 		echo "The tests need$$missing. Install them with:"; \

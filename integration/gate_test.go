@@ -93,7 +93,7 @@ func TestADoorClosesOnTimeThoughTheDaemonIsKilled(t *testing.T) {
 	w.mustPass(w.alice, serverIP, 8001, true)
 	w.daemon.stop(t, syscall.SIGKILL)
 	until(t, "the kernel closes the door", func() bool { return !w.passes(w.alice, serverIP, 8001) })
-	if list := w.nft("list", "table", "inet", "webknock"); strings.Contains(list, aliceIP) {
+	if list := w.nft("list", "set", "inet", "webknock", "web4"); strings.Contains(list, aliceIP) {
 		t.Errorf("the grant is still there:\n%s", list)
 	}
 }
