@@ -16,6 +16,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
 
 test: deps
+	$(GO) mod download    # in namespaces of their own the tests reach no network
 	$(GO) test -race -count=1 -timeout 9m -parallel 8 ./...
 
 # As root: installs what is missing. Otherwise: says what would.

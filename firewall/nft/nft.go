@@ -37,7 +37,8 @@ type Backend struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 
-	buffer int // bytes of answers that the socket may hold
+	buffer  int           // bytes of answers that the socket may hold
+	timeout time.Duration // for one talk with the kernel
 	// fault, of tests, is asked before and after what is said to the kernel,
 	// and returns what went wrong with it.
 	fault func(what string, said bool) error
@@ -70,6 +71,7 @@ func New(o Options) (*Backend, error) {
 		log:     o.Log,
 		changed: make(chan struct{}, 1),
 		buffer:  sockBuffer,
+		timeout: requestTimeout,
 		stop:    stop,
 		done:    make(chan struct{}),
 	}
@@ -115,7 +117,7 @@ func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
 func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 	err := b.dial()
 	if err == nil {
-		err = b.sock.SetDeadline(time.Now().Add(requestTimeout))
+		err = b.sock.SetDeadline(time.Now().Add(b.timeout))
 	}
 	if err == nil && b.guard != nil && b.guard.Owner && !b.claimed {
 		var t tableInfo
