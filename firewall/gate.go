@@ -52,6 +52,7 @@ type Event struct {
 	Time   time.Time
 	Grant  Grant  // zero in a Repaired
 	Reason string // of a Closed or a Repaired
+	Cause  any    // of the OpenRequest that opened or extended the grant
 }
 
 // EventKind says what happened.
@@ -86,6 +87,7 @@ type OpenRequest struct {
 	TTL      time.Duration // 0: each door's own; longer than a door's MaxTTL: that
 	Sequence string        // what asks; empty: an administrator
 	User     string
+	Cause    any // handed on to the events of what the request opens and extends
 }
 
 const (
@@ -467,7 +469,7 @@ func (g *Gate) open(r OpenRequest, grants *[]Grant) func(*plan) error {
 			}
 		}
 		for _, grant := range opened {
-			p.open(grant)
+			p.open(grant, r.Cause)
 		}
 		*grants = opened
 		return nil
@@ -521,14 +523,14 @@ func (p *plan) permit(door *Door, r OpenRequest) (Grant, error) {
 	return grant, nil
 }
 
-func (p *plan) open(grant Grant) {
+func (p *plan) open(grant Grant, cause any) {
 	before, runs := p.grant(keyOf(grant))
 	switch {
 	case !runs:
-		p.set(keyOf(grant), &grant, Event{Kind: Opened, Grant: grant})
+		p.set(keyOf(grant), &grant, Event{Kind: Opened, Grant: grant, Cause: cause})
 		p.count[grant.Door]++
 	case grant.Expires.After(before.Expires):
-		p.set(keyOf(grant), &grant, Event{Kind: Extended, Grant: grant})
+		p.set(keyOf(grant), &grant, Event{Kind: Extended, Grant: grant, Cause: cause})
 	}
 }
 

@@ -49,10 +49,10 @@ func completions(t *testing.T, text string) (*shards, func() []string) {
 	}
 	var mu sync.Mutex
 	var done []string
-	all := newShards(100, r, func(s *config.Sequence, l httpd.Letter) {
+	all := newShards(100, r, func(c completion) {
 		mu.Lock()
 		defer mu.Unlock()
-		done = append(done, s.Name+" "+l.Client.String())
+		done = append(done, c.sequence.Name+" "+c.letter.Client.String())
 	}, func(l httpd.Letter, reason string) {
 		mu.Lock()
 		defer mu.Unlock()

@@ -5,18 +5,17 @@ import (
 	"net/netip"
 	"time"
 
-	"webknock/config"
 	"webknock/firewall"
-	"webknock/httpd"
 )
 
 // complete does what a completed sequence is for. It is called by the shard of
 // the client and must not wait.
-func (d *Daemon) complete(s *config.Sequence, l httpd.Letter) {
+func (d *Daemon) complete(c completion) {
+	s, client := c.sequence, c.letter.Client
 	d.mu.Lock()
 	d.completions[s.Name]++
 	d.mu.Unlock()
-	log := d.Log.With("sequence", s.Name, "client", l.Client)
+	log := d.Log.With("sequence", s.Name, "client", client)
 	if s.Message != "" {
 		log = log.With("message", s.Message)
 	}
@@ -24,7 +23,7 @@ func (d *Daemon) complete(s *config.Sequence, l httpd.Letter) {
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: l.Client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
 		if err != nil {
 			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
 		}

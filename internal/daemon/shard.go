@@ -35,8 +35,15 @@ type shards struct {
 	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
 
 	banned   banned
-	complete func(*config.Sequence, httpd.Letter)
+	complete func(completion)
 	ban      func(l httpd.Letter, reason string)
+}
+
+// A completion is a client that has completed a sequence.
+type completion struct {
+	sequence *config.Sequence
+	letter   httpd.Letter
+	request  *http.Request // the knock that completed it
 }
 
 // rules is what a configuration says of knocks.
@@ -61,12 +68,13 @@ type shard struct {
 	counts  map[netip.Prefix]count // knocks of clients since their last completion
 	rules   *rules                 // of the letter being read
 	letter  httpd.Letter           // being read
+	request *http.Request          // of the letter being read; nil: malformed
 	now     time.Duration
 }
 
 // newShards returns shards for max clients in progress. Complete and ban are
 // called by shards, and must not wait.
-func newShards(max int, r *rules, complete func(*config.Sequence, httpd.Letter), ban func(httpd.Letter, string)) *shards {
+func newShards(max int, r *rules, complete func(completion), ban func(httpd.Letter, string)) *shards {
 	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), complete: complete, ban: ban}
 	all.rules.Store(r)
 	for i := range all.shards {
@@ -163,12 +171,12 @@ func (s *shard) read(l httpd.Letter) {
 		l.Discard()
 		return
 	}
-	req, err := l.Open(s.reader)
-	if err != nil {
+	var err error
+	if s.request, err = l.Open(s.reader); err != nil {
 		s.advance(sequence.Request{})
 		return
 	}
-	s.router.ServeHTTP(nobody{}, req)
+	s.router.ServeHTTP(nobody{}, s.request)
 }
 
 // knock is what the router knows.
@@ -186,7 +194,7 @@ func (s *shard) advance(r sequence.Request) {
 		s.full.Add(1)
 	}
 	for _, m := range completed {
-		s.complete(s.rules.sequences[m], s.letter)
+		s.complete(completion{s.rules.sequences[m], s.letter, s.request})
 	}
 	if reason := s.offends(r.Path, len(completed) > 0); reason != "" {
 		s.ban(s.letter, reason)
