@@ -2,7 +2,6 @@ package httpd
 
 import (
 	"bytes"
-	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,13 +41,15 @@ type Options struct {
 type Listener struct {
 	tcp     *net.TCPListener
 	service atomic.Pointer[service]
+	changed chan struct{} // something other than before is to be done with connections
+	halves  halves
 
 	mu      sync.Mutex
-	reading *list.List // of *net.TCPConn whose heads are being read, oldest first
+	loops   *loops // that accept, if some do
+	noLoops bool   // there can be none
 	closed  bool
 
-	wg      sync.WaitGroup
-	evicted atomic.Uint64
+	wg sync.WaitGroup
 }
 
 // A service is what is done with connections as long as the options stay.
@@ -89,7 +92,7 @@ func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 }
 
 func newListener(tcp *net.TCPListener, o Options) *Listener {
-	l := &Listener{tcp: tcp, reading: list.New()}
+	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), halves: halves{parked: map[int]*half{}}}
 	l.Use(o)
 	return l
 }
@@ -115,7 +118,23 @@ func (l *Listener) Use(o Options) {
 	}
 	if old := l.service.Swap(s); old != nil {
 		go old.end(shutdownTimeout)
+		l.change()
 	}
+}
+
+// change has Serve look at what is to be done.
+func (l *Listener) change() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+	l.tcp.SetDeadline(time.Unix(1, 0))
+}
+
+// loopable reports whether loops can do what is to be done: read plain heads
+// whose connections are dropped.
+func (s *service) loopable() bool {
+	return s.Server == nil && s.TLS == nil && s.Clients.Source != ProxyProtocol
 }
 
 const shutdownTimeout = 30 * time.Second // for answers that are being given
@@ -137,34 +156,98 @@ func (s *service) end(timeout time.Duration) {
 func (l *Listener) Addr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }
 
 // Evicted returns how many connections were reset to make room for others.
-func (l *Listener) Evicted() uint64 { return l.evicted.Load() }
+func (l *Listener) Evicted() uint64 { return l.halves.evicted.Load() }
 
 // Serve accepts connections until Close. No error ends it: a listener that
 // gives up locks its users out.
 func (l *Listener) Serve() {
-	failing := false
-	for {
-		conn, err := l.tcp.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			l.wg.Wait()
-			return
+	for more := true; more; {
+		if l.startLoops() {
+			<-l.changed
+			more = l.stopLoops()
+		} else {
+			more = l.acceptEach()
 		}
-		if err != nil {
-			// Out of descriptors or memory (accept(2)): make room, then retry.
-			if !failing {
-				l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
-			}
-			failing = true
-			l.evict()
-			time.Sleep(5 * time.Millisecond)
-			continue
-		}
-		if failing {
-			l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
-			failing = false
-		}
-		l.wg.Go(func() { l.handle(conn) })
 	}
+	l.wg.Wait()
+}
+
+// startLoops reports whether loops accept connections, which they do if they
+// can.
+func (l *Listener) startLoops() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.noLoops || !l.service.Load().loopable() {
+		return false
+	}
+	if l.loops != nil {
+		return true
+	}
+	ls, err := newLoops(l, max(1, runtime.GOMAXPROCS(0)/2))
+	if err != nil {
+		l.service.Load().Log.Warn("connections are read by a goroutine each", "error", err)
+		l.noLoops = true
+		return false
+	}
+	l.loops = ls
+	l.wg.Go(ls.runs.Wait)
+	return true
+}
+
+// stopLoops has the loops accept no more, unless they can go on. It reports
+// whether there is more to serve.
+func (l *Listener) stopLoops() (more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false // and Close stops them
+	}
+	if !l.service.Load().loopable() {
+		l.loops.stop()
+		l.loops = nil
+	}
+	return true
+}
+
+// acceptEach accepts connections, a goroutine each, until loops can do it or the
+// listener is closed. It reports whether there is more to serve.
+func (l *Listener) acceptEach() (more bool) {
+	for failing := false; ; {
+		conn, err := l.tcp.AcceptTCP()
+		switch {
+		case err == nil:
+			failing = l.accepted(failing)
+			l.wg.Go(func() { l.handle(conn) })
+		case errors.Is(err, net.ErrClosed):
+			return false
+		case errors.Is(err, os.ErrDeadlineExceeded): // Use or Close
+			l.tcp.SetDeadline(time.Time{})
+			if l.service.Load().loopable() && !l.noLoops {
+				return true
+			}
+		default:
+			failing = l.cannotAccept(err, failing)
+		}
+	}
+}
+
+// cannotAccept makes room where descriptors or memory have run out (accept(2)),
+// waits a moment, and logs it the first time.
+func (l *Listener) cannotAccept(err error, failing bool) bool {
+	if !failing {
+		l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
+	}
+	l.halves.evict()
+	time.Sleep(acceptPause)
+	return true
+}
+
+// accepted logs that what failed before does no more.
+func (l *Listener) accepted(failing bool) bool {
+	if failing {
+		l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
+	}
+	return false
 }
 
 // handle does with a connection what the options say.
@@ -172,8 +255,8 @@ func (l *Listener) handle(conn *net.TCPConn) {
 	for {
 		s := l.service.Load()
 		if s.Server == nil {
-			if place := l.admit(conn, s.Max); place != nil {
-				l.receive(conn, place, s)
+			if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
+				l.receive(h, s)
 			}
 			return
 		}
@@ -210,6 +293,14 @@ func (s *service) answer(tcp *net.TCPConn) bool {
 // Close stops listening, and then resets the connections whose heads are not
 // complete within a moment.
 func (l *Listener) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	ls := l.loops
+	l.mu.Unlock()
+	l.change()
+	if ls != nil {
+		ls.stop()
+	}
 	err := l.tcp.Close()
 	read := make(chan struct{})
 	go func() {
@@ -221,11 +312,9 @@ func (l *Listener) Close() error {
 	case <-read:
 	case <-time.After(closeTimeout):
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	for e := l.reading.Front(); e != nil; e = e.Next() {
-		e.Value.(*net.TCPConn).Close()
+	l.halves.close()
+	if ls != nil {
+		ls.wake()
 	}
 	return err
 }
@@ -234,53 +323,17 @@ func (l *Listener) Close() error {
 // given, when the listener closes.
 const closeTimeout = 500 * time.Millisecond
 
-// admit gives a connection a place among those being read, or closes it and
-// returns nil if the listener is closed. If there are too many, the oldest goes.
-func (l *Listener) admit(conn *net.TCPConn, max int) *list.Element {
-	for l.count() >= max && l.evict() {
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		conn.Close()
-		return nil
-	}
-	return l.reading.PushBack(conn)
-}
-
-func (l *Listener) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.reading.Len()
-}
-
-// evict resets the connection that has been read from the longest, and reports
-// whether there was one.
-func (l *Listener) evict() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	oldest := l.reading.Front()
-	if oldest == nil {
-		return false
-	}
-	l.reading.Remove(oldest).(*net.TCPConn).Close()
-	l.evicted.Add(1)
-	return true
-}
-
 // receive reads one head, posts it, and only then resets the connection, so
 // that the letter is in its mailbox before the client can know of the end.
-func (l *Listener) receive(tcp *net.TCPConn, place *list.Element, s *service) {
+func (l *Listener) receive(h *half, s *service) {
 	head := getBuffer()
-	if letter, ok := s.read(tcp, head); ok {
+	if letter, ok := s.read(h.conn, head); ok {
 		s.Post(letter)
 	} else {
 		putBuffer(head)
 	}
-	l.mu.Lock()
-	l.reading.Remove(place)
-	l.mu.Unlock()
-	tcp.Close()
+	l.halves.remove(h)
+	h.conn.Close()
 }
 
 // read reads the head of a connection, and finds out whose it is.
@@ -297,23 +350,25 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 	}
 	named := conn != net.Conn(tcp)
 	remote := addrPort(conn.RemoteAddr())
-	letter = Letter{Client: remote.Addr(), Remote: remote, Local: addrPort(conn.LocalAddr()), TLS: s.TLS != nil, head: head}
+	letter = Letter{Remote: remote, Local: addrPort(conn.LocalAddr()), Named: named, head: head}
 	if s.TLS != nil {
 		conn = secure(&quiet{Conn: conn}, s.TLS)
 	}
-	if !readHead(conn, head) {
-		return letter, false
+	return letter, readHead(conn, head) && s.sign(&letter, head.bytes)
+}
+
+// sign says in a letter from Remote when its head was complete, and who the
+// client is. It reports false if nobody is.
+func (s *service) sign(letter *Letter, head []byte) bool {
+	letter.At, letter.TLS = time.Now(), s.TLS != nil
+	letter.Client = letter.Remote.Addr()
+	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.speaks(letter.Client) {
+		return true
 	}
-	letter.At = time.Now()
-	if s.Clients.Source != ProxyProtocol && s.Clients.speaks(remote.Addr()) {
-		client, err := s.Clients.client(remote.Addr(), fields(head.bytes))
-		if err != nil {
-			return letter, false
-		}
-		letter.Client = client
-	}
-	letter.Named = named || letter.Client != remote.Addr()
-	return letter, true
+	var err error
+	letter.Client, err = s.Clients.client(letter.Client, fields(head))
+	letter.Named = letter.Client != letter.Remote.Addr()
+	return err == nil
 }
 
 // accept reads the header of the PROXY protocol, if the peer is a proxy and

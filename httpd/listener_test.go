@@ -201,7 +201,7 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 	l, _ := listen(t, 16)
 	conn := dial(t, l)
-	for l.count() == 0 { // accepted
+	for l.halves.count() == 0 { // accepted
 		if _, err := conn.Write([]byte("G")); err != nil {
 			t.Fatal(err)
 		}
