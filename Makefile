@@ -48,8 +48,10 @@ fuzz:
 		done; \
 	done
 
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+# As root. Those of integration measure the built program beside others, and
+# take minutes.
+bench: deps
+	$(GO) test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
 
 install: build
 	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
