@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A half is a connection whose head is half read: by a goroutine of its own, or
@@ -46,7 +44,7 @@ func (h *half) reset() {
 	if h.conn != nil {
 		h.conn.Close()
 	} else {
-		unix.Close(h.fd)
+		shut(h.fd)
 	}
 }
 

@@ -66,7 +66,7 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 		KeepAlive: -1, // connections do not live long enough
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
-			ctrl := raw.Control(func(fd uintptr) { err = resetOnClose(int(fd), true) })
+			ctrl := raw.Control(func(fd uintptr) { err = prepare(int(fd)) })
 			return errors.Join(ctrl, err)
 		},
 	}
@@ -82,7 +82,7 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 	raw, err := l.SyscallConn()
 	if err == nil {
-		ctrl := raw.Control(func(fd uintptr) { err = resetOnClose(int(fd), true) })
+		ctrl := raw.Control(func(fd uintptr) { err = prepare(int(fd)) })
 		err = errors.Join(ctrl, err)
 	}
 	if err != nil {
@@ -97,14 +97,20 @@ func newListener(tcp *net.TCPListener, o Options) *Listener {
 	return l
 }
 
-// resetOnClose has closing a socket reset its connection. Accepted sockets
-// inherit it from the one that listens (socket(7)).
-func resetOnClose(fd int, on bool) error {
-	linger := unix.Linger{}
-	if on {
-		linger.Onoff = 1
+// prepare has closing a socket reset its connection: accepted sockets inherit
+// it from the one that listens (socket(7)). It also has connections accepted
+// only when the first bytes are there, so that a head need not be waited for, or
+// else after a second (tcp(7), TCP_DEFER_ACCEPT). Those that wait count as half
+// open, so this goes only with SYN cookies, by which half-open ones cannot keep
+// others out.
+func prepare(fd int) error {
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return err
 	}
-	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &linger)
+	if cookies, err := os.ReadFile("/proc/sys/net/ipv4/tcp_syncookies"); err != nil || len(cookies) == 0 || cookies[0] == '0' {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 }
 
 // Use puts other options in force, for connections that come from now on.

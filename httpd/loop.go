@@ -195,7 +195,7 @@ func (lp *loop) accept() {
 func (lp *loop) begin(fd int, peer netip.AddrPort) {
 	n, err := read(fd, lp.scratch)
 	if err != unix.EAGAIN && (err != nil || n == 0) {
-		unix.Close(fd)
+		shut(fd)
 		return
 	}
 	var h half
@@ -231,7 +231,7 @@ func (lp *loop) resume(fd int, serial int32) {
 		lp.drop(fd, h.peer, h.head[:end])
 	case err != unix.EAGAIN && (err != nil || n == 0): // a head that never ends is no knock
 		lp.halves.remove(h)
-		unix.Close(fd)
+		shut(fd)
 	default:
 		lp.halves.putBack(h)
 	}
@@ -247,5 +247,5 @@ func (lp *loop) drop(fd int, peer netip.AddrPort, head []byte) {
 		letter.head.bytes = append(letter.head.bytes, head...)
 		s.Post(letter)
 	}
-	unix.Close(fd)
+	shut(fd)
 }

@@ -66,3 +66,6 @@ func read(fd int, to []byte) (int, error) {
 	}
 	return int(n), nil
 }
+
+// shut closes a connection, and so resets it (close(2)).
+func shut(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
