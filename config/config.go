@@ -45,7 +45,16 @@ type Listener struct {
 // TLS is how a listener encrypts.
 type TLS struct {
 	Certificate, Key string   // files
+	ACME             *ACME    // in place of the files
 	ServerNames      []string // lower case; empty: any
+}
+
+// ACME is how certificates are obtained.
+type ACME struct {
+	Domains   []string // host names, lower case
+	Email     string   // empty: none
+	Directory string   // URL; empty: Let's Encrypt
+	CA        []byte   // roots to trust for the directory, in PEM; empty: the system's
 }
 
 // Cover is what every request gets to see. The zero Cover drops.

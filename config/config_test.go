@@ -118,7 +118,16 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		{"address: ", "client_address: forwarded\n    address: ", `listeners[0].client_address: forwarded, but nobody may say so`},
 		{"address: ", "proxies: [10.0.0.0/8]\n    address: ", `listeners[0].proxies: they may speak for clients, but how?`},
 		{"address: ", "tls: {key: /nowhere/key.pem}\n    address: ", `listeners[0].tls.key: cannot be read: open /nowhere/key.pem`},
-		{"address: ", "tls: {acme: {domains: [x]}}\n    address: ", `listeners[0].tls.acme: not supported yet`},
+		{"address: ", "tls: {acme: {}}\n    address: ", `listeners[0].tls.acme.domains: is missing`},
+		{"address: ", "tls: {acme: {domains: []}}\n    address: ", `listeners[0].tls.acme.domains: is empty (at least one host name)`},
+		{"address: ", "tls: {acme: {domains: ['*.example.org']}}\n    address: ", `w.yaml:2:28: listeners[0].tls.acme.domains[0]: "*.example.org" is a wildcard, which needs a challenge by DNS (list each host name)`},
+		{"address: ", "tls: {acme: {domains: [192.0.2.1]}}\n    address: ", `listeners[0].tls.acme.domains[0]: "192.0.2.1" is no host name (like home.example.org)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org, H.example.org]}}\n    address: ", `listeners[0].tls.acme.domains[1]: "H.example.org" is there twice (once)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org], email: Me <me@example.org>}}\n    address: ", `listeners[0].tls.acme.email: "Me <me@example.org>" is no email address (like me@example.org)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org], directory: 'http://ca.example.org/dir'}}\n    address: ", `listeners[0].tls.acme.directory: "http://ca.example.org/dir" is no https URL`},
+		{"address: ", "tls: {acme: {domains: [h.example.org], ca: /nowhere/ca.pem}}\n    address: ", `listeners[0].tls.acme.ca: cannot be read: open /nowhere/ca.pem`},
+		{"address: ", "tls: {acme: {domains: [h.example.org], ca: /dev/null}}\n    address: ", `listeners[0].tls.acme.ca: /dev/null has no certificate (the roots to trust for the directory, in PEM)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org]}, certificate: c.pem}\n    address: ", `listeners[0].tls.acme: stands beside certificate or key (either acme, or both of them)`},
 		{"listeners:", "Listeners:", `w.yaml:1:1: Listeners: unknown key (did you mean listeners?)`},
 		{"listeners:", "shield: {rate: 20}\nlisteners:", `shield.rate: "20" is no rate (like 20/second or 100/minute, or off)`},
 		{"listeners:", "shield: {ban: {knocks: 2}}\nlisteners:", `shield.ban.knocks: 2, but sequence "ssh" has 3 steps`},
@@ -190,6 +199,21 @@ func TestTheEnvironmentOverridesScalars(t *testing.T) {
 	t.Setenv("WEBKNOCK_LOG_LEVEL", "loud")
 	if _, err := Parse("w.yaml", []byte(smallest)); err == nil || !strings.HasPrefix(err.Error(), "WEBKNOCK_LOG_LEVEL: log.level: ") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestACMEIsRead(t *testing.T) {
+	text := strings.Replace(smallest, "address: ", "tls: {acme: {domains: [Home.example.org, other.example.org], email: me@example.org, directory: 'https://ca.example.org/dir'}, server_names: [home.example.org, old.example.org]}\n    address: ", 1)
+	cfg, err := Parse("w.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &ACME{Domains: []string{"home.example.org", "other.example.org"}, Email: "me@example.org", Directory: "https://ca.example.org/dir"}
+	if got := cfg.Listeners[0].TLS.ACME; !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], "listeners[0].tls.server_names[1]: old.example.org is not among the domains of acme") {
+		t.Errorf("warnings %q", cfg.Warnings)
 	}
 }
 

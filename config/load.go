@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"os"
@@ -447,7 +449,7 @@ func (d *decoder) tls(n *yaml.Node, key string) *TLS {
 	there := d.mapping(n, key, fields{
 		"certificate": d.file(&t.Certificate),
 		"key":         d.secretFile(&t.Key),
-		"acme":        d.notYet(),
+		"acme":        func(n *yaml.Node, key string) { t.ACME = d.acme(n, key) },
 		"server_names": func(n *yaml.Node, key string) {
 			d.strs(&t.ServerNames)(n, key)
 			for i, name := range t.ServerNames {
@@ -458,12 +460,78 @@ func (d *decoder) tls(n *yaml.Node, key string) *TLS {
 			}
 		},
 	})
+	if t.ACME != nil {
+		if there["certificate"] != nil || there["key"] != nil {
+			d.errorf(there["acme"], key+".acme", "stands beside certificate or key (either acme, or both of them)")
+		}
+		for i, name := range t.ServerNames {
+			if !slices.Contains(t.ACME.Domains, name) {
+				d.warnf(there["server_names"], fmt.Sprintf("%s.server_names[%d]", key, i), "%s is not among the domains of acme, so that there is no certificate for it", name)
+			}
+		}
+		return t
+	}
 	if d.need(n, key, there, "certificate") && d.need(n, key, there, "key") && t.Certificate != "" && t.Key != "" {
 		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
 			d.errorf(there["certificate"], key+".certificate", "cannot be used: %v (a chain and its key, in PEM)", err)
 		}
 	}
 	return t
+}
+
+// acme reads how certificates are obtained, and contacts nobody.
+func (d *decoder) acme(n *yaml.Node, key string) *ACME {
+	a := new(ACME)
+	there := d.mapping(n, key, fields{
+		"domains": func(n *yaml.Node, key string) {
+			before := len(d.errs)
+			d.list(n, key, func(n *yaml.Node, key string) {
+				s, ok := d.text(n, key)
+				domain := strings.ToLower(s)
+				_, addrErr := netip.ParseAddr(s)
+				switch {
+				case !ok:
+				case strings.Contains(s, "*"):
+					d.errorf(n, key, "%q is a wildcard, which needs a challenge by DNS (list each host name)", s)
+				case !hostName.MatchString(s) || strings.Contains(s, "..") || addrErr == nil:
+					d.errorf(n, key, "%q is no host name (like home.example.org)", s)
+				case slices.Contains(a.Domains, domain):
+					d.errorf(n, key, "%q is there twice (once)", s)
+				default:
+					a.Domains = append(a.Domains, domain)
+				}
+			})
+			if len(a.Domains) == 0 && len(d.errs) == before {
+				d.errorf(n, key, "is empty (at least one host name)")
+			}
+		},
+		"email": func(n *yaml.Node, key string) {
+			s, ok := d.text(n, key)
+			if address, err := mail.ParseAddress(s); ok && (err != nil || address.Address != s) {
+				d.errorf(n, key, "%q is no email address (like me@example.org)", s)
+			}
+			a.Email = s
+		},
+		"directory": func(n *yaml.Node, key string) {
+			s, ok := d.text(n, key)
+			if u, err := url.Parse(s); ok && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "") {
+				d.errorf(n, key, "%q is no https URL (like https://acme-v02.api.letsencrypt.org/directory)", s)
+			}
+			a.Directory = s
+		},
+		"ca": func(n *yaml.Node, key string) {
+			file := ""
+			if d.file(&file)(n, key); file == "" {
+				return
+			}
+			var err error
+			if a.CA, err = os.ReadFile(file); err != nil || !x509.NewCertPool().AppendCertsFromPEM(a.CA) {
+				d.errorf(n, key, "%s has no certificate (the roots to trust for the directory, in PEM)", file)
+			}
+		},
+	})
+	d.need(n, key, there, "domains")
+	return a
 }
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)

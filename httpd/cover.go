@@ -49,6 +49,9 @@ func (o Options) server() *http.Server {
 	protocols.SetHTTP2(o.TLS != nil)
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if o.challengedRequest(w, r) {
+				return
+			}
 			o.knock(r)
 			answer.ServeHTTP(w, r)
 		}),

@@ -33,11 +33,18 @@ type Options struct {
 	Cover   Cover
 	Post    func(Letter) // must not block
 	Log     *slog.Logger
+
+	// Challenge returns what a plain listener answers to a request head, if
+	// that is a challenge of ACME that is pending (RFC 8555, section 8.3);
+	// otherwise, or if it is nil itself, there is no answer. It has to be cheap
+	// while nothing is pending.
+	Challenge func(head []byte) (answer []byte)
 }
 
 // A Listener receives knocks. Under the cover that drops it reads request heads
 // and resets every connection: when its head is complete, when that has become
-// impossible, or when its time is over. Not one byte is ever sent.
+// impossible, or when its time is over. Not one byte is ever sent, save to a
+// challenge that is pending.
 type Listener struct {
 	tcp     *net.TCPListener
 	service atomic.Pointer[service]
@@ -360,7 +367,7 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 	if s.TLS != nil {
 		conn = secure(&quiet{Conn: conn}, s.TLS)
 	}
-	return letter, readHead(conn, head) && s.sign(&letter, head.bytes)
+	return letter, readHead(conn, head) && !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
 }
 
 // sign says in a letter from Remote when its head was complete, and who the

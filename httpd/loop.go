@@ -156,15 +156,16 @@ func (lp *loop) run() {
 				lp.resume(int(e.Fd), e.Pad)
 			}
 		}
-		if accepts && lp.stopping.Load() {
-			lp.ready.Control(func(fd uintptr) { unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, lp.socket, nil) })
-			lp.accepts.Done()
-			accepts = false
-		}
 		if err != nil { // the deadline
 			next := lp.halves.expire(time.Now())
 			lp.due = !next.IsZero()
 			lp.epoll.SetReadDeadline(next)
+		}
+		// Behind everything that sets a deadline, lest one from wake is lost.
+		if accepts && lp.stopping.Load() {
+			lp.ready.Control(func(fd uintptr) { unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, lp.socket, nil) })
+			lp.accepts.Done()
+			accepts = false
 		}
 	}
 }
@@ -241,6 +242,14 @@ func (lp *loop) resume(fd int, serial int32) {
 // in its mailbox before the client can know of the end.
 func (lp *loop) drop(fd int, peer netip.AddrPort, head []byte) {
 	s := lp.service.Load()
+	if s.Challenge != nil {
+		if answer := s.Challenge(head); answer != nil { // no knock, and whoever has asked has to read it
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+			unix.Write(fd, answer)
+			shut(fd)
+			return
+		}
+	}
 	letter := Letter{Client: peer.Addr(), Remote: peer, Local: localAddress(fd)}
 	if s.sign(&letter, head) {
 		letter.head = getBuffer()

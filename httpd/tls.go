@@ -91,15 +91,19 @@ var errServerName = errors.New("a server name that is not served")
 // TLSConfig returns what a listener needs, by the intermediate configuration of
 // Mozilla's recommendations: TLS 1.2 with forward secrecy, and TLS 1.3. Other
 // server names than names, if there are any, are refused before anything is
-// signed. Protocols are what ALPN offers.
+// signed, and so is everybody while get returns an error. Protocols are what
+// ALPN offers.
 func TLSConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), names, protocols []string) *tls.Config {
 	return &tls.Config{
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			name := strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
-			if len(names) > 0 && !slices.Contains(names, name) {
-				return nil, errServerName
+			if len(names) > 0 && !slices.Contains(names, serverName(hello)) {
+				return nil, refuse(hello.Conn, errServerName)
 			}
-			return get(hello)
+			certificate, err := get(hello)
+			if err != nil {
+				return nil, refuse(hello.Conn, err)
+			}
+			return certificate, nil
 		},
 		MinVersion: tls.VersionTLS12,
 		CipherSuites: []uint16{
@@ -111,6 +115,10 @@ func TLSConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), names, 
 		// A ticket would be a record more, and at another time.
 		SessionTicketsDisabled: true,
 	}
+}
+
+func serverName(hello *tls.ClientHelloInfo) string {
+	return strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
 }
 
 // A quiet connection keeps what is written until something is read, so that

@@ -21,6 +21,7 @@ var may = map[string][]string{
 	"webknock/httpd/admin":           {},
 	"webknock/config":                {"webknock/sequence", "webknock/firewall"},
 	"webknock/integration/lab":       {},
+	"webknock/internal/acme":         {},
 }
 
 // standardOnly may import nothing but the standard library.

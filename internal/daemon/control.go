@@ -35,6 +35,11 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
+	for _, a := range authorities(d.current()) {
+		for _, domain := range a.Missing() {
+			s.Problems = append(s.Problems, "there is no certificate for "+domain+" yet (the log says why)")
+		}
+	}
 	counts, err := d.gate.Count(ctx)
 	if err != nil {
 		return s, problemOf(err)
@@ -208,6 +213,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 				l.Close()
 			}
 		}
+		endAuthorities(listeners, d.current())
 		return err
 	}
 	d.shards.bound.SetMax(cfg.Clients.Max)

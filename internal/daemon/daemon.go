@@ -26,6 +26,7 @@ import (
 	"webknock/firewall/nft"
 	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/acme"
 	"webknock/sequence"
 )
 
@@ -52,7 +53,8 @@ type Daemon struct {
 	shards   *shards
 	notifier notifier
 
-	sockets map[string][]net.Listener // from systemd, by name
+	sockets    map[string][]net.Listener // from systemd, by name
+	challenges acme.Challenges
 
 	reloading sync.Mutex // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
@@ -68,8 +70,9 @@ type Daemon struct {
 // A listener is what serves one address of the configuration.
 type listener struct {
 	*httpd.Listener
-	address string // as configured
-	options httpd.Options
+	address   string // as configured
+	options   httpd.Options
+	authority *authority // nil: its certificate is in files, or it is plain
 }
 
 // Run serves until ctx is done, and then returns nil; doors stay guarded.
@@ -105,7 +108,10 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(bound)
+	defer func() {
+		closeAll(bound)
+		endAuthorities(bound, nil)
+	}()
 
 	backend, err := d.newBackend(cfg)
 	if err != nil {
@@ -126,6 +132,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)
 	defer d.end()
+	defer func() { endAuthorities(d.current(), nil) }()
 	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
 	defer start(ctx, d.reportLosses)()
 	defer start(ctx, func(ctx context.Context) {
@@ -264,23 +271,28 @@ func (d *Daemon) bind(ctx context.Context, cfg *config.Config, old []*listener) 
 	defer func() {
 		if err != nil {
 			closeAll(added)
+			endAuthorities(all, old)
 		}
 	}()
 	for _, c := range cfg.Listeners {
-		options, err := d.options(c)
-		if err != nil {
+		l := &listener{address: c.Address}
+		if hasACME(c) {
+			if l.authority, err = d.authority(cfg, c.TLS.ACME, slices.Concat(old, all)); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, l)
+		if l.options, err = d.options(cfg, c, l.authority); err != nil {
 			return nil, err
 		}
-		if i := slices.IndexFunc(old, func(l *listener) bool { return l.address == c.Address }); i >= 0 {
-			all = append(all, &listener{old[i].Listener, c.Address, options})
+		if i := slices.IndexFunc(old, func(o *listener) bool { return o.address == c.Address }); i >= 0 {
+			l.Listener = old[i].Listener
 			continue
 		}
-		l, err := d.listen(ctx, c.Address, options)
-		if err != nil {
+		if l.Listener, err = d.listen(ctx, c.Address, l.options); err != nil {
 			return nil, explainListen(err)
 		}
-		added = append(added, &listener{l, c.Address, options})
-		all = append(all, added[len(added)-1])
+		added = append(added, l)
 	}
 	return all, nil
 }
@@ -311,8 +323,8 @@ func (d *Daemon) listen(ctx context.Context, address string, o httpd.Options) (*
 	return httpd.ListenOn(copied.(*net.TCPListener), o)
 }
 
-// options returns what a listener does.
-func (d *Daemon) options(c config.Listener) (o httpd.Options, err error) {
+// options returns what a listener does; a is nil unless it has ACME.
+func (d *Daemon) options(cfg *config.Config, c config.Listener, a *authority) (o httpd.Options, err error) {
 	o = httpd.Options{
 		Max:     c.MaxConnections,
 		Clients: httpd.Clients{Source: httpd.Source(c.ClientAddress), Proxies: c.Proxies},
@@ -324,15 +336,23 @@ func (d *Daemon) options(c config.Listener) (o httpd.Options, err error) {
 		o.Cover.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.Cover.BodyFile)), "text/html; charset=utf-8")
 	}
 	if c.TLS == nil {
+		if slices.ContainsFunc(cfg.Listeners, hasACME) {
+			o.Challenge = d.challenges.Answer
+		}
+		return o, nil
+	}
+	protocols := []string{"http/1.1"}
+	if !o.Cover.Drops() {
+		protocols = []string{"h2", "http/1.1"}
+	}
+	if a != nil {
+		o.TLS = httpd.TLSConfig(a.Get, c.TLS.ServerNames, protocols)
+		httpd.AnswerTLSALPN(o.TLS, d.challenges.Certificate)
 		return o, nil
 	}
 	certificate, err := httpd.LoadCertificate(c.TLS.Certificate, c.TLS.Key, d.Log)
 	if err != nil {
 		return o, err
-	}
-	protocols := []string{"http/1.1"}
-	if !o.Cover.Drops() {
-		protocols = []string{"h2", "http/1.1"}
 	}
 	o.TLS = httpd.TLSConfig(certificate.Get, c.TLS.ServerNames, protocols)
 	return o, nil
@@ -351,7 +371,8 @@ func explainListen(err error) error {
 }
 
 // install makes cfg and its listeners the current ones, serves the listeners
-// that are new and closes those that are no longer wanted.
+// that are new and closes those that are no longer wanted. Then, when challenges
+// can be answered, it has certificates obtained.
 func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
 	old := d.current()
 	d.config.Store(cfg)
@@ -369,6 +390,10 @@ func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
 			l.Close()
 		}
 	}
+	for _, a := range authorities(listeners) {
+		a.run()
+	}
+	endAuthorities(old, listeners)
 }
 
 // in reports whether some listeners serve the same socket.
