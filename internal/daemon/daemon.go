@@ -54,6 +54,7 @@ type Daemon struct {
 
 	sockets map[string][]net.Listener // from systemd, by name
 
+	banning   sync.Mutex // held by whoever tells the gate of bans
 	reloading sync.Mutex // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
 	listeners atomic.Pointer[[]*listener]
@@ -122,6 +123,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.adoptBans(ctx); err != nil {
 		return err
 	}
+	defer start(ctx, d.enforce)()
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)

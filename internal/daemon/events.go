@@ -73,7 +73,7 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections uint64
+	var letters, clients, connections, bans uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,6 +87,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.shards.full.Load() - clients; n > 0 {
 			clients += n
 			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
+		}
+		if n := d.shards.unbanned.Load() - bans; n > 0 {
+			bans += n
+			d.Log.Warn("clients not banned: so many are", "count", n, "max", maxBanned)
 		}
 		var evicted uint64
 		for _, l := range d.current() {
