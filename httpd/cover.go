@@ -2,7 +2,10 @@ package httpd
 
 import (
 	"bytes"
+	"container/list"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -62,6 +65,116 @@ func (o Options) server() *http.Server {
 	}
 }
 
+// answer does with a connection what a cover that does not drop wants. It
+// reports false, and has done nothing, if other options are in force.
+//
+// Under a constant response net/http sees HTTP/2 alone: a request by HTTP/1 that
+// it cannot read, or a Host that it does not like, it would answer with words
+// of its own. For the same reason it sees no handshake.
+func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
+	select {
+	case <-s.feed.ended:
+		return false
+	default:
+	}
+	place := l.admit(tcp, s.Max)
+	if place == nil {
+		return true
+	}
+	defer l.leave(place)
+	conn, err := s.Clients.accept(tcp)
+	named := conn != net.Conn(tcp)
+	if err == nil {
+		err = errors.Join(tcp.SetLinger(-1), tcp.SetDeadline(time.Now().Add(HeadTimeout)))
+	}
+	protocol := ""
+	if err == nil && s.TLS != nil {
+		secured := tls.Server(conn, s.TLS)
+		err = secured.Handshake()
+		conn, protocol = secured, secured.ConnectionState().NegotiatedProtocol
+	}
+	if err != nil {
+		tcp.Close()
+		return true
+	}
+	if s.Cover.Status != 0 && protocol != "h2" {
+		s.reply(conn, named)
+		closeSlowly(tcp, conn)
+		return true
+	}
+	tcp.SetDeadline(time.Time{})
+	select {
+	case s.feed.conns <- conn:
+	case <-s.feed.ended:
+		tcp.Close()
+	}
+	return true
+}
+
+// leave gives the place of a connection among those being read back.
+func (l *Listener) leave(place *list.Element) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reading.Remove(place)
+}
+
+// reply reads one head, posts it, and gives the constant response, however
+// malformed the head is. One that does not end is no knock and has no response.
+func (s *service) reply(conn net.Conn, named bool) {
+	head := getBuffer()
+	if !readHead(conn, head) {
+		putBuffer(head)
+		return
+	}
+	withBody := !bytes.HasPrefix(head.bytes, []byte("HEAD "))
+	remote := addrPort(conn.RemoteAddr())
+	letter := Letter{Client: remote.Addr(), Remote: remote, Local: addrPort(conn.LocalAddr()), At: time.Now(), TLS: s.TLS != nil, Named: named, head: head}
+	var err error
+	if s.Clients.Source != ProxyProtocol {
+		letter.Client, err = s.Clients.client(remote.Addr(), fields(head.bytes))
+		letter.Named = letter.Client != remote.Addr()
+	}
+	if err == nil {
+		s.Post(letter)
+	} else {
+		letter.Discard()
+	}
+	conn.Write(s.Cover.response(withBody, time.Now()))
+}
+
+// response is the constant response by HTTP/1.
+func (c Cover) response(withBody bool, now time.Time) []byte {
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", c.Status, http.StatusText(c.Status))
+	if c.Type != "" {
+		b = fmt.Appendf(b, "Content-Type: %s\r\n", c.Type)
+	}
+	if c.hasBody() {
+		b = fmt.Appendf(b, "Content-Length: %d\r\n", len(c.Body))
+	}
+	b = fmt.Appendf(b, "Date: %s\r\nConnection: close\r\n\r\n", now.UTC().Format(http.TimeFormat))
+	if c.hasBody() && withBody {
+		b = append(b, c.Body...)
+	}
+	return b
+}
+
+// hasBody reports whether the status allows a body (RFC 9110, section 6.4.1).
+func (c Cover) hasBody() bool {
+	return c.Status != http.StatusNoContent && c.Status != http.StatusNotModified
+}
+
+// closeSlowly ends a connection whose client may still send, so that what was
+// written reaches it before a reset could (RFC 9112, section 9.6).
+func closeSlowly(tcp *net.TCPConn, conn net.Conn) {
+	if secured, ok := conn.(*tls.Conn); ok {
+		secured.CloseWrite()
+	}
+	tcp.CloseWrite()
+	tcp.SetReadDeadline(time.Now().Add(closeTimeout))
+	io.CopyN(io.Discard, tcp, 256<<10)
+	tcp.Close()
+}
+
 // knock posts a request that a server has read.
 func (o Options) knock(r *http.Request) {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -87,7 +200,7 @@ func (o Options) knock(r *http.Request) {
 	o.Post(l)
 }
 
-// constant answers every request alike.
+// constant answers every request by HTTP/2 alike.
 func (c Cover) constant() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		header := w.Header()
@@ -96,7 +209,7 @@ func (c Cover) constant() http.Handler {
 		} else {
 			header["Content-Type"] = nil // none is guessed
 		}
-		if c.Status != http.StatusNoContent && c.Status != http.StatusNotModified {
+		if c.hasBody() {
 			header.Set("Content-Length", strconv.Itoa(len(c.Body)))
 		}
 		w.WriteHeader(c.Status)

@@ -177,34 +177,10 @@ func (l *Listener) handle(conn *net.TCPConn) {
 			}
 			return
 		}
-		if s.answer(conn) {
+		if l.answer(conn, s) {
 			return
 		}
 	}
-}
-
-// answer hands a connection to the server. It reports false, and has done
-// nothing, if other options are in force.
-func (s *service) answer(tcp *net.TCPConn) bool {
-	select {
-	case <-s.feed.ended:
-		return false
-	default:
-	}
-	conn, err := s.Clients.accept(tcp)
-	if err == nil {
-		err = tcp.SetLinger(-1)
-	}
-	if err != nil {
-		tcp.Close()
-		return true
-	}
-	select {
-	case s.feed.conns <- secure(conn, s.TLS):
-	case <-s.feed.ended:
-		tcp.Close()
-	}
-	return true
 }
 
 // Close stops listening, and then resets the connections whose heads are not
