@@ -14,7 +14,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // A Cover is what every request gets to see. The zero Cover drops: not one byte
@@ -116,6 +119,37 @@ func (l *Listener) leave(place *list.Element) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reading.Remove(place)
+}
+
+// heads keeps account of the connections of a server that wait for a head, so
+// that they give way to others as those do that the listener reads itself.
+func (l *Listener) heads(max int) func(net.Conn, http.ConnState) {
+	var mu sync.Mutex
+	places := map[net.Conn]*list.Element{}
+	return func(conn net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if place, waits := places[conn]; waits {
+			l.leave(place)
+			delete(places, conn)
+		}
+		if state == http.StateNew || state == http.StateIdle {
+			if place := l.admit(tcpOf(conn), max); place != nil {
+				places[conn] = place
+			}
+		}
+	}
+}
+
+// tcpOf returns the connection below TLS and the PROXY protocol.
+func tcpOf(conn net.Conn) *net.TCPConn {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	if named, ok := conn.(*proxyproto.Conn); ok {
+		conn = named.Raw()
+	}
+	return conn.(*net.TCPConn)
 }
 
 // reply reads one head, posts it, and gives the constant response, however

@@ -480,7 +480,7 @@ func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 // Slow heads under a cover that answers give way like those under one that
 // drops.
 func TestSlowClientsOfACoverGiveWay(t *testing.T) {
-	for name, cover := range map[string]Cover{"status": {Status: 404}} {
+	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
 		letters := make(chan Letter, 10)
 		l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: 2, Cover: cover, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -492,12 +492,25 @@ func TestSlowClientsOfACoverGiveWay(t *testing.T) {
 			io.WriteString(dial(t, l), "GET / HTTP/1.1\r\n")
 		}
 		conn := dial(t, l)
-		io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-		if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 404") {
+		io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 ") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
-		if l.Evicted() < 4 {
+		if l.Evicted() < 3 {
 			t.Errorf("%s: %d evicted", name, l.Evicted())
 		}
+	}
+}
+
+// 0.0.0.0 is IPv4 alone, as with other programs.
+func TestAnIPv4AddressTakesNoIPv6(t *testing.T) {
+	l, err := Listen(t.Context(), "0.0.0.0:0", Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if conn, err := net.Dial("tcp", fmt.Sprintf("[::1]:%d", l.Addr().Port())); err == nil {
+		conn.Close()
+		t.Error("it takes IPv6")
 	}
 }

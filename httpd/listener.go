@@ -68,7 +68,11 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 		},
 	}
 	config.SetMultipathTCP(false) // SO_LINGER 0 of an MPTCP socket resets no subflow
-	l, err := config.Listen(ctx, "tcp", address)
+	network := "tcp"
+	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Is4() {
+		network = "tcp4" // 0.0.0.0 would take IPv6 as well
+	}
+	l, err := config.Listen(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
@@ -110,6 +114,7 @@ func (l *Listener) Use(o Options) {
 	s := &service{Options: o}
 	if !o.Cover.Drops() {
 		s.Server = o.server()
+		s.ConnState = l.heads(o.Max)
 		s.feed = &feed{conns: make(chan net.Conn), ended: make(chan struct{}), addr: l.tcp.Addr()}
 		go s.Serve(s.feed)
 	}
