@@ -319,7 +319,8 @@ func TestThePROXYProtocol(t *testing.T) {
 					t.Errorf("letter %+v", letter)
 				}
 				// Without a header, or with a wrong one, there is no knock.
-				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n"} {
+				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n",
+					"PROXY TCP4 127.0.0.9 127.0.0.1 1 2\r\n", "PROXY TCP4 0.0.0.0 127.0.0.1 1 2\r\n"} {
 					conn := dial(t, l)
 					io.WriteString(conn, start+"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
 					conn.SetReadDeadline(time.Now().Add(20 * time.Second))

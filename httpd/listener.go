@@ -308,7 +308,11 @@ func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
 	if header == nil || header.Command.IsLocal() { // no header, or the proxy's own health check
 		return nil, errClient
 	}
-	if _, ok := conn.RemoteAddr().(*net.TCPAddr); !ok {
+	source, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return nil, errClient
+	}
+	if client := addrPort(source).Addr(); !nameable(client) || c.speaks(client) {
 		return nil, errClient
 	}
 	return conn, nil
