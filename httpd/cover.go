@@ -3,6 +3,7 @@ package httpd
 import (
 	"bytes"
 	"container/list"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -258,6 +259,7 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(c.Proxy)
 			r.Out.Host = r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // what cannot be parsed as well
 			if peer, err := netip.ParseAddrPort(r.In.RemoteAddr); err == nil && clients.speaks(peer.Addr().Unmap()) {
 				r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 			}
@@ -272,7 +274,9 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			log.Warn("the site behind the cover does not answer", "site", c.Proxy.Host, "error", err)
+			if !errors.Is(err, context.Canceled) { // the client has gone
+				log.Warn("the site behind the cover does not answer", "site", c.Proxy.Host, "error", err)
+			}
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusBadGateway)
 			io.Copy(w, bytes.NewReader([]byte(down)))
