@@ -218,13 +218,13 @@ const closeTimeout = 500 * time.Millisecond
 // admit gives a connection a place among those being read, or closes it and
 // returns nil if the listener is closed. If there are too many, the oldest goes.
 func (l *Listener) admit(conn *net.TCPConn, max int) *list.Element {
-	for l.count() >= max && l.evict() {
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		conn.Close()
 		return nil
+	}
+	for l.reading.Len() >= max && l.evictOldest() {
 	}
 	return l.reading.PushBack(conn)
 }
@@ -240,6 +240,10 @@ func (l *Listener) count() int {
 func (l *Listener) evict() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.evictOldest()
+}
+
+func (l *Listener) evictOldest() bool {
 	oldest := l.reading.Front()
 	if oldest == nil {
 		return false

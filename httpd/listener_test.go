@@ -3,6 +3,7 @@ package httpd
 import (
 	"bufio"
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -311,4 +312,27 @@ func FuzzOpen(f *testing.F) {
 			set.Match(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}, nil)
 		}).ServeHTTP(mute{t}, req)
 	})
+}
+
+func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
+	const max = 3
+	l := &Listener{reading: list.New()}
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	var wg sync.WaitGroup
+	for range 50 {
+		conn, err := net.DialTCP("tcp", nil, tcp.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		wg.Go(func() { l.admit(conn, max) })
+	}
+	wg.Wait()
+	if n := l.count(); n != max || l.Evicted() != 50-max {
+		t.Errorf("%d heads are read, %d were evicted", n, l.Evicted())
+	}
 }
