@@ -327,10 +327,12 @@ func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 		client := netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)})
 		bans[i] = firewall.Ban{Client: firewall.Offender(client), Until: time.Now().Add(time.Hour)}
 	}
-	for part := range slices.Chunk(bans[:setSize], 1024) {
-		if err := b.Ban(t.Context(), part); err != nil {
-			t.Fatal(err)
+	for part := range slices.Chunk(bans[:setSize], 4096) {
+		var elements []string
+		for _, ban := range part {
+			elements = append(elements, ban.Client.Addr().String()+" timeout 1h")
 		}
+		nft(t, "add element inet webknock banned.4 { "+strings.Join(elements, ", ")+" }")
 	}
 	if err := b.Ban(t.Context(), bans[setSize:]); err == nil {
 		t.Error("one ban too many is taken")
