@@ -52,7 +52,7 @@ firewall: {allow: ["fd20::2/128"]}
 	count := func(from *lab.Host, to string) (accepted int) {
 		for range 9 {
 			err := from.Do(func() error {
-				conn, err := net.DialTimeout("tcp", net.JoinHostPort(to, "8080"), 300*time.Millisecond)
+				conn, err := net.DialTimeout("tcp", net.JoinHostPort(to, "8080"), 900*time.Millisecond)
 				if err == nil {
 					conn.Close()
 				}
