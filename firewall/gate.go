@@ -141,7 +141,9 @@ func (g *Gate) Run(ctx context.Context) {
 		end.Reset(next)
 		select {
 		case <-ctx.Done():
-			g.work(context.WithoutCancel(ctx), nil)
+			for len(g.orders) > 0 {
+				g.work(context.WithoutCancel(ctx), nil)
+			}
 			return
 		case o := <-g.orders:
 			failed := g.failing
@@ -264,27 +266,29 @@ func (g *Gate) Count(ctx context.Context) (count map[string]int, err error) {
 
 // Ban keeps clients from the listeners until a time, or lifts a ban whose time
 // is over. Networks that never need a grant, and what the shield exempts, are
-// not banned. If closeGrants is set the clients' grants end as well.
+// not banned. If closeGrants is set the clients' grants end as well. While
+// nothing is guarded, and if the firewall fails, bans wait for the next guard.
 func (g *Gate) Ban(ctx context.Context, bans []Ban, closeGrants bool) error {
 	return g.wait(ctx, order{alone: func(ctx context.Context) error {
-		if !g.guarded {
-			return ErrUnguarded
-		}
 		now := time.Now()
+		maps.DeleteFunc(g.bans, func(_ netip.Prefix, until time.Time) bool { return !until.After(now) })
 		bans := slices.DeleteFunc(slices.Clone(bans), func(b Ban) bool {
 			return b.Until.After(now) && slices.ContainsFunc(slices.Concat(g.guard.Allow, g.guard.Exempt), b.Client.Overlaps)
 		})
-		ctx, cancel := call(ctx)
-		defer cancel()
-		if err := g.backend.Ban(ctx, bans); err != nil {
-			return fmt.Errorf("ban: %w", err)
-		}
 		for _, b := range bans {
 			if b.Until.After(now) {
 				g.bans[b.Client] = b.Until
 			} else {
 				delete(g.bans, b.Client)
 			}
+		}
+		if !g.guarded {
+			return nil
+		}
+		ctx, cancel := call(ctx)
+		defer cancel()
+		if err := g.backend.Ban(ctx, bans); err != nil {
+			return fmt.Errorf("ban: %w", err)
 		}
 		if !closeGrants {
 			return nil
@@ -691,19 +695,36 @@ func (g *Gate) configure(ctx context.Context, guard Guard) error {
 		return fmt.Errorf("guard the doors: %w", err)
 	}
 	g.guard, g.guarded = guard, true
-	bans, err := g.backend.Bans(ctx)
-	if err != nil {
-		g.log.Warn("bans that hold cannot be read", "error", err)
-	}
-	for _, b := range bans {
-		g.bans[b.Client] = b.Until
-	}
+	g.adoptBans(ctx)
 	for k, grant := range g.grants {
 		if !stays(k) {
 			g.forget(grant, DoorRemoved)
 		}
 	}
 	return g.sync(ctx)
+}
+
+// adoptBans takes over the bans that the firewall holds from an earlier run, and
+// tells it of those that it does not know.
+func (g *Gate) adoptBans(ctx context.Context) {
+	ctx, cancel := call(ctx)
+	defer cancel()
+	found, err := g.backend.Bans(ctx)
+	unknown := map[netip.Prefix]bool{}
+	for client := range g.bans {
+		unknown[client] = true
+	}
+	for _, b := range found {
+		delete(unknown, b.Client)
+		g.bans[b.Client] = b.Until
+	}
+	missing := slices.DeleteFunc(g.banned(), func(b Ban) bool { return !unknown[b.Client] })
+	if err == nil && len(missing) > 0 {
+		err = g.backend.Ban(ctx, missing)
+	}
+	if err != nil {
+		g.log.Error("bans cannot be taken over", "error", err)
+	}
 }
 
 func (g *Gate) put(ctx context.Context, guard Guard, grants []Grant) error {

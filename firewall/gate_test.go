@@ -565,3 +565,57 @@ func TestIDsAreShortAndDiffer(t *testing.T) {
 		seen[id] = true
 	}
 }
+
+func TestBansComeBackWithTheGuard(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		ban := func(client string, until time.Time) {
+			t.Helper()
+			if err := h.Ban(t.Context(), []Ban{{netip.MustParsePrefix(client), until}}, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		later := time.Now().Add(time.Hour)
+		ban("192.0.2.66/32", later)
+		ban("192.0.2.68/32", later)
+		if err := h.Unguard(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ban("192.0.2.67/32", later) // nothing is guarded
+		ban("192.0.2.68/32", time.Time{})
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		if bans, err := h.backend.Bans(t.Context()); err != nil || len(bans) != 2 {
+			t.Errorf("the firewall holds %v, %v", bans, err)
+		}
+		time.Sleep(2 * time.Hour)
+		ban("192.0.2.69/32", time.Now().Add(time.Hour))
+		if len(h.bans) != 1 {
+			t.Errorf("%d bans are remembered after their time", len(h.bans))
+		}
+	})
+}
+
+func TestWhatWaitsIsCommittedBeforeTheEnd(t *testing.T) {
+	backend := &faulty{Memory: NewMemory()}
+	g := NewGate(backend, slog.New(slog.DiscardHandler), func(Event) {})
+	many := vpn
+	many.MaxGrants = maxOrders
+	ctx, cancel := context.WithCancel(t.Context())
+	ready := make(chan error, 1)
+	g.orders <- order{alone: func(ctx context.Context) error { return g.configure(ctx, Guard{Doors: []Door{many}}) }, done: func(err error) { ready <- err }}
+	opened := 0 // by Run
+	for i := range maxOrders - 1 {
+		client := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		g.Submit(OpenRequest{Client: client, Doors: []string{"vpn"}}, func(_ []Grant, err error) {
+			if err == nil {
+				opened++
+			}
+		})
+	}
+	cancel()
+	g.Run(ctx)
+	if err := <-ready; err != nil || opened != maxOrders-1 {
+		t.Errorf("%d of %d opened, %v", opened, maxOrders-1, err)
+	}
+}

@@ -96,6 +96,7 @@ func (m *Memory) Ban(_ context.Context, bans []Ban) error {
 	if m.bans == nil {
 		m.bans = map[netip.Prefix]time.Time{}
 	}
+	maps.DeleteFunc(m.bans, func(_ netip.Prefix, until time.Time) bool { return !until.After(time.Now()) })
 	for _, b := range bans {
 		m.bans[b.Client] = b.Until
 	}

@@ -53,7 +53,9 @@ func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error)
 		return c.last(elements, parseNode)
 	case XRealIP:
 		if values := header.Values("X-Real-Ip"); len(values) == 1 {
-			return parseAddress(values[0])
+			if addr, err := parseAddress(values[0]); err == nil && !c.speaks(addr) {
+				return addr, nil
+			}
 		}
 		return netip.Addr{}, errClient
 	}
@@ -99,10 +101,15 @@ func parseAddress(text string) (netip.Addr, error) {
 			addr = with.Addr()
 		}
 	}
-	if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+	if err != nil || addr.Zone() != "" || !nameable(addr.Unmap()) {
 		return netip.Addr{}, errClient
 	}
 	return addr.Unmap(), nil
+}
+
+// nameable reports whether an address may be a client's.
+func nameable(addr netip.Addr) bool {
+	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast()
 }
 
 // parseNode reads a node identifier of RFC 7239, section 6. Obfuscated and

@@ -58,6 +58,8 @@ func TestWhoIsTheClient(t *testing.T) {
 		{XRealIP, proxy, "X-Real-IP: 192.0.2.7", "192.0.2.7"},
 		{XRealIP, proxy, "X-Real-IP: 192.0.2.7\nX-Real-IP: 1.1.1.1", ""},
 		{XRealIP, proxy, "X-Real-IP: 192.0.2.7, 1.1.1.1", ""},
+		{XRealIP, proxy, "X-Real-IP: 10.0.0.1", ""},
+		{XRealIP, proxy, "X-Real-IP: ::ffff:10.2.2.2", ""},
 		{XRealIP, proxy, "", ""},
 	} {
 		c := Clients{tt.source, proxies}
@@ -94,6 +96,26 @@ func FuzzForwardedFor(f *testing.F) {
 			}
 			if tt.source == XForwardedFor && err != nil {
 				t.Errorf("a stranger who writes %q is taken for nobody", written)
+			}
+		}
+	})
+}
+
+// Whatever a proxy's head looks like, no proxy is ever taken for the client.
+func FuzzClientFields(f *testing.F) {
+	for _, fields := range []string{"X-Forwarded-For: 192.0.2.7", "Forwarded: for=\"[2001:db8::7]:4711\";by=x", "X-Real-IP: 10.0.0.1", "x-real-ip:::1",
+		"X-Forwarded-For: a\r\n 192.0.2.7", "Forwarded: for=\"\\1\"", "X-Forwarded-For: ::ffff:10.0.0.1", "X-Forwarded-For: 10.0.0.1:80"} {
+		f.Add([]byte("GET / HTTP/1.1\r\n" + fields + "\r\n\r\n"))
+	}
+	f.Fuzz(func(t *testing.T, head []byte) {
+		for _, source := range []Source{XForwardedFor, Forwarded, XRealIP} {
+			c := Clients{source, proxies}
+			got, err := c.client(netip.MustParseAddr("10.0.0.1"), fields(head))
+			if err == nil && (!nameable(got) || got.Is4In6() || got.Zone() != "" || c.speaks(got)) {
+				t.Errorf("%s: %q names %s", source, head, got)
+			}
+			if got, err := c.client(letterFrom, fields(head)); err != nil || got != letterFrom {
+				t.Errorf("%s: a stranger who writes %q is %s, %v", source, head, got, err)
 			}
 		}
 	})

@@ -2,7 +2,10 @@ package httpd
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -11,7 +14,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // A Cover is what every request gets to see. The zero Cover drops: not one byte
@@ -52,7 +58,9 @@ func (o Options) server() *http.Server {
 			if o.challengedRequest(w, r) {
 				return
 			}
-			o.knock(r)
+			answered := make(chan struct{})
+			defer close(answered)
+			o.knock(r, answered)
 			answer.ServeHTTP(w, r)
 		}),
 		Protocols:                    protocols,
@@ -65,8 +73,138 @@ func (o Options) server() *http.Server {
 	}
 }
 
+// answer does with a connection what a cover that does not drop wants. It
+// reports false, and has done nothing, if other options are in force.
+//
+// Under a constant response net/http sees HTTP/2 alone: a request by HTTP/1 that
+// it cannot read, or a Host that it does not like, it would answer with words
+// of its own. For the same reason it sees no handshake.
+func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
+	select {
+	case <-s.feed.ended:
+		return false
+	default:
+	}
+	h := &half{conn: tcp}
+	if !l.halves.add(h, s.Max) {
+		return true
+	}
+	defer l.halves.remove(h)
+	conn, err := s.Clients.accept(tcp)
+	named := conn != net.Conn(tcp)
+	if err == nil {
+		err = errors.Join(tcp.SetLinger(-1), tcp.SetDeadline(time.Now().Add(HeadTimeout)))
+	}
+	protocol := ""
+	if err == nil && s.TLS != nil {
+		secured := tls.Server(conn, s.TLS)
+		err = secured.Handshake()
+		conn, protocol = secured, secured.ConnectionState().NegotiatedProtocol
+	}
+	if err != nil {
+		tcp.Close()
+		return true
+	}
+	if s.Cover.Status != 0 && protocol != "h2" {
+		s.reply(tcp, conn, named)
+		closeSlowly(tcp, conn)
+		return true
+	}
+	tcp.SetDeadline(time.Time{})
+	select {
+	case s.feed.conns <- conn:
+	case <-s.feed.ended:
+		tcp.Close()
+	}
+	return true
+}
+
+// heads keeps account of the connections of a server that wait for a head, so
+// that they give way to others as those do that the listener reads itself.
+func (l *Listener) heads(max int) func(net.Conn, http.ConnState) {
+	var mu sync.Mutex
+	waiting := map[net.Conn]*half{}
+	return func(conn net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if h, waits := waiting[conn]; waits {
+			l.halves.remove(h)
+			delete(waiting, conn)
+		}
+		if state == http.StateNew || state == http.StateIdle {
+			if h := (&half{conn: tcpOf(conn)}); l.halves.add(h, max) {
+				waiting[conn] = h
+			}
+		}
+	}
+}
+
+// tcpOf returns the connection below TLS and the PROXY protocol.
+func tcpOf(conn net.Conn) *net.TCPConn {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	if named, ok := conn.(*proxyproto.Conn); ok {
+		conn = named.Raw()
+	}
+	return conn.(*net.TCPConn)
+}
+
+// reply reads one head, posts it, and gives the constant response, however
+// malformed the head is. One that does not end is no knock and has no response.
+func (s *service) reply(tcp *net.TCPConn, conn net.Conn, named bool) {
+	head := getBuffer()
+	if !readHead(conn, head) || s.challenged(tcp, conn, head.bytes) {
+		putBuffer(head)
+		return
+	}
+	withBody := !bytes.HasPrefix(head.bytes, []byte("HEAD "))
+	answered := make(chan struct{})
+	defer close(answered)
+	letter := Letter{Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr()), Named: named, Answered: answered, head: head}
+	if s.sign(&letter, head.bytes) {
+		s.Post(letter)
+	} else {
+		letter.Discard()
+	}
+	conn.Write(s.Cover.response(withBody, time.Now()))
+}
+
+// response is the constant response by HTTP/1.
+func (c Cover) response(withBody bool, now time.Time) []byte {
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", c.Status, http.StatusText(c.Status))
+	if c.Type != "" {
+		b = fmt.Appendf(b, "Content-Type: %s\r\n", c.Type)
+	}
+	if c.hasBody() {
+		b = fmt.Appendf(b, "Content-Length: %d\r\n", len(c.Body))
+	}
+	b = fmt.Appendf(b, "Date: %s\r\nConnection: close\r\n\r\n", now.UTC().Format(http.TimeFormat))
+	if c.hasBody() && withBody {
+		b = append(b, c.Body...)
+	}
+	return b
+}
+
+// hasBody reports whether the status allows a body (RFC 9110, section 6.4.1).
+func (c Cover) hasBody() bool {
+	return c.Status != http.StatusNoContent && c.Status != http.StatusNotModified
+}
+
+// closeSlowly ends a connection whose client may still send, so that what was
+// written reaches it before a reset could (RFC 9112, section 9.6).
+func closeSlowly(tcp *net.TCPConn, conn net.Conn) {
+	if secured, ok := conn.(*tls.Conn); ok {
+		secured.CloseWrite()
+	}
+	tcp.CloseWrite()
+	tcp.SetReadDeadline(time.Now().Add(closeTimeout))
+	io.CopyN(io.Discard, tcp, 256<<10)
+	tcp.Close()
+}
+
 // knock posts a request that a server has read.
-func (o Options) knock(r *http.Request) {
+func (o Options) knock(r *http.Request, answered <-chan struct{}) {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return
@@ -78,7 +216,7 @@ func (o Options) knock(r *http.Request) {
 			return
 		}
 	}
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: o.Clients.Source == ProxyProtocol || client != remote.Addr(), Site: o.Cover.Proxy != nil, request: &http.Request{
+	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: o.Clients.Source == ProxyProtocol || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}
@@ -90,7 +228,7 @@ func (o Options) knock(r *http.Request) {
 	o.Post(l)
 }
 
-// constant answers every request alike.
+// constant answers every request by HTTP/2 alike.
 func (c Cover) constant() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		header := w.Header()
@@ -99,7 +237,7 @@ func (c Cover) constant() http.Handler {
 		} else {
 			header["Content-Type"] = nil // none is guessed
 		}
-		if c.Status != http.StatusNoContent && c.Status != http.StatusNotModified {
+		if c.hasBody() {
 			header.Set("Content-Length", strconv.Itoa(len(c.Body)))
 		}
 		w.WriteHeader(c.Status)
@@ -114,6 +252,7 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(c.Proxy)
 			r.Out.Host = r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // what cannot be parsed as well
 			if peer, err := netip.ParseAddrPort(r.In.RemoteAddr); err == nil && clients.speaks(peer.Addr().Unmap()) {
 				r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 			}
@@ -128,7 +267,9 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			log.Warn("the site behind the cover does not answer", "site", c.Proxy.Host, "error", err)
+			if !errors.Is(err, context.Canceled) { // the client has gone
+				log.Warn("the site behind the cover does not answer", "site", c.Proxy.Host, "error", err)
+			}
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusBadGateway)
 			io.Copy(w, bytes.NewReader([]byte(down)))

@@ -319,7 +319,8 @@ func TestThePROXYProtocol(t *testing.T) {
 					t.Errorf("letter %+v", letter)
 				}
 				// Without a header, or with a wrong one, there is no knock.
-				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n"} {
+				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n",
+					"PROXY TCP4 127.0.0.9 127.0.0.1 1 2\r\n", "PROXY TCP4 0.0.0.0 127.0.0.1 1 2\r\n"} {
 					conn := dial(t, l)
 					io.WriteString(conn, start+"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
 					conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -387,4 +388,130 @@ func TestASocketOfSomebodyElse(t *testing.T) {
 	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
 	<-letters
 	mustReset(t, conn)
+}
+
+// What net/http would answer by itself gets the same response as everything.
+func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
+	l, letters := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	ask := func(sent string) string {
+		t.Helper()
+		conn := dial(t, l)
+		go io.WriteString(conn, sent) // more than is read, perhaps
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		got, err := io.ReadAll(conn)
+		if err != nil {
+			t.Errorf("%.40q: %v", sent, err)
+		}
+		before, after, _ := strings.Cut(string(got), "Date: ")
+		_, after, _ = strings.Cut(after, "\r\n")
+		return before + after
+	}
+	want := ask("GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-letters
+	for _, sent := range []string{
+		"nonsense\r\n\r\n",
+		"GET /a HTTP/1.1\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h/i\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n",
+		"GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n",
+		"GET /a HTTP/3.0\r\nHost: h\r\n\r\n",
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"\x16\x03\x01\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h\r\nX: \x00\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h\r\n : \r\n\r\n",
+		"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+		"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+		"POST /a HTTP/1.1\r\nHost: h\r\nExpect: miracles\r\nContent-Length: 1\r\n\r\n",
+		"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 100000),
+		"GET /a HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 3*MaxHead) + "\r\n\r\n",
+		"GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 200) + "\r\n",
+	} {
+		if got := ask(sent); got != want {
+			t.Errorf("%.60q gets %q, want %q", sent, got, want)
+		}
+		<-letters
+	}
+	conn := dial(t, l)
+	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n")
+	conn.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(conn); len(got) > 0 || err != nil || len(letters) > 0 {
+		t.Errorf("a head that does not end gets %q, %v, and %d letters", got, err, len(letters))
+	}
+}
+
+func TestPlainHTTPOnATLSPortIsNotTalkedTo(t *testing.T) {
+	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
+		o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
+		o.Cover = cover
+		l, letters := listenWith(t, o)
+		conn := dial(t, l)
+		io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if got, _ := io.ReadAll(conn); bytes.Contains(got, []byte("HTTP")) || len(letters) > 0 {
+			t.Errorf("%s: %q, and %d letters", name, got, len(letters))
+		}
+	}
+}
+
+func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
+	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
+	o.Cover = Cover{Status: 403, Body: []byte("no\n"), Type: "text/plain"}
+	l, letters := listenWith(t, o)
+	for version, h2 := range map[int]bool{1: false, 2: true} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2}}
+		defer client.CloseIdleConnections()
+		for _, path := range []string{"/a", "/other"} {
+			res, err := client.Post("https://"+l.Addr().String()+path, "text/plain", strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.ProtoMajor != version || res.StatusCode != 403 || string(body) != "no\n" || res.Header.Get("Content-Type") != "text/plain" {
+				t.Errorf("%s %s %q, %v", res.Proto, res.Status, body, err)
+			}
+			letter := <-letters
+			if r, err := letter.Open(bufio.NewReader(nil)); err != nil || r.URL.Path != path || !letter.TLS {
+				t.Errorf("letter %+v, %v", letter, err)
+			}
+		}
+	}
+}
+
+// Slow heads under a cover that answers give way like those under one that
+// drops.
+func TestSlowClientsOfACoverGiveWay(t *testing.T) {
+	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
+		letters := make(chan Letter, 10)
+		l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: 2, Cover: cover, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go l.Serve()
+		defer l.Close()
+		for range 5 {
+			io.WriteString(dial(t, l), "GET / HTTP/1.1\r\n")
+		}
+		conn := dial(t, l)
+		io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 ") {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if l.Evicted() < 3 {
+			t.Errorf("%s: %d evicted", name, l.Evicted())
+		}
+	}
+}
+
+// 0.0.0.0 is IPv4 alone, as with other programs.
+func TestAnIPv4AddressTakesNoIPv6(t *testing.T) {
+	l, err := Listen(t.Context(), "0.0.0.0:0", Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if conn, err := net.Dial("tcp", fmt.Sprintf("[::1]:%d", l.Addr().Port())); err == nil {
+		conn.Close()
+		t.Error("it takes IPv6")
+	}
 }

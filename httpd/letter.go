@@ -19,15 +19,19 @@ const (
 
 // A Letter is one request as it was received: by whom, when, and its head.
 type Letter struct {
-	Client  netip.Addr     // the client the knock counts for; never IPv4-mapped
-	Remote  netip.AddrPort // the peer of the connection, or whom its proxy names
-	Local   netip.AddrPort // the address it connected to
-	At      time.Time      // when the head was complete
-	TLS     bool           // it came by TLS
-	Named   bool           // a proxy has named the client, whom the firewall cannot see
-	Site    bool           // it went on to a real site, whose visitors look around
-	head    *buffer
-	request *http.Request // in place of head, where a server has read it
+	Client netip.Addr     // the client the knock counts for; never IPv4-mapped
+	Remote netip.AddrPort // the peer of the connection, or whom its proxy names
+	Local  netip.AddrPort // the address it connected to
+	At     time.Time      // when the head was complete
+	TLS    bool           // it came by TLS
+	Named  bool           // a proxy has named the client, whom the firewall cannot see
+	Site   bool           // it went on to a real site, whose visitors look around
+	// Answered is closed when the answer is out, under a cover that gives one.
+	// What a completion brings about waits for that, so that the answer cannot be
+	// late for it.
+	Answered <-chan struct{}
+	head     *buffer
+	request  *http.Request // in place of head, where a server has read it
 }
 
 // NewLetter returns a letter with the given head, which it copies.

@@ -78,7 +78,11 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 		},
 	}
 	config.SetMultipathTCP(false) // SO_LINGER 0 of an MPTCP socket resets no subflow
-	l, err := config.Listen(ctx, "tcp", address)
+	network := "tcp"
+	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Is4() {
+		network = "tcp4" // 0.0.0.0 would take IPv6 as well
+	}
+	l, err := config.Listen(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
@@ -126,6 +130,7 @@ func (l *Listener) Use(o Options) {
 	s := &service{Options: o}
 	if !o.Cover.Drops() {
 		s.Server = o.server()
+		s.ConnState = l.heads(o.Max)
 		s.feed = &feed{conns: make(chan net.Conn), ended: make(chan struct{}), addr: l.tcp.Addr()}
 		go s.Serve(s.feed)
 	}
@@ -273,34 +278,10 @@ func (l *Listener) handle(conn *net.TCPConn) {
 			}
 			return
 		}
-		if s.answer(conn) {
+		if l.answer(conn, s) {
 			return
 		}
 	}
-}
-
-// answer hands a connection to the server. It reports false, and has done
-// nothing, if other options are in force.
-func (s *service) answer(tcp *net.TCPConn) bool {
-	select {
-	case <-s.feed.ended:
-		return false
-	default:
-	}
-	conn, err := s.Clients.accept(tcp)
-	if err == nil {
-		err = tcp.SetLinger(-1)
-	}
-	if err != nil {
-		tcp.Close()
-		return true
-	}
-	select {
-	case s.feed.conns <- secure(conn, s.TLS):
-	case <-s.feed.ended:
-		tcp.Close()
-	}
-	return true
 }
 
 // Close stops listening, and then resets the connections whose heads are not
@@ -395,7 +376,11 @@ func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
 	if header == nil || header.Command.IsLocal() { // no header, or the proxy's own health check
 		return nil, errClient
 	}
-	if _, ok := conn.RemoteAddr().(*net.TCPAddr); !ok {
+	source, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return nil, errClient
+	}
+	if client := addrPort(source).Addr(); !nameable(client) || c.speaks(client) {
 		return nil, errClient
 	}
 	return conn, nil

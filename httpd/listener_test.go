@@ -312,3 +312,26 @@ func FuzzOpen(f *testing.F) {
 		}).ServeHTTP(mute{t}, req)
 	})
 }
+
+func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
+	const max = 3
+	var hs halves
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	var wg sync.WaitGroup
+	for range 50 {
+		conn, err := net.DialTCP("tcp", nil, tcp.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		wg.Go(func() { hs.add(&half{conn: conn}, max) })
+	}
+	wg.Wait()
+	if n := hs.count(); n != max || hs.evicted.Load() != 50-max {
+		t.Errorf("%d heads are read, %d were evicted", n, hs.evicted.Load())
+	}
+}

@@ -132,12 +132,25 @@ cover: {proxy: "http://127.0.0.1:8081"}`))
 
 // The recipes of docs/recipes, as they are there.
 func TestBehindProxies(t *testing.T) {
+	nginx := func(recipe, _ string) []string {
+		return []string{"nginx", "-g", "daemon off; master_process off; pid /dev/null; error_log stderr notice;", "-c", recipe}
+	}
+	haproxy := func(recipe, _ string) []string { return []string{"haproxy", "-db", "-f", recipe} }
 	for _, tt := range []struct {
-		name, source string
-		command      []string
+		name, recipe, source string
+		old, new             string // a variation that the recipe speaks of
+		command              func(recipe, dir string) []string
 	}{
-		{"nginx", "x-real-ip", []string{"nginx", "-g", "daemon off; master_process off; pid /dev/null; error_log stderr notice;", "-c"}},
-		{"haproxy", "proxy-protocol", []string{"haproxy", "-db", "-f"}},
+		{"nginx", "nginx.conf", "x-real-ip", "", "", nginx},
+		{"nginx with Forwarded", "nginx.conf", "forwarded", "", "", nginx},
+		{"haproxy", "haproxy.cfg", "proxy-protocol", "", "", haproxy},
+		{"haproxy with version 1", "haproxy.cfg", "proxy-protocol", "send-proxy-v2", "send-proxy", haproxy},
+		{"caddy", "Caddyfile", "x-forwarded-for", "", "", func(recipe, dir string) []string {
+			return []string{"env", "HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "caddy", "run", "--adapter", "caddyfile", "--config", recipe}
+		}},
+		{"apache", "apache.conf", "x-forwarded-for", "", "", func(recipe, dir string) []string {
+			return []string{"apache2", "-X", "-C", "DefaultRuntimeDir " + dir, "-C", "PidFile " + dir + "/apache.pid", "-C", "ErrorLog /dev/stderr", "-f", recipe}
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -146,26 +159,41 @@ address: 127.0.0.1:8080
 proxies: [127.0.0.1]
 client_address: %s
 cover: {status: 404}`, tt.source)), "/a, /b, /c", "/knock/a, /knock/b, /knock/c"))
-			files, err := filepath.Glob("../docs/recipes/" + tt.name + ".*")
-			if err != nil || len(files) != 1 {
-				t.Fatalf("recipe: %v, %v", files, err)
-			}
-			recipe, err := filepath.Abs(files[0])
+			recipe, err := filepath.Abs("../docs/recipes/" + tt.recipe)
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.start(w.server.Command(t.Context(), tt.command[0], append(tt.command[1:], recipe)...))
+			if tt.old != "" {
+				text, err := os.ReadFile(recipe)
+				if err != nil {
+					t.Fatal(err)
+				}
+				recipe = filepath.Join(w.dir, tt.recipe)
+				if err := os.WriteFile(recipe, []byte(strings.Replace(string(text), tt.old, tt.new, 1)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			command := tt.command(recipe, t.TempDir())
+			w.start(w.server.Command(t.Context(), command[0], command[1:]...))
 			until(t, "the proxy answers", func() bool { _, exit := w.curl(w.alice, "http://"+serverIP+"/"); return exit == 0 })
-			for _, path := range []string{"/knock/a", "/knock/b", "/knock/c"} {
-				out, exit := w.curl(w.mallory, "-H", "X-Real-IP: "+aliceIP, "-H", "X-Forwarded-For: "+aliceIP, "-H", "Forwarded: for="+aliceIP,
-					"--write-out", "%{http_code}", "http://"+serverIP+path)
-				if exit != 0 || out != "404" {
+			ask := func(from *lab.Host, server, path string, args ...string) string {
+				t.Helper()
+				out, exit := w.curl(from, append(args, "--write-out", " %{http_code}", "http://"+net.JoinHostPort(server, "80")+path)...)
+				if exit != 0 || !strings.HasSuffix(out, " 404") {
 					t.Errorf("curl %s: exit %d, %q", path, exit, out)
+				}
+				return out
+			}
+			pretend := []string{"-H", "X-Real-IP: " + aliceIP, "-H", "X-Forwarded-For: " + aliceIP, "-H", "Forwarded: for=" + aliceIP}
+			other := ask(w.mallory, serverIP, "/elsewhere")
+			for _, path := range []string{"/knock/a", "/knock/b", "/knock/c"} {
+				if got := ask(w.mallory, serverIP, path, pretend...); got != other {
+					t.Errorf("%s looks like %q, other pages like %q", path, got, other)
 				}
 			}
 			w.mustBecome("ssh " + malloryIP) // who asked, whatever she writes
 			for _, path := range []string{"/knock/a", "/knock/b", "/knock/c"} {
-				w.curl(w.alice, "http://"+net.JoinHostPort(serverIP6, "80")+path)
+				ask(w.alice, serverIP6, path, "-H", "X-Forwarded-For: "+malloryIP+", 127.0.0.1", "-H", `Forwarded: for="`)
 			}
 			w.mustBecome("ssh "+malloryIP, "ssh "+aliceIP6)
 			// Whoever comes without the proxy is himself, or nobody.

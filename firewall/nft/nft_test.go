@@ -314,3 +314,49 @@ func TestAnIdenticalTableMadeAnewIsNoticed(t *testing.T) {
 		t.Errorf("check: %v", err)
 	}
 }
+
+// A set that is full of bans takes no more, and harms neither doors nor the
+// bans that it has.
+func TestAFullSetOfBansHarmsNothing(t *testing.T) {
+	b := newBackend(t)
+	if err := b.Guard(t.Context(), everything, nil); err != nil {
+		t.Fatal(err)
+	}
+	bans := make([]firewall.Ban, setSize+1)
+	for i := range bans {
+		client := netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)})
+		bans[i] = firewall.Ban{Client: firewall.Offender(client), Until: time.Now().Add(time.Hour)}
+	}
+	for part := range slices.Chunk(bans[:setSize], 4096) {
+		var elements []string
+		for _, ban := range part {
+			elements = append(elements, ban.Client.Addr().String()+" timeout 1h")
+		}
+		nft(t, "add element inet webknock banned.4 { "+strings.Join(elements, ", ")+" }")
+	}
+	if err := b.Ban(t.Context(), bans[setSize:]); err == nil {
+		t.Error("one ban too many is taken")
+	}
+	if err := b.Ban(t.Context(), bans[:1]); err != nil {
+		t.Errorf("a ban that is prolonged: %v", err)
+	}
+	if held, err := b.Bans(t.Context()); err != nil || len(held) != setSize {
+		t.Errorf("%d bans, %v", len(held), err)
+	}
+	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Guard(t.Context(), everything, nil); err != nil {
+		t.Error(err)
+	}
+	if held, err := b.Bans(t.Context()); err != nil || len(held) != setSize {
+		t.Errorf("%d bans after the guard was put up again, %v", len(held), err)
+	}
+	bans[0].Until = time.Time{}
+	for _, ban := range []firewall.Ban{bans[0], bans[setSize]} {
+		if err := b.Ban(t.Context(), []firewall.Ban{ban}); err != nil {
+			t.Errorf("one lifted, another in its place: %v", err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -63,10 +64,22 @@ func (s *shard) offends(path string, completed bool) (reason string) {
 	return ""
 }
 
-// A banned is the clients whose knocks are not looked at.
+// maxBanned bounds the clients that are banned at once; the firewall's sets have
+// as much room. Further ones are not banned until others no longer are.
+const maxBanned = 65536
+
+// A banned is the clients whose knocks are not looked at, and those of them that
+// the firewall has yet to be told of.
 type banned struct {
-	mu    sync.RWMutex
-	until map[netip.Prefix]time.Time
+	mu      sync.RWMutex
+	until   map[netip.Prefix]time.Time
+	swept   time.Time
+	waiting []firewall.Ban
+	more    chan struct{} // something waits
+}
+
+func newBanned() *banned {
+	return &banned{until: map[netip.Prefix]time.Time{}, more: make(chan struct{}, 1)}
 }
 
 func (b *banned) has(client netip.Prefix) bool {
@@ -75,24 +88,59 @@ func (b *banned) has(client netip.Prefix) bool {
 	return len(b.until) > 0 && time.Now().Before(b.until[client])
 }
 
-func (b *banned) set(client netip.Prefix, until time.Time) {
+// add bans a client. It reports false if there are too many already.
+func (b *banned) add(ban firewall.Ban) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.until == nil {
-		b.until = map[netip.Prefix]time.Time{}
-	}
 	now := time.Now()
-	for other, end := range b.until {
-		if !now.Before(end) {
-			delete(b.until, other)
-		}
+	if len(b.until) >= maxBanned && now.Sub(b.swept) >= time.Second {
+		b.swept = now
+		maps.DeleteFunc(b.until, func(_ netip.Prefix, until time.Time) bool { return !now.Before(until) })
 	}
-	if until.After(now) {
-		b.until[client] = until
-	} else {
-		delete(b.until, client)
+	if _, known := b.until[ban.Client]; !known && len(b.until) >= maxBanned {
+		return false
+	}
+	b.until[ban.Client] = ban.Until
+	return true
+}
+
+func (b *banned) remove(client netip.Prefix) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.until, client)
+}
+
+// tell has the firewall told of a ban.
+func (b *banned) tell(ban firewall.Ban) {
+	b.mu.Lock()
+	b.waiting = append(b.waiting, ban)
+	b.mu.Unlock()
+	select {
+	case b.more <- struct{}{}:
+	default:
 	}
 }
+
+// untold returns some of the bans that the firewall has yet to be told of, and
+// that have not been lifted meanwhile.
+func (b *banned) untold() []firewall.Ban {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(b.waiting), maxTold)
+	bans := slices.DeleteFunc(slices.Clone(b.waiting[:n]), func(ban firewall.Ban) bool { return !b.until[ban.Client].Equal(ban.Until) })
+	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
+		b.waiting = nil
+		return bans
+	}
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
+	return bans
+}
+
+// maxTold is how many bans are one order to the gate.
+const maxTold = 1024
 
 func (b *banned) all() (all []firewall.Ban) {
 	b.mu.RLock()
@@ -106,41 +154,87 @@ func (b *banned) all() (all []firewall.Ban) {
 	return all
 }
 
+// spared returns the networks that are never banned.
+func spared(cfg *config.Config) []netip.Prefix {
+	all := slices.Clone(cfg.Firewall.Guard.Allow)
+	for _, listener := range cfg.Listeners {
+		all = append(all, listener.Proxies...)
+	}
+	return all
+}
+
 // ban bans the client of a letter. It is called by its shard, and does not
 // wait.
 func (d *Daemon) ban(l httpd.Letter, reason string) {
 	cfg := d.config.Load()
 	client := firewall.Offender(l.Client)
-	spared := append([]netip.Prefix{}, cfg.Firewall.Guard.Allow...)
-	for _, listener := range cfg.Listeners {
-		spared = append(spared, listener.Proxies...)
-	}
-	if slices.ContainsFunc(spared, client.Overlaps) {
+	if slices.ContainsFunc(spared(cfg), client.Overlaps) {
 		return
 	}
-	until := time.Now().Add(cfg.Shield.Ban.For)
-	d.shards.banned.set(client, until)
-	d.Log.Warn("client banned", "client", clientString(client), "reason", reason, "until", until)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), banTimeout)
-		defer cancel()
-		bans := []firewall.Ban{{Client: client, Until: until}}
-		if l.Named && !cfg.Shield.Ban.Doors {
-			return // the firewall sees the proxy alone
+	ban := firewall.Ban{Client: client, Until: time.Now().Add(cfg.Shield.Ban.For)}
+	if !d.shards.banned.add(ban) {
+		d.shards.unbanned.Add(1)
+		return
+	}
+	d.Log.Warn("client banned", "client", clientString(client), "reason", reason, "until", ban.Until)
+	if !l.Named || cfg.Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
+		d.shards.banned.tell(ban)
+	}
+}
+
+// enforce tells the firewall of bans until ctx is done. However many come at
+// once, they are few orders to the gate, which has doors to open.
+func (d *Daemon) enforce(ctx context.Context) {
+	for {
+		select {
+		case <-d.shards.banned.more:
+			d.enforceSome(ctx)
+		case <-ctx.Done():
+			d.enforceSome(context.WithoutCancel(ctx))
+			return
 		}
-		if err := d.gate.Ban(ctx, bans, cfg.Shield.Ban.Doors); err != nil {
-			d.Log.Error("the firewall does not know of a ban", "client", clientString(client), "error", err)
-		}
-	}()
+	}
+}
+
+func (d *Daemon) enforceSome(ctx context.Context) {
+	d.banning.Lock() // so that no ban is lifted before the firewall knows of it
+	defer d.banning.Unlock()
+	bans := d.shards.banned.untold()
+	if len(bans) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, banTimeout)
+	defer cancel()
+	if err := d.gate.Ban(ctx, bans, d.config.Load().Shield.Ban.Doors); err != nil {
+		d.Log.Error("the firewall does not know of bans", "count", len(bans), "error", err)
+	}
 }
 
 const banTimeout = 30 * time.Second
+
+// pardon lifts the bans of those that are never banned.
+func (d *Daemon) pardon(ctx context.Context, cfg *config.Config) error {
+	networks := spared(cfg)
+	d.banning.Lock()
+	defer d.banning.Unlock()
+	var lifted []firewall.Ban
+	for _, ban := range d.shards.banned.all() {
+		if slices.ContainsFunc(networks, ban.Client.Overlaps) {
+			d.shards.banned.remove(ban.Client)
+			lifted = append(lifted, firewall.Ban{Client: ban.Client})
+		}
+	}
+	if len(lifted) == 0 {
+		return nil
+	}
+	return d.gate.Ban(ctx, lifted, false)
+}
 
 // adoptBans takes over the bans that the firewall holds from an earlier run.
 func (d *Daemon) adoptBans(ctx context.Context) error {
 	bans, err := d.gate.Bans(ctx)
 	for _, b := range bans {
-		d.shards.banned.set(b.Client, b.Until)
+		d.shards.banned.add(b)
 	}
 	return err
 }
@@ -164,10 +258,12 @@ func (d *Daemon) Unban(ctx context.Context, address string) error {
 		return admin.NewProblem(http.StatusBadRequest, "not an IP address (like 192.0.2.7 or 2001:db8::7)")
 	}
 	client := firewall.Offender(addr)
+	d.banning.Lock()
+	defer d.banning.Unlock()
 	if !d.shards.banned.has(client) {
 		return admin.NewProblem(http.StatusNotFound, address+" is not banned")
 	}
-	d.shards.banned.set(client, time.Time{})
+	d.shards.banned.remove(client)
 	if err := d.gate.Ban(ctx, []firewall.Ban{{Client: client}}, false); err != nil {
 		return problemOf(err)
 	}
@@ -175,19 +271,22 @@ func (d *Daemon) Unban(ctx context.Context, address string) error {
 	return nil
 }
 
-// shield returns what the firewall keeps from the listeners.
+// shield returns what the firewall keeps from the listeners. It goes by ports:
+// one of several listeners that drops is enough for a limit. What comes over
+// loopback it never sees.
 func shield(cfg *config.Config, listeners []*listener) (s firewall.Shield) {
 	s.Rate, s.Per, s.Burst = cfg.Shield.Rate, cfg.Shield.Per, 2*cfg.Shield.Rate
 	for i, l := range listeners {
-		c := cfg.Listeners[i]
-		port := l.Addr().Port()
-		s.Exempt = append(s.Exempt, c.Proxies...)
-		if slices.Contains(s.BanPorts, port) {
+		at := l.Addr()
+		s.Exempt = append(s.Exempt, cfg.Listeners[i].Proxies...)
+		if at.Addr().IsLoopback() {
 			continue
 		}
-		s.BanPorts = append(s.BanPorts, port)
-		if l.options.Cover.Drops() && cfg.Shield.Rate > 0 {
-			s.RatePorts = append(s.RatePorts, port)
+		if !slices.Contains(s.BanPorts, at.Port()) {
+			s.BanPorts = append(s.BanPorts, at.Port())
+		}
+		if l.options.Cover.Drops() && cfg.Shield.Rate > 0 && !slices.Contains(s.RatePorts, at.Port()) {
+			s.RatePorts = append(s.RatePorts, at.Port())
 		}
 	}
 	return s

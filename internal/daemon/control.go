@@ -223,6 +223,9 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	d.install(cfg, listeners)
+	if err := d.pardon(context.WithoutCancel(ctx), cfg); err != nil {
+		d.Log.Error("bans of networks that are never banned cannot be lifted", "error", err)
+	}
 	for _, warning := range cfg.Warnings {
 		d.Log.Warn(warning)
 	}

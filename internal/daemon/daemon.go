@@ -56,9 +56,12 @@ type Daemon struct {
 	sockets    map[string][]net.Listener // from systemd, by name
 	challenges acme.Challenges
 
+	banning   sync.Mutex // held by whoever tells the gate of bans
 	reloading sync.Mutex // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
 	listeners atomic.Pointer[[]*listener]
+
+	effects sync.WaitGroup // of completions, that wait for an answer to be out
 
 	mu          sync.Mutex
 	completions map[string]uint64 // by sequence
@@ -128,6 +131,8 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.adoptBans(ctx); err != nil {
 		return err
 	}
+	defer start(ctx, d.enforce)()
+	defer d.effects.Wait() // behind the shards, and before the gate stops
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)

@@ -11,10 +11,35 @@ import (
 // complete does what a completed sequence is for. It is called by the shard of
 // the client and must not wait.
 func (d *Daemon) complete(c completion) {
-	s, client := c.sequence, c.letter.Client
 	d.mu.Lock()
-	d.completions[s.Name]++
+	d.completions[c.sequence.Name]++
 	d.mu.Unlock()
+	if c.letter.Answered == nil {
+		d.effect(c)
+		return
+	}
+	d.effects.Go(func() {
+		select {
+		case <-c.letter.Answered:
+		case <-time.After(answerPatience):
+		}
+		time.Sleep(answerMargin)
+		d.effect(c)
+	})
+}
+
+// What a completion brings about takes a processor and the kernel's time. Under
+// a cover that answers it waits until the answer is out, and a little longer, or
+// else the answers to completions were late. Long answers, as those that stream,
+// are not waited for to their end.
+const (
+	answerPatience = time.Second
+	answerMargin   = 10 * time.Millisecond
+)
+
+// effect carries out a completion.
+func (d *Daemon) effect(c completion) {
+	s, client := c.sequence, c.letter.Client
 	log := d.Log.With("sequence", s.Name, "client", client)
 	if s.Message != "" {
 		log = log.With("message", s.Message)
@@ -72,7 +97,7 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections uint64
+	var letters, clients, connections, bans uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +111,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.shards.full.Load() - clients; n > 0 {
 			clients += n
 			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
+		}
+		if n := d.shards.unbanned.Load() - bans; n > 0 {
+			bans += n
+			d.Log.Warn("clients not banned: so many are", "count", n, "max", maxBanned)
 		}
 		var evicted uint64
 		for _, l := range d.current() {

@@ -34,7 +34,8 @@ type shards struct {
 	lost   atomic.Uint64 // letters that found their mailbox full
 	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
 
-	banned   banned
+	banned   *banned
+	unbanned atomic.Uint64 // clients that would have been banned beyond the bound of bans
 	complete func(completion)
 	ban      func(l httpd.Letter, reason string)
 }
@@ -75,7 +76,7 @@ type shard struct {
 // newShards returns shards for max clients in progress. Complete and ban are
 // called by shards, and must not wait.
 func newShards(max int, r *rules, complete func(completion), ban func(httpd.Letter, string)) *shards {
-	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), complete: complete, ban: ban}
+	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), complete: complete, ban: ban}
 	all.rules.Store(r)
 	for i := range all.shards {
 		s := &shard{

@@ -1,0 +1,68 @@
+package httpd
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// FuzzPROXYHeader has a proxy write anything before a request: it is never
+// taken for the client itself, and without a header there is no client.
+func FuzzPROXYHeader(f *testing.F) {
+	source, destination := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}
+	for _, version := range []byte{1, 2} {
+		header, err := proxyproto.HeaderProxyFromAddrs(version, source, destination).Format()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(header)
+	}
+	for _, header := range []string{
+		"", "PROXY UNKNOWN\r\n", "PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n", "PROXY TCP6 ::1 ::1 1 2\r\n", "PROXY TCP6 ::ffff:10.0.0.1 ::1 1 2\r\n",
+		"PROXY TCP4 1.2.3.4", "PROXY TCP4 0.0.0.0 1.2.3.4 1 2\r\n", "PROXY TCP6 fe80::1%lo ::1 1 2\r\n", "PROXY TCP4 192.0.2.7 192.0.2.8 99999 2\r\n",
+		"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x00\x01\x00\x02",
+		"\r\n\r\n\x00\r\nQUIT\n\x21\x31\x00\xd8" + string(make([]byte, 216)), "\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff",
+	} {
+		f.Add([]byte(header))
+	}
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { l.Close() })
+	c := Clients{ProxyProtocol, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	s := &service{Options: Options{Clients: c}}
+	f.Fuzz(func(t *testing.T, header []byte) {
+		proxy, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer proxy.Close()
+		conn, err := l.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		proxy.SetLinger(0) // no port is left in TIME-WAIT
+		go func() {
+			proxy.SetWriteDeadline(time.Now().Add(HeadTimeout))
+			proxy.Write(append(bytes.Clone(header), "GET / HTTP/1.1\r\nHost: h\r\n\r\n"...))
+			proxy.CloseWrite()
+		}()
+		letter, ok := s.read(conn, getBuffer())
+		if !ok {
+			return
+		}
+		client := letter.Client
+		if !bytes.HasPrefix(header, []byte("PROXY ")) && !bytes.HasPrefix(header, []byte("\r\n\r\n\x00\r\nQUIT\n")) {
+			t.Errorf("without a header the client is %s", client)
+		}
+		if !client.IsValid() || client.Is4In6() || client.Zone() != "" || client.IsUnspecified() || client.IsMulticast() || c.speaks(client) {
+			t.Errorf("%q: the client is %s", header, client)
+		}
+	})
+}

@@ -1,0 +1,188 @@
+package httpd
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// coverOf starts a listener whose cover is a site, and returns a client by
+// HTTP/1.1 and one by HTTP/2.
+func coverOf(t *testing.T, site string) (l *Listener, letters chan Letter, clients map[int]*http.Client) {
+	t.Helper()
+	address, err := url.Parse(site)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
+	o.Cover = Cover{Proxy: address}
+	l, letters = listenWith(t, o)
+	clients = map[int]*http.Client{}
+	for version := 1; version <= 2; version++ {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: version == 2}, Timeout: 20 * time.Second}
+		t.Cleanup(client.CloseIdleConnections)
+		clients[version] = client
+	}
+	return l, letters, clients
+}
+
+// What the site sends reaches the visitor before the site goes on, as
+// server-sent events need it.
+func TestTheRealSiteStreams(t *testing.T) {
+	seen := make(chan struct{})
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			fmt.Fprintf(w, "data: %d\n", i)
+			http.NewResponseController(w).Flush()
+			select {
+			case <-seen:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}))
+	defer site.Close()
+	l, letters, clients := coverOf(t, site.URL)
+	for version, client := range clients {
+		res, err := client.Get("https://" + l.Addr().String() + "/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-letters // posted as the request passed
+		lines := bufio.NewReader(res.Body)
+		for i := range 3 {
+			if line, err := lines.ReadString('\n'); line != fmt.Sprintf("data: %d\n", i) {
+				t.Errorf("%s: %q, %v", res.Proto, line, err)
+			}
+			seen <- struct{}{}
+		}
+		if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 || res.ProtoMajor != version {
+			t.Errorf("%s in the end: %q, %v", res.Proto, rest, err)
+		}
+		res.Body.Close()
+	}
+}
+
+func TestAKnockChangesNothingOfARequest(t *testing.T) {
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %s %s %s", r.Method, r.RequestURI, r.Host, r.Header["X-Mine"], body)
+	}))
+	defer site.Close()
+	l, letters, clients := coverOf(t, site.URL)
+	for _, client := range clients {
+		req, err := http.NewRequest("PATCH", "https://"+l.Addr().String()+"/a%2fb//c?x=%20&y;z=%zz", strings.NewReader("a body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "home.example.org"
+		req.Header["X-Mine"] = []string{"1", "2"}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if want := "PATCH /a%2fb//c?x=%20&y;z=%zz home.example.org [1 2] a body"; err != nil || string(got) != want {
+			t.Errorf("%s: the site sees %q, %v; want %q", res.Proto, got, err, want)
+		}
+		letter := <-letters
+		if r, err := letter.Open(bufio.NewReader(nil)); err != nil || r.Method != "PATCH" || r.URL.Path != "/a/b//c" || !letter.Site {
+			t.Errorf("letter %+v, %v", letter, err)
+		}
+	}
+}
+
+func TestWhileTheSiteIsDownAllGetTheSame(t *testing.T) {
+	site := httptest.NewServer(nil)
+	site.Close()
+	l, letters, clients := coverOf(t, site.URL)
+	for _, client := range clients {
+		answers := map[string]int{}
+		for _, path := range []string{"/a", "/other", "/a?x"} {
+			for _, method := range []string{"GET", "POST", "PROPFIND"} {
+				req, err := http.NewRequest(method, "https://"+l.Addr().String()+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Header.Del("Date")
+				answers[fmt.Sprint(res.StatusCode, res.Header, string(body))]++
+				<-letters
+			}
+		}
+		if len(answers) != 1 || !strings.HasPrefix(fmt.Sprint(answers), "map[502 ") {
+			t.Errorf("answers %v", answers)
+		}
+	}
+}
+
+// A WebSocket (RFC 6455) through the cover: the handshake, and frames both ways.
+func TestAWebSocketGoesThrough(t *testing.T) {
+	const magic, key = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", "dGhlIHNhbXBsZSBub25jZQ=="
+	accept := func(key string) string {
+		sum := sha1.Sum([]byte(key + magic))
+		return base64.StdEncoding.EncodeToString(sum[:])
+	}
+	frame := []byte{0x81, 0x85, 1, 2, 3, 4, 'h' ^ 1, 'e' ^ 2, 'l' ^ 3, 'l' ^ 4, 'o' ^ 1} // masked
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Sec-WebSocket-Version") != "13" {
+			w.WriteHeader(http.StatusUpgradeRequired)
+			return
+		}
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", accept(r.Header.Get("Sec-WebSocket-Key")))
+		rw.Flush()
+		for range 2 {
+			got := make([]byte, len(frame))
+			if _, err := io.ReadFull(rw, got); err != nil || !bytes.Equal(got, frame) {
+				return
+			}
+			rw.Write([]byte{0x81, 5, 'w', 'o', 'r', 'l', 'd'})
+			rw.Flush()
+		}
+	}))
+	defer site.Close()
+	l, letters, _ := coverOf(t, site.URL)
+	conn := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", key)
+	<-letters
+	reader := bufio.NewReader(conn)
+	res, err := http.ReadResponse(reader, nil)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Sec-WebSocket-Accept") != accept(key) {
+		t.Fatalf("%v, %v", res, err)
+	}
+	for range 2 {
+		if _, err := conn.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 7)
+		if _, err := io.ReadFull(reader, got); err != nil || string(got[2:]) != "world" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/firewall"
+	"webknock/httpd"
+)
+
+const shielded = file + `
+shield: {ban: {knocks: 5}, decoys: [/wp-login.php]}
+`
+
+func TestABanTellsNoHitFromAMiss(t *testing.T) {
+	for name, knocks := range map[string][]string{
+		"right ones":     {"/a", "/b", "/a", "/b", "/a"},
+		"the same one":   {"/a", "/a", "/a", "/a", "/a"},
+		"wrong ones":     {"/1", "/2", "/3", "/4", "/5"},
+		"malformed ones": {"x\r\n\r\n", "x\r\n\r\n", "x\r\n\r\n", "x\r\n\r\n", "x\r\n\r\n"},
+		"a mixture":      {"/a", "/2", "x\r\n\r\n", "/b", "/a"},
+		"ignored ones do not count": {"/a", "/favicon.ico", "/favicon.ico", "/2", "/3", "/4",
+			"GET /x HTTP/1.1\r\nHost: h\r\nPurpose: prefetch\r\n\r\n", "/5"},
+	} {
+		all, done := completions(t, shielded)
+		knock(all, "192.0.2.1", knocks[:len(knocks)-1]...)
+		if got := done(); len(got) > 0 {
+			t.Errorf("%s: %v before the fifth", name, got)
+		}
+		knock(all, "192.0.2.1", knocks[len(knocks)-1])
+		if got := strings.Join(done(), ", "); got != "banned 192.0.2.1" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestWhatClearsTheCountAndWhatBansAtOnce(t *testing.T) {
+	for knocks, want := range map[string]string{
+		"/1 /2 /a /b /c /1 /2 /3 /4":     "ssh",
+		"/1 /2 /a /b /c /1 /2 /3 /4 /5":  "ssh, banned",
+		"/wp-login.php":                  "banned",
+		"/wp%2dlogin.php":                "banned",
+		"/a /b /c /wp-login.php?x /1 /2": "ssh, banned",
+	} {
+		all, done := completions(t, shielded)
+		knock(all, "192.0.2.1", strings.Fields(knocks)...)
+		if got := strings.ReplaceAll(strings.Join(done(), ", "), " 192.0.2.1", ""); got != want {
+			t.Errorf("%s: %q, want %q", knocks, got, want)
+		}
+	}
+}
+
+func TestTheNeighboursOfAnIPv6ClientCountWithIt(t *testing.T) {
+	all, done := completions(t, strings.Replace(shielded, "listeners:", "clients: {ipv6_prefix: 64}\nlisteners:", 1))
+	for i := range 5 {
+		knock(all, fmt.Sprintf("2001:db8::%d", i+1), "/x")
+	}
+	if got := done(); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
+// Strangers with many addresses make webknock neither grow without bound nor
+// keep the gate from its doors.
+func TestAFloodOfBansIsBounded(t *testing.T) {
+	b := newBanned()
+	address := func(i int) netip.Prefix {
+		return firewall.Offender(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
+	until := time.Now().Add(time.Hour)
+	for i := range maxBanned {
+		ban := firewall.Ban{Client: address(i), Until: until}
+		if !b.add(ban) {
+			t.Fatalf("ban %d is refused", i)
+		}
+		b.tell(ban)
+	}
+	if b.add(firewall.Ban{Client: address(maxBanned), Until: until}) || b.has(address(maxBanned)) {
+		t.Error("one ban too many is taken")
+	}
+	if !b.add(firewall.Ban{Client: address(7), Until: until}) {
+		t.Error("a ban that holds cannot be prolonged")
+	}
+	b.remove(address(0))
+	if !b.add(firewall.Ban{Client: address(maxBanned), Until: until}) {
+		t.Error("there is room, and no ban")
+	}
+	orders, told := 0, 0
+	for len(b.more) > 0 {
+		<-b.more
+		bans := b.untold()
+		if slices.ContainsFunc(bans, func(ban firewall.Ban) bool { return ban.Client == address(0) }) {
+			t.Error("the firewall is told of a ban that was lifted")
+		}
+		orders, told = orders+1, told+len(bans)
+	}
+	if orders != maxBanned/maxTold || told != maxBanned-1 {
+		t.Errorf("%d bans in %d orders", told, orders)
+	}
+	short := newBanned()
+	for i := range maxBanned {
+		short.add(firewall.Ban{Client: address(i), Until: time.Now()})
+	}
+	if !short.add(firewall.Ban{Client: address(maxBanned), Until: until}) || len(short.until) != 1 {
+		t.Errorf("%d bans after all but one are over", len(short.until))
+	}
+}
+
+func TestCountersForgetUnderAFlood(t *testing.T) {
+	cfg := parse(t, shielded)
+	r, err := newRules(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newShards(100, r, nil, nil).shards[0]
+	s.rules = r
+	for i := range 10 * maxCounted {
+		s.counted(firewall.Offender(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})))
+		if len(s.counts) > maxCounted {
+			t.Fatalf("%d clients are counted", len(s.counts))
+		}
+	}
+}
+
+func TestTheShieldIsBeforeThePortsThatListenersHave(t *testing.T) {
+	cfg := parse(t, strings.Replace(file, `[{address: "127.0.0.1:1"}]`,
+		`[{address: ":1"}, {address: ":2", cover: {status: 404}}, {address: "127.0.0.1:3", proxies: [127.0.0.1], client_address: x-real-ip, cover: {status: 404}}]`, 1))
+	var listeners []*listener
+	for i, c := range cfg.Listeners {
+		address := map[bool]string{true: "127.0.0.1:0", false: ":0"}[i == 2]
+		o := httpd.Options{Cover: httpd.Cover{Status: c.Cover.Status}, Log: slog.New(slog.DiscardHandler)}
+		l, err := httpd.Listen(t.Context(), address, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		listeners = append(listeners, &listener{Listener: l, address: address, options: o})
+	}
+	first, second := listeners[0].Addr().Port(), listeners[1].Addr().Port()
+	s := shield(cfg, listeners)
+	if !slices.Equal(s.BanPorts, []uint16{first, second}) || !slices.Equal(s.RatePorts, []uint16{first}) {
+		t.Errorf("bans for ports %v, limits for %v; want %v and %v", s.BanPorts, s.RatePorts, []uint16{first, second}, first)
+	}
+	if len(s.Exempt) != 1 || s.Rate != 20 || s.Burst != 40 || s.Per != time.Second {
+		t.Errorf("%+v", s)
+	}
+}
