@@ -21,6 +21,7 @@ const job = "WEBKNOCK_LOAD"
 // returns its result.
 var jobs = map[string]func(*json.Decoder) (any, error){
 	"knocks": do[Knocks],
+	"visits": do[Visits],
 }
 
 // do reads a job and does it.
