@@ -27,7 +27,7 @@ type Visits struct {
 	Clients int        // the addresses from From on
 	Strict  bool       // a miss starts a sequence over
 	Misses  float64    // the part of knocks that are misses, 0 to 1
-	Door    uint16     // a port that the sequence opens; 0: nobody looks whether it does
+	Door    uint16     // a port that the sequence opens; 0: nobody looks when it does
 }
 
 // A Class is what a knock was.
@@ -46,7 +46,7 @@ type Visit struct {
 	Whole  time.Duration // from before the connection to the end of the answer
 	Answer time.Duration // from before the request to the end of the answer, as the client's program sees it
 	Wire   time.Duration // the same as its network interface sees it: from the request's packet to the one that ends the connection
-	Grant  time.Duration // from the end of the answer to an open door; 0: not looked at
+	Grant  time.Duration // from the end of the answer to an open door, of a client's first completion; 0: not looked at
 }
 
 // On has a process on a host do it.
@@ -64,7 +64,7 @@ func (v Visits) do() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	progress := make([]int, v.Clients) // steps done
+	progress, opened := make([]int, v.Clients), make([]bool, v.Clients) // steps done, and whether the door has been opened
 	visits := make([]Visit, v.Knocks)
 	buf := make([]byte, 1<<16)
 	for i := range visits {
@@ -89,7 +89,8 @@ func (v Visits) do() (any, error) {
 		if visit.Wire, err = wire.answer(buf); err != nil {
 			return nil, err
 		}
-		if v.Door != 0 && visit.Class == Completion {
+		if v.Door != 0 && visit.Class == Completion && !opened[client] {
+			opened[client] = true
 			if visit.Grant, err = opening(from, netip.AddrPortFrom(v.To.Addr(), v.Door)); err != nil {
 				return nil, err
 			}
