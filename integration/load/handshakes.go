@@ -38,7 +38,7 @@ func (h Handshakes) do() (any, error) {
 		CurvePreferences:   []tls.CurveID{h.Curve},
 	}
 	var result Knocked
-	var failed error
+	failed := make(chan error, h.Connections)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	began := time.Now()
@@ -46,26 +46,25 @@ func (h Handshakes) do() (any, error) {
 		wg.Go(func() {
 			for range (h.Number + h.Connections - 1 - i) / h.Connections {
 				n, err := h.knock(config)
-				mu.Lock()
-				result.Bytes += int64(n)
-				switch {
-				case errors.Is(err, syscall.ECONNRESET):
-					result.Reset++
-				case err == nil:
-					result.Closed++
-				default:
-					failed = err
-				}
-				mu.Unlock()
-				if failed != nil {
+				if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+					failed <- err
 					return
 				}
+				mu.Lock()
+				result.Bytes += int64(n)
+				if err != nil {
+					result.Reset++
+				} else {
+					result.Closed++
+				}
+				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
 	result.Elapsed = time.Since(began)
-	return result, failed
+	close(failed)
+	return result, <-failed // the first, or nil
 }
 
 // knock returns how many bytes came after the handshake, and how the connection
