@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -102,6 +103,7 @@ func (f *field) serve(name string, host *lab.Host, address string, files map[str
 		command[i] = fill.Replace(command[i])
 	}
 	cmd := s.host.Command(context.Background(), command[0], command[1:]...)
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID // its processes end with its first one, however this ends
 	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
 		f.Fatal(err)
