@@ -53,7 +53,7 @@ sequences:
 			}
 		}
 		if f.grants(s) == 0 || completions == 0 {
-			b.Errorf("%s: %d completions, %d grants", cover, completions, f.grants(s))
+			b.Fatalf("%s: %d completions, %d grants", cover, completions, f.grants(s))
 		}
 		for _, seen := range []struct {
 			by string
