@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -78,14 +79,21 @@ type server struct {
 	pid     int
 }
 
-// serve starts a server on a host of its own and waits until it accepts
-// connections. The command's arguments may hold DIR, where the files are; the
-// files may, and ADDRESS.
-func (f *field) serve(name, ip string, port uint16, files map[string]string, command ...string) *server {
+// serverHost makes a host that knows the way to the clients.
+func (f *field) serverHost(name, ip string) *lab.Host {
 	f.Helper()
-	s := &server{name: name, host: f.host(name, ip), address: netip.AddrPortFrom(netip.MustParseAddr(ip), port), dir: f.TempDir()}
-	f.run(s.host, "ip", "route", "add", clientsRange, "via", clientsIP)
-	fill := strings.NewReplacer("DIR", s.dir, "ADDRESS", s.address.String())
+	h := f.host(name, ip)
+	f.run(h, "ip", "route", "add", clientsRange, "via", clientsIP)
+	return h
+}
+
+// serve starts a server on a host and waits until it accepts connections there.
+// In its files and in the arguments of its command DIR becomes the directory of
+// its files, and ADDRESS its address.
+func (f *field) serve(name string, host *lab.Host, address string, files map[string]string, command ...string) *server {
+	f.Helper()
+	s := &server{name: name, host: host, address: netip.MustParseAddrPort(address), dir: f.TempDir()}
+	fill := strings.NewReplacer("DIR", s.dir, "ADDRESS", address)
 	for file, text := range files {
 		if err := os.WriteFile(filepath.Join(s.dir, file), []byte(fill.Replace(text)), 0o600); err != nil {
 			f.Fatal(err)
@@ -95,6 +103,7 @@ func (f *field) serve(name, ip string, port uint16, files map[string]string, com
 		command[i] = fill.Replace(command[i])
 	}
 	cmd := s.host.Command(context.Background(), command[0], command[1:]...)
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID // its processes end with its first one, however this ends
 	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
 		f.Fatal(err)
@@ -114,7 +123,7 @@ func (f *field) serve(name, ip string, port uint16, files map[string]string, com
 		log.Close()
 	})
 	f.await(name+" listens", func() bool {
-		return f.clients.Do(func() error {
+		return host.Do(func() error {
 			conn, err := net.DialTimeout("tcp", s.address.String(), time.Second)
 			if err == nil {
 				conn.Close()
@@ -125,12 +134,29 @@ func (f *field) serve(name, ip string, port uint16, files map[string]string, com
 	return s
 }
 
-// webknock starts the program under test. The configuration may hold DIR and
-// ADDRESS.
-func (f *field) webknock(ip string, config string) *server {
+// webknock starts the program under test. The configuration is that of a server
+// in serve.
+func (f *field) webknock(host *lab.Host, address, config string) *server {
 	f.Helper()
 	config += "\nadmin: {socket: DIR/webknock.sock}\nstate: DIR\n"
-	return f.serve("webknock", ip, 8080, map[string]string{"webknock.yaml": config}, binary, "serve", "--config", "DIR/webknock.yaml")
+	return f.serve("webknock", host, address, map[string]string{"webknock.yaml": config}, binary, "serve", "--config", "DIR/webknock.yaml")
+}
+
+// nginx starts nginx with a block of its configuration.
+func (f *field) nginx(name string, host *lab.Host, address, http string) *server {
+	f.Helper()
+	config := `
+daemon off;
+pid DIR/nginx.pid;
+error_log DIR/error.log crit;
+worker_processes auto;
+events { worker_connections 16384; }
+http {
+	access_log off;
+` + http + `
+}
+`
+	return f.serve(name, host, address, map[string]string{"nginx.conf": config}, "nginx", "-c", "DIR/nginx.conf")
 }
 
 // await polls a condition.

@@ -23,22 +23,6 @@ sequences:
   - {name: ssh, steps: [/a, /b, /c], opens: [ssh], within: 1m}
 `
 
-const nginx444 = `
-daemon off;
-pid DIR/nginx.pid;
-error_log DIR/error.log crit;
-worker_processes auto;
-events { worker_connections 16384; }
-http {
-	access_log off;
-	RESET
-	server {
-		listen ADDRESS;
-		return 444;
-	}
-}
-`
-
 const apacheModSecurity = `
 ServerRoot /usr/lib/apache2
 LoadModule mpm_event_module modules/mod_mpm_event.so
@@ -80,13 +64,10 @@ type contest struct {
 func BenchmarkThroughput(b *testing.B) {
 	const rounds, knocks, connections = 5, 20_000, 64
 	f := newField(b)
-	webknock := f.webknock("10.20.0.11", dropping)
-	nginx := func(name, ip, reset string) *server {
-		return f.serve(name, ip, 8080, map[string]string{"nginx.conf": strings.Replace(nginx444, "RESET", reset, 1)}, "nginx", "-c", "DIR/nginx.conf")
-	}
-	closing := nginx("nginx", "10.20.0.12", "")
-	resetting := nginx("nginx-rst", "10.20.0.13", "reset_timedout_connection on;")
-	apache := f.serve("apache", "10.20.0.14", 8080, map[string]string{"apache.conf": apacheModSecurity}, "apache2", "-DFOREGROUND", "-f", "DIR/apache.conf")
+	webknock := f.webknock(f.serverHost("webknock", "10.20.0.11"), "10.20.0.11:8080", dropping)
+	closing := f.nginx("nginx", f.serverHost("nginx", "10.20.0.12"), "10.20.0.12:8080", "server { listen ADDRESS; return 444; }")
+	resetting := f.nginx("nginx-rst", f.serverHost("nginx-rst", "10.20.0.13"), "10.20.0.13:8080", "server { listen ADDRESS; return 444; reset_timedout_connection on; }")
+	apache := f.serve("apache", f.serverHost("apache", "10.20.0.14"), "10.20.0.14:8080", map[string]string{"apache.conf": apacheModSecurity}, "apache2", "-DFOREGROUND", "-f", "DIR/apache.conf")
 
 	miss, sequence := []string{"/trigger.php"}, []string{"/a", "/b", "/c"}
 	var contests []*contest

@@ -20,7 +20,10 @@ const job = "WEBKNOCK_LOAD"
 // jobs are what a process can be started for: each reads its parameters and
 // returns its result.
 var jobs = map[string]func(*json.Decoder) (any, error){
-	"knocks": do[Knocks],
+	"knocks":     do[Knocks],
+	"visits":     do[Visits],
+	"handshakes": do[Handshakes],
+	"halves":     do[Halves],
 }
 
 // do reads a job and does it.
