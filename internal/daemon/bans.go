@@ -13,6 +13,7 @@ import (
 	"webknock/firewall"
 	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/notice"
 )
 
 // Why a client is banned.
@@ -121,6 +122,7 @@ func (d *Daemon) ban(l httpd.Letter, reason string) {
 	until := time.Now().Add(cfg.Shield.Ban.For)
 	d.shards.banned.set(client, until)
 	d.Log.Warn("client banned", "client", clientString(client), "reason", reason, "until", until)
+	d.notices.Send(notice.Notice{Event: notice.Ban, Time: l.At, Client: clientString(client), Expires: until, Reason: reason})
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), banTimeout)
 		defer cancel()

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"webknock/firewall"
+	"webknock/internal/notice"
+)
+
+// noticeOfGrant tells that a grant was opened.
+func (d *Daemon) noticeOfGrant(e firewall.Event) {
+	d.notices.Send(notice.Notice{
+		Event: notice.Grant, Time: e.Time, Sequence: e.Grant.Sequence, Client: clientString(e.Grant.Client), User: e.Grant.User,
+		Door: e.Grant.Door, Grant: e.Grant.ID, Expires: e.Grant.Expires,
+	})
+}
+
+// stateInterval is how often it is looked at whether all is well.
+const stateInterval = 5 * time.Second
+
+// watchState tells when the daemon's state changes, until ctx is done.
+func (d *Daemon) watchState(ctx context.Context) {
+	tick := time.NewTicker(stateInterval)
+	defer tick.Stop()
+	for degraded := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		problems := d.problems(ctx)
+		if ctx.Err() != nil || degraded == (len(problems) > 0) {
+			continue
+		}
+		degraded = !degraded
+		d.notices.Send(notice.Notice{Event: notice.Degraded, Time: time.Now(), Reason: strings.Join(problems, "; ")})
+	}
+}
