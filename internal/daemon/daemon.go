@@ -137,7 +137,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		}
 	})()
 	defer start(ctx, d.watchdog)()
-	defer start(ctx, d.watchState)()
+	defer start(ctx, func(ctx context.Context) { watchState(ctx, d.problems, d.notices.Send) })()
 
 	o.Log.Info("serving", "version", o.Version, "config", o.ConfigFile, "firewall", d.backendName(cfg),
 		"doors", len(cfg.Doors), "sequences", len(cfg.Sequences))

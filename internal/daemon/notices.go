@@ -20,8 +20,9 @@ func (d *Daemon) noticeOfGrant(e firewall.Event) {
 // stateInterval is how often it is looked at whether all is well.
 const stateInterval = 5 * time.Second
 
-// watchState tells when the daemon's state changes, until ctx is done.
-func (d *Daemon) watchState(ctx context.Context) {
+// watchState tells when there begin to be problems and when there are none any
+// more, until ctx is done.
+func watchState(ctx context.Context, problems func(context.Context) []string, tell func(notice.Notice)) {
 	tick := time.NewTicker(stateInterval)
 	defer tick.Stop()
 	for degraded := false; ; {
@@ -30,11 +31,11 @@ func (d *Daemon) watchState(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		problems := d.problems(ctx)
-		if ctx.Err() != nil || degraded == (len(problems) > 0) {
+		now := problems(ctx)
+		if ctx.Err() != nil || degraded == (len(now) > 0) {
 			continue
 		}
 		degraded = !degraded
-		d.notices.Send(notice.Notice{Event: notice.Degraded, Time: time.Now(), Reason: strings.Join(problems, "; ")})
+		tell(notice.Notice{Event: notice.Degraded, Time: time.Now(), Reason: strings.Join(now, "; ")})
 	}
 }
