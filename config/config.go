@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/internal/notice"
 	"webknock/sequence"
 )
 
@@ -28,8 +29,9 @@ type Config struct {
 	Shield    Shield
 	Admin     Admin
 	Log       Log
-	State     string   // directory
-	Warnings  []string // what is allowed, and should be mended
+	State     string          // directory
+	Notify    []notice.Target // of all events and of sequences
+	Warnings  []string        // what is allowed, and should be mended
 }
 
 // Listener is an address that receives knocks.

@@ -23,6 +23,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"webknock/firewall"
+	"webknock/internal/notice"
 	"webknock/sequence"
 )
 
@@ -267,7 +268,8 @@ func (d *decoder) config(root *yaml.Node) *Config {
 			})
 			cfg.Log.Level.UnmarshalText([]byte(level)) // one of slog's own words
 		},
-		"state": d.path(&cfg.State),
+		"state":  d.path(&cfg.State),
+		"notify": d.targets(&cfg.Notify, ofAll, notice.Repair, notice.Degraded),
 	})
 	if sequences != nil {
 		sequences()
@@ -711,6 +713,7 @@ func (d *decoder) ports(n *yaml.Node, key string, cfg *Config, door *firewall.Do
 func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, users, seen map[string]bool) {
 	s := Sequence{Spec: sequence.Spec{Strict: true, Ignore: []string{"/favicon.ico", "/robots.txt", "/apple-touch-icon.png"}}}
 	within := 10 * time.Second
+	var targets []notice.Target
 	doorList := func(to *[]string) func(*yaml.Node, string) {
 		return func(n *yaml.Node, key string) {
 			d.list(n, key, func(n *yaml.Node, key string) {
@@ -765,14 +768,18 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, users, 
 		"opens":         doorList(&s.Opens),
 		"closes":        doorList(&s.Closes),
 		"run":           d.notYet(),
-		"notify":        d.notYet(),
+		"notify":        d.targets(&targets, ofSequences, notice.Completion),
 		"message":       d.str(&s.Message),
 		"allow_address": d.boolean(&s.AllowAddress),
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "steps")
-	if there["opens"] == nil && there["closes"] == nil && s.Message == "" {
-		d.errorf(n, key, "does nothing when it completes (opens, closes or message)")
+	if there["opens"] == nil && there["closes"] == nil && there["notify"] == nil && s.Message == "" {
+		d.errorf(n, key, "does nothing when it completes (opens, closes, notify or message)")
+	}
+	for _, t := range targets {
+		t.Sequence = s.Name
+		cfg.Notify = append(cfg.Notify, t)
 	}
 	oneTime := s.has(sequence.TOTP, sequence.Ticket)
 	if n := there["users"]; len(s.Users) > 0 && !oneTime {

@@ -19,7 +19,8 @@ var may = map[string][]string{
 	"webknock/firewall/firewalltest": {"webknock/firewall"},
 	"webknock/httpd":                 {},
 	"webknock/httpd/admin":           {},
-	"webknock/config":                {"webknock/sequence", "webknock/firewall"},
+	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice"},
+	"webknock/internal/notice":       {},
 	"webknock/integration/lab":       {},
 	"webknock/internal/acme":         {},
 }

@@ -14,6 +14,7 @@ import (
 	"webknock/firewall"
 	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/notice"
 )
 
 // Why a client is banned.
@@ -177,6 +178,7 @@ func (d *Daemon) ban(l httpd.Letter, reason string) {
 		return
 	}
 	d.Log.Warn("client banned", "client", clientString(client), "reason", reason, "until", ban.Until)
+	d.notices.Send(notice.Notice{Event: notice.Ban, Time: l.At, Client: clientString(client), Expires: ban.Until, Reason: reason})
 	if !l.Named || cfg.Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
 		d.shards.banned.tell(ban)
 	}

@@ -26,12 +26,7 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		Firewall:  admin.Firewall{Backend: d.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
 		Clients:   d.shards.bound.Count(),
 	}
-	guarded, problem := d.gate.Guarding(ctx)
-	if problem != nil {
-		s.Problems = append(s.Problems, problem.Error())
-	} else if !guarded {
-		s.Problems = append(s.Problems, d.taken())
-	}
+	s.Problems = d.problems(ctx)
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
@@ -64,6 +59,18 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		s.Sequences = append(s.Sequences, admin.Sequence{Name: seq.Name, Steps: len(seq.Steps), Completions: d.completions[seq.Name]})
 	}
 	return s, nil
+}
+
+// problems returns what keeps the state from being ok.
+func (d *Daemon) problems(ctx context.Context) []string {
+	guarded, problem := d.gate.Guarding(ctx)
+	if problem != nil {
+		return []string{problem.Error()}
+	}
+	if !guarded {
+		return []string{d.taken()}
+	}
+	return nil
 }
 
 // Clients implements admin.Control.

@@ -27,6 +27,7 @@ import (
 	"webknock/httpd"
 	"webknock/httpd/admin"
 	"webknock/internal/acme"
+	"webknock/internal/notice"
 	"webknock/sequence"
 )
 
@@ -52,6 +53,7 @@ type Daemon struct {
 	gate     *firewall.Gate
 	shards   *shards
 	notifier notifier
+	notices  *notice.Sender
 
 	sockets    map[string][]net.Listener // from systemd, by name
 	challenges acme.Challenges
@@ -89,7 +91,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	for _, warning := range cfg.Warnings {
 		o.Log.Warn(warning)
 	}
-	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, completions: map[string]uint64{}}
+	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}}
 	rules, err := newRules(cfg, nil)
 	if err != nil {
 		return err
@@ -121,6 +123,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer backend.Close()
+	defer start(ctx, d.notices.Run)()
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
@@ -146,6 +149,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		}
 	})()
 	defer start(ctx, d.watchdog)()
+	defer start(ctx, func(ctx context.Context) { watchState(ctx, d.problems, d.notices.Send) })()
 
 	o.Log.Info("serving", "version", o.Version, "config", o.ConfigFile, "firewall", d.backendName(cfg),
 		"doors", len(cfg.Doors), "sequences", len(cfg.Sequences))
@@ -383,6 +387,7 @@ func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
 	d.config.Store(cfg)
 	d.listeners.Store(&listeners)
 	d.Level.Set(cfg.Log.Level)
+	d.notices.Use(cfg.Notify)
 	for _, l := range listeners {
 		if l.in(old) {
 			l.Use(l.options)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/internal/notice"
 )
 
 // complete does what a completed sequence is for. It is called by the shard of
@@ -45,6 +46,7 @@ func (d *Daemon) effect(c completion) {
 		log = log.With("message", s.Message)
 	}
 	log.Info("sequence completed")
+	d.notices.Send(notice.Notice{Event: notice.Completion, Time: c.letter.At, Sequence: s.Name, Message: s.Message, Client: client.String()})
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
@@ -59,6 +61,7 @@ func (d *Daemon) effect(c completion) {
 func (d *Daemon) event(e firewall.Event) {
 	if e.Kind == firewall.Repaired {
 		d.Log.Warn("guard repaired", "reason", e.Reason)
+		d.notices.Send(notice.Notice{Event: notice.Repair, Time: e.Time, Reason: e.Reason})
 		return
 	}
 	log := d.Log.With("door", e.Grant.Door, "client", clientString(e.Grant.Client), "grant", e.Grant.ID)
@@ -73,6 +76,7 @@ func (d *Daemon) event(e firewall.Event) {
 		log.Info("grant closed", "reason", e.Reason)
 	case firewall.Opened:
 		log.Info("grant opened", "expires", e.Grant.Expires)
+		d.noticeOfGrant(e)
 	case firewall.Extended:
 		log.Info("grant extended", "expires", e.Grant.Expires)
 	case firewall.Adopted:
@@ -97,7 +101,7 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections, bans uint64
+	var letters, clients, connections, bans, notices uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -115,6 +119,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.shards.unbanned.Load() - bans; n > 0 {
 			bans += n
 			d.Log.Warn("clients not banned: so many are", "count", n, "max", maxBanned)
+		}
+		if n := d.notices.Lost() - notices; n > 0 {
+			notices += n
+			d.Log.Warn("notices lost: more than could be sent", "count", n)
 		}
 		var evicted uint64
 		for _, l := range d.current() {
