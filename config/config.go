@@ -66,7 +66,8 @@ type Sequence struct {
 	sequence.Spec
 	Opens   []string // doors
 	Closes  []string // doors
-	Message string   // for the log
+	Run     []Command
+	Message string // for the log
 }
 
 // Firewall says what keeps the doors.

@@ -659,18 +659,25 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 				}
 			}
 		},
-		"users":         d.notYet(),
-		"opens":         doorList(&s.Opens),
-		"closes":        doorList(&s.Closes),
-		"run":           d.notYet(),
+		"users":  d.notYet(),
+		"opens":  doorList(&s.Opens),
+		"closes": doorList(&s.Closes),
+		"run": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) { s.Run = append(s.Run, d.command(n, key)) })
+		},
 		"notify":        d.notYet(),
 		"message":       d.str(&s.Message),
 		"allow_address": d.notYet("false"),
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "steps")
-	if there["opens"] == nil && there["closes"] == nil && s.Message == "" {
-		d.errorf(n, key, "does nothing when it completes (opens, closes or message)")
+	if there["opens"] == nil && there["closes"] == nil && there["run"] == nil && s.Message == "" {
+		d.errorf(n, key, "does nothing when it completes (opens, closes, run or message)")
+	}
+	for i, c := range s.Run {
+		if c.On != OnComplete && c.On != "" && len(s.Opens) == 0 {
+			d.errorf(there["run"], fmt.Sprintf("%s.run[%d].on", key, i), "%s, but the sequence opens nothing (opens, or on: complete)", c.On)
+		}
 	}
 	for i := range s.Steps {
 		if i > 0 && s.Steps[i].Within == 0 {

@@ -32,6 +32,9 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	} else if !guarded {
 		s.Problems = append(s.Problems, d.taken())
 	}
+	if problem := d.commands.journal.Problem(); problem != nil {
+		s.Problems = append(s.Problems, problem.Error())
+	}
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
@@ -192,6 +195,9 @@ func (d *Daemon) reload(ctx context.Context, old *config.Config) error {
 
 // apply puts a configuration in force, as a whole or not at all.
 func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
+	if err := d.mayRun(cfg); err != nil {
+		return err
+	}
 	rules, err := newRules(cfg, d.shards.rules.Load())
 	if err != nil {
 		return err
@@ -210,6 +216,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 		}
 		return err
 	}
+	d.commands.use(cfg)
 	d.shards.bound.SetMax(cfg.Clients.Max)
 	// From here on nothing fails, and it is carried through even if who asked
 	// for it has gone.

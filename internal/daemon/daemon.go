@@ -51,6 +51,7 @@ type Daemon struct {
 	gate     *firewall.Gate
 	shards   *shards
 	notifier notifier
+	commands *commands
 
 	sockets map[string][]net.Listener // from systemd, by name
 
@@ -88,6 +89,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
+	if err := d.mayRun(cfg); err != nil {
+		return err
+	}
 	d.shards = newShards(cfg.Clients.Max, rules, d.complete, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
@@ -112,6 +116,8 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer backend.Close()
+	d.commands = d.newCommands(cfg)
+	defer start(ctx, d.commands.run)() // until the gate has stopped
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
@@ -119,6 +125,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.gate.Configure(ctx, guard); err != nil {
 		return explain(err)
 	}
+	d.commands.journal.Settle()
 	if err := d.adoptBans(ctx); err != nil {
 		return err
 	}

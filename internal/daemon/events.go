@@ -20,10 +20,11 @@ func (d *Daemon) complete(c completion) {
 		log = log.With("message", s.Message)
 	}
 	log.Info("sequence completed")
+	d.commands.completed(c)
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name, Cause: c}, func(_ []firewall.Grant, err error) {
 		if err != nil {
 			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
 		}
@@ -53,6 +54,7 @@ func (d *Daemon) event(e firewall.Event) {
 	case firewall.Adopted:
 		log.Info("grant adopted", "expires", e.Grant.Expires)
 	}
+	d.commands.event(e)
 }
 
 // clientString writes the client of a grant: an address, or a prefix if the
@@ -72,7 +74,7 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections uint64
+	var letters, clients, connections, commands uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +88,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.shards.full.Load() - clients; n > 0 {
 			clients += n
 			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
+		}
+		if n := d.commands.Lost() - commands; n > 0 {
+			commands += n
+			d.Log.Warn("commands not run: too many wait", "count", n)
 		}
 		var evicted uint64
 		for _, l := range d.current() {
