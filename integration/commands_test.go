@@ -241,6 +241,40 @@ while :; do sleep 1; done`, w.dir))
 	}
 }
 
+func TestEveryEndOfAGrantIsTold(t *testing.T) {
+	w := newWorld(t)
+	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_REASON" >> %s/reasons`, w.dir))
+	config := w.running("1h", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye)) + `
+shield: {ban: {knocks: 1000, doors: true}, decoys: [/decoy]}
+`
+	config = strings.Replace(config, "sequences:\n", "sequences:\n  - {name: leave, steps: [/leave], closes: [ssh]}\n", 1)
+	// Without the door, and the sequence.
+	other := "listeners: [{address: ':8080'}]\ndoors: [{name: web, ports: [80/tcp]}]\nsequences: [{name: web, steps: [/web], opens: [web]}]\nstate: " + w.dir + "/state\n"
+	reload := func(text string) func() { return func() { w.configure(text); w.must("reload") } }
+	w.serve(config)
+	for _, tt := range []struct {
+		reason string
+		end    func()
+	}{
+		{"closed by an administrator", func() { w.must("close", "--all") }},
+		{"closed by a sequence", func() { w.knock(w.alice, serverIP, "/leave") }},
+		{"removed from the firewall by somebody else", func() { w.nft("flush", "set", "inet", "webknock", "ssh4") }},
+		{"its door was removed or changed", reload(other)},
+		{"the guard was taken away", func() { w.must("unguard"); w.must("reload") }},
+		{"its client was banned", func() { w.knock(w.alice, serverIP, "/decoy") }},
+	} {
+		w.knock(w.alice, serverIP, "/open")
+		w.mustBecome("ssh " + aliceIP)
+		tt.end()
+		w.written("reasons", tt.reason+"\n")
+		w.configure(config)
+		w.must("reload")
+	}
+	if got := w.written("reasons", "\n"); strings.Count(got, "\n") != 6 {
+		t.Errorf("reasons\n%s", got)
+	}
+}
+
 // closings returns how often each grant's close command ran.
 func (w *world) closings() map[string]int {
 	data, _ := os.ReadFile(w.dir + "/closed")
@@ -284,8 +318,8 @@ func TestAKillAroundTheEndRunsNothingTwice(t *testing.T) {
 	w := newWorld(t)
 	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_GRANT" >> %s/closed`, w.dir))
 	config := w.running("1s", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye))
-	const rounds = 25
-	for range rounds {
+	opened := 0
+	for range 15 {
 		w.serve(config)
 		w.knock(w.alice, serverIP, "/open")
 		closed := make(chan struct{})
@@ -305,6 +339,7 @@ func TestAKillAroundTheEndRunsNothingTwice(t *testing.T) {
 		<-timer.C
 		w.daemon.stop(t, syscall.SIGKILL)
 		<-closed
+		opened += strings.Count(strings.Join(w.daemon.lines(), "\n"), "grant opened")
 	}
 	w.serve(config)
 	w.mustBecome()
@@ -315,9 +350,10 @@ func TestAKillAroundTheEndRunsNothingTwice(t *testing.T) {
 			t.Errorf("grant %s: %d times", id, n)
 		}
 	}
-	t.Logf("%d of %d grants had their command", len(count), rounds)
-	if len(count) < rounds/2 {
-		t.Errorf("only %d commands ran", len(count))
+	// A few may have been killed between the record of the start and the start.
+	t.Logf("%d of %d grants had their command", len(count), opened)
+	if len(count) < opened/2 {
+		t.Errorf("only %d commands ran for %d grants", len(count), opened)
 	}
 }
 

@@ -325,10 +325,10 @@ func (j *Journal) flush(slots int) {
 		}
 		file.Grants = append(file.Grants, &after)
 	}
-	slices.SortFunc(file.Grants, func(a, b *record) int { return strings.Compare(a.Grant, b.Grant) })
 	j.dirty = false
 	j.mu.Unlock()
 
+	slices.SortFunc(file.Grants, func(a, b *record) int { return strings.Compare(a.Grant, b.Grant) })
 	data, err := json.Marshal(file)
 	if err == nil {
 		err = j.write(j.path, data)

@@ -222,7 +222,11 @@ func TestAKillAtAnyWriteStartsNothingTwice(t *testing.T) {
 			again.Settle()
 			again.settled()
 			again.stop()
-			for line, n := range lines(t, out) {
+			after := lines(t, out)
+			if known := at > 0; known && !written && len(after) != 2 {
+				t.Errorf("killed before write %d: %v", at+1, after)
+			}
+			for line, n := range after {
 				if n != 1 || before[line] > n {
 					t.Errorf("killed at write %d (written: %v): %q %d times", at+1, written, line, n)
 				}

@@ -91,7 +91,7 @@ func TestATimeoutEndsTheWholeGroup(t *testing.T) {
 		"heeds no SIGTERM":            `trap '' TERM; sleep 1000 & sleep 1000; sleep 1000`,
 		"leaves a child behind":       `sleep 1000 &`,
 		"child without output":        `sleep 1000 >/dev/null 2>&1 & sleep 1000`,
-		"child that has left with it": `setsid sleep 5 & sleep 1000`,
+		"child that has left with it": `setsid sleep 2 & sleep 1000`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

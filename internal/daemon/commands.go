@@ -28,15 +28,12 @@ type commands struct {
 func (d *Daemon) newCommands(cfg *config.Config) *commands {
 	command.Isolate()
 	c := &commands{Runner: command.NewRunner(d.Log), software: "webknock/" + d.Version}
-	c.use(cfg)
 	path := filepath.Join(cfg.State, "commands.json")
 	if d.DryRun {
 		path = ""
 	}
 	c.journal = command.OpenJournal(path, c.Runner, func(sequence string) []command.Command { return (*c.closing.Load())[sequence] }, d.Log)
-	if len(*c.closing.Load()) > 0 {
-		c.journal.Touch()
-	}
+	c.use(cfg)
 	return c
 }
 
@@ -49,6 +46,9 @@ func (c *commands) use(cfg *config.Config) {
 		}
 	}
 	c.closing.Store(&closing)
+	if len(closing) > 0 {
+		c.journal.Touch()
+	}
 }
 
 // commandsOf returns what a sequence runs on an event.
