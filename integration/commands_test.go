@@ -241,6 +241,23 @@ while :; do sleep 1; done`, w.dir))
 	}
 }
 
+// More commands than may wait are counted, and delay no door.
+func TestTooManyCommands(t *testing.T) {
+	w := newWorld(t)
+	many := strings.Repeat("{on: complete, command: [/bin/sleep, '1000'], timeout: 1h}, ", 300)
+	w.serve(w.running("1h", many+"{on: close, command: [/bin/true]}"))
+	w.knock(w.alice, serverIP, "/open")
+	w.mustBecome("ssh " + aliceIP)
+	w.knock(w.mallory, serverIP, "/open")
+	w.mustBecome("ssh "+aliceIP, "ssh "+malloryIP)
+	until(t, "the first", func() bool { return strings.Count(strings.Join(w.daemon.lines(), "\n"), "command started") >= 8 })
+	w.daemon.wait(t, "commands not run: too many wait")
+	if n := strings.Count(strings.Join(w.daemon.lines(), "\n"), "command started"); n != 8 {
+		t.Errorf("%d run at once", n)
+	}
+	w.daemon.stop(t, syscall.SIGTERM)
+}
+
 func TestEveryEndOfAGrantIsTold(t *testing.T) {
 	w := newWorld(t)
 	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_REASON" >> %s/reasons`, w.dir))
@@ -387,9 +404,7 @@ func TestTheJournalCannotBeWritten(t *testing.T) {
 			t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
 			goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_GRANT" >> %s/closed`, w.dir))
 			w.serve(w.running("1h", fmt.Sprintf(`{on: open, command: [/bin/echo, welcome]}, {on: close, command: [%s]}`, goodbye)))
-			if err := tt.break_(state); err != nil {
-				t.Fatal(err)
-			}
+			until(t, "no write is on its way", func() bool { return tt.break_(state) == nil })
 			w.knock(w.alice, serverIP, "/open")
 			w.mustBecome("ssh " + aliceIP)
 			id := w.grants()[0].ID

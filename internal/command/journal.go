@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"webknock/firewall"
 	"webknock/internal/durable"
 )
@@ -33,6 +35,7 @@ type Journal struct {
 	commands func(sequence string) []Command // for the end of a grant, as configured now
 	write    func(path string, data []byte) error
 	wake     chan struct{}
+	lock     *os.File // held, so that no other daemon writes the file; nil: not yet
 
 	mu      sync.Mutex
 	records map[string]*record // by grant
@@ -81,14 +84,20 @@ type journalFile struct {
 // OpenJournal reads the journal at a path; one that cannot be read is set aside.
 // If path is empty nothing outlives the process. Commands returns what a
 // sequence has for the end of a grant now, in the order of the configuration.
-func OpenJournal(path string, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) *Journal {
-	j := &Journal{
-		path: path, runner: runner, log: log, commands: commands, write: writeFile,
-		wake: make(chan struct{}, 1), records: map[string]*record{},
-	}
+// It is an error if another daemon has the journal: to this one, its grants
+// would seem to have ended.
+func OpenJournal(path string, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
+	j := &Journal{path: path, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
+	j.write = j.writeFile
 	if path == "" {
 		j.write = func(string, []byte) error { return nil }
-		return j
+		return j, nil
+	}
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		return j, nil // it is made, and owned, when there is something to write
+	}
+	if err := j.own(); errors.Is(err, errOwned) {
+		return nil, err // any other will be met again when the file is written
 	}
 	if err := j.load(); err != nil {
 		aside := path + ".corrupt"
@@ -99,12 +108,47 @@ func OpenJournal(path string, runner *Runner, commands func(sequence string) []C
 		}
 		clear(j.records)
 	}
-	return j
+	return j, nil
+}
+
+// Close lets another daemon have the journal.
+func (j *Journal) Close() error {
+	if j.lock == nil {
+		return nil
+	}
+	return j.lock.Close()
+}
+
+var errOwned = errors.New("another webknock keeps its journal of commands there (give each its own directory: state)")
+
+// own takes the lock, unless it is taken already.
+func (j *Journal) own() error {
+	if j.lock != nil {
+		return nil
+	}
+	// Not open for writing, which would keep its file system from becoming
+	// read-only.
+	lock, err := os.OpenFile(j.path+".lock", os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errOwned
+		}
+		return fmt.Errorf("%s: %w", j.path, err)
+	}
+	j.lock = lock
+	return nil
 }
 
 // writeFile makes the directory if need be.
-func writeFile(path string, data []byte) error {
+func (j *Journal) writeFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := j.own(); err != nil {
 		return err
 	}
 	return durable.WriteFile(path, data)
@@ -113,8 +157,8 @@ func writeFile(path string, data []byte) error {
 func (j *Journal) load() error {
 	// What a write left behind that a kill broke off.
 	entries, err := os.ReadDir(filepath.Dir(j.path))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "."+filepath.Base(j.path)+"-") {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/internal/durable"
 )
 
 // A life is a journal that runs, until it is killed or stopped.
@@ -29,7 +30,8 @@ type life struct {
 func begin(t *testing.T, path, out string, count int, write func(string, []byte) error) *life {
 	t.Helper()
 	l := &life{runner: NewRunner(slog.New(slog.DiscardHandler))}
-	l.Journal = OpenJournal(path, l.runner, func(sequence string) (all []Command) {
+	var err error
+	l.Journal, err = OpenJournal(path, l.runner, func(sequence string) (all []Command) {
 		for i := range count {
 			if sequence == "ssh" {
 				all = append(all, Command{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("echo $WEBKNOCK_GRANT %d $WEBKNOCK_REASON >> %s", i, out)}, Timeout: time.Minute})
@@ -37,6 +39,9 @@ func begin(t *testing.T, path, out string, count int, write func(string, []byte)
 		}
 		return all
 	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if write != nil {
 		l.write = write
 	}
@@ -52,6 +57,7 @@ func (l *life) stop() {
 	l.cancel()
 	l.ended.Wait()
 	l.runner.running.Wait()
+	l.Close()
 }
 
 // settled waits until nothing is due and everything is written.
@@ -182,11 +188,11 @@ func TestAKillAtAnyWriteStartsNothingTwice(t *testing.T) {
 			l := begin(t, path, out, 2, func(path string, data []byte) error {
 				writes++
 				if writes <= at {
-					return writeFile(path, data)
+					return durable.WriteFile(path, data)
 				}
 				if writes == at+1 {
 					if written {
-						if err := writeFile(path, data); err != nil {
+						if err := durable.WriteFile(path, data); err != nil {
 							t.Error(err)
 						}
 					}
@@ -246,7 +252,7 @@ func TestCommandsWaitUntilTheJournalCanBeWritten(t *testing.T) {
 		if full != nil {
 			return full
 		}
-		return writeFile(path, data)
+		return durable.WriteFile(path, data)
 	})
 	l.Settle()
 	l.Began(grant("g"))
@@ -290,8 +296,24 @@ func TestAJournalThatCannotBeReadIsSetAside(t *testing.T) {
 		if aside, err := os.ReadFile(path + ".corrupt"); err != nil || string(aside) != content {
 			t.Errorf("%q: aside is %q, %v", content, aside, err)
 		}
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 { // and the lock
 			t.Errorf("%q: %v, %v", content, entries, err)
 		}
 	}
+}
+
+func TestTwoDaemonsDoNotShareAJournal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "commands.json")
+	first := begin(t, path, "", 1, nil)
+	first.Began(grant("g"))
+	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) { // until it is written
+	}
+	if _, err := OpenJournal(path, first.runner, nil, first.log); err == nil || !strings.Contains(err.Error(), "another webknock") {
+		t.Errorf("a second one: %v", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !strings.Contains(string(got), `"g"`) {
+		t.Errorf("the journal is %s, %v", got, err)
+	}
+	first.stop()
+	begin(t, path, "", 1, nil)
 }

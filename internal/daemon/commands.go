@@ -25,16 +25,20 @@ type commands struct {
 
 // newCommands returns commands that run nothing yet. A dry run keeps no
 // journal: to it all grants of the firewall would seem to have ended.
-func (d *Daemon) newCommands(cfg *config.Config) *commands {
+func (d *Daemon) newCommands(cfg *config.Config) (*commands, error) {
 	command.Isolate()
 	c := &commands{Runner: command.NewRunner(d.Log), software: "webknock/" + d.Version}
 	path := filepath.Join(cfg.State, "commands.json")
 	if d.DryRun {
 		path = ""
 	}
-	c.journal = command.OpenJournal(path, c.Runner, func(sequence string) []command.Command { return (*c.closing.Load())[sequence] }, d.Log)
+	closing := func(sequence string) []command.Command { return (*c.closing.Load())[sequence] }
+	var err error
+	if c.journal, err = command.OpenJournal(path, c.Runner, closing, d.Log); err != nil {
+		return nil, err
+	}
 	c.use(cfg)
-	return c
+	return c, nil
 }
 
 // use puts the commands of another configuration in force.
@@ -101,6 +105,7 @@ func (c *commands) run(ctx context.Context) {
 	wg.Go(func() { c.journal.Run(ctx) })
 	wg.Wait()
 	c.Stop()
+	c.journal.Close()
 }
 
 // completed runs the commands for a completion.

@@ -116,7 +116,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer backend.Close()
-	d.commands = d.newCommands(cfg)
+	if d.commands, err = d.newCommands(cfg); err != nil {
+		return err
+	}
 	defer start(ctx, d.commands.run)() // until the gate has stopped
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
