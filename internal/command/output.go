@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
+	"time"
 )
 
 // Bounds of what a command's output puts into the log.
@@ -12,6 +13,10 @@ const (
 	maxLines = 200     // of one run
 	maxLine  = 1 << 10 // bytes; what a line has beyond them is dropped
 )
+
+// pause is between two reads of output that is not logged, so that a flood of
+// it waits in its pipe and takes little of the processor.
+const pause = time.Millisecond
 
 // logLines logs what out brings, line by line, until its end or an error. It
 // returns how many lines were not logged, or not whole.
@@ -33,6 +38,7 @@ func logLines(log *slog.Logger, out io.Reader) (lost int) {
 	}
 	partial := false // a line has begun that has not ended
 	for buf := make([]byte, 64<<10); ; {
+		time.Sleep(pause)
 		n, err := r.Read(buf)
 		lost += bytes.Count(buf[:n], []byte{'\n'})
 		if n > 0 {
