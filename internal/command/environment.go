@@ -17,7 +17,7 @@ const (
 	maxTotal = 32 << 10 // of all names and values
 )
 
-const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // A Request is a knock, with what a command is told of its connection.
 type Request struct {
@@ -31,7 +31,7 @@ type Request struct {
 
 // environment returns the whole environment of a command.
 func (o Occasion) environment(c Command) []string {
-	env := []string{path}
+	env := []string{defaultPath}
 	if o.Request != nil {
 		env = append(env, o.Request.environment()...)
 	} else {
