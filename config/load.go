@@ -659,12 +659,10 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 				}
 			}
 		},
-		"users":  d.notYet(),
-		"opens":  doorList(&s.Opens),
-		"closes": doorList(&s.Closes),
-		"run": func(n *yaml.Node, key string) {
-			d.list(n, key, func(n *yaml.Node, key string) { s.Run = append(s.Run, d.command(n, key)) })
-		},
+		"users":         d.notYet(),
+		"opens":         doorList(&s.Opens),
+		"closes":        doorList(&s.Closes),
+		"run":           d.commands(&s.Run),
 		"notify":        d.notYet(),
 		"message":       d.str(&s.Message),
 		"allow_address": d.notYet("false"),

@@ -39,6 +39,12 @@ const (
 	maxTimeout = 24 * time.Hour
 )
 
+func (d *decoder) commands(to *[]Command) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		d.list(n, key, func(n *yaml.Node, key string) { *to = append(*to, d.command(n, key)) })
+	}
+}
+
 func (d *decoder) command(n *yaml.Node, key string) Command {
 	c := Command{Timeout: 30 * time.Second}
 	there := d.mapping(n, key, fields{
