@@ -78,6 +78,7 @@ type Sequence struct {
 	sequence.Spec
 	Opens        []string // doors
 	Closes       []string // doors
+	Run          []Command
 	Users        []string // who may use the one-time steps; empty: all users
 	AllowAddress bool     // a ticket may name another address to open for
 	Message      string   // for the log

@@ -88,6 +88,14 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		{"name: ssh\n    ports", "name: before\n    ports", `doors[0].name: "before" is taken`},
 		{"opens: [ssh]", "opens: [cellar]", `w.yaml:9:13: sequences[0].opens[0]: there is no door "cellar" (one of doors)`},
 		{"    opens: [ssh]\n", "", `does nothing when it completes`},
+		{"opens: [ssh]", "run: [{on: open, command: [/bin/true]}]", `w.yaml:9:10: sequences[0].run[0].on: open, but the sequence opens nothing (opens, or on: complete)`},
+		{"opens: [ssh]", "run: [{on: opened, command: [/bin/true]}]", `sequences[0].run[0].on: "opened" is unknown (did you mean open?)`},
+		{"opens: [ssh]", "run: [{on: complete, command: [bin/true]}]", `sequences[0].run[0].command: does not begin with an absolute path`},
+		{"opens: [ssh]", "run: [{on: complete}]", `sequences[0].run[0].command: is missing`},
+		{"opens: [ssh]", "run: [{on: complete, command: [/bin/true], user: mallory}]", `w.yaml:9:54: sequences[0].run[0].user: there is no user "mallory" (a user of this system)`},
+		{"opens: [ssh]", "run: [{on: complete, command: [/bin/true], timeout: 500ms}]", `sequences[0].run[0].timeout: 500ms is out of range (1s to 24h0m0s)`},
+		{"opens: [ssh]", "run: [{on: complete, command: [/bin/true], environment: {WEBKNOCK_USER: alice}}]", `sequences[0].run[0].environment.WEBKNOCK_USER: WEBKNOCK_ variables are set by webknock itself`},
+		{"opens: [ssh]", "run: [{on: complete, command: [/bin/true], environment: {a-b: x}}]", `"a-b" is no name of a variable`},
 		{"[/a, /b, /c]", "[]", `sequences[0].steps: has 0 steps (1 to 32)`},
 		{"[/a, /b, /c]", "[/%41]", `sequences[0].steps[0]: write the path decoded, without %XX`},
 		{"[/a, /b, /c]", "['/k/{totp}']", `w.yaml:8:13: sequences[0].steps[0]: asks for something of a user, and there are none (webknock user add NAME)`},
@@ -149,6 +157,34 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("a trigger is in the error: %v", err)
 		}
+	}
+}
+
+func TestCommandsOfASequence(t *testing.T) {
+	const run = `opens: [ssh]
+    run:
+      - {on: open, command: [/bin/true, "--x y"], user: nobody, timeout: 1m, environment: {b: "1", A: x}}
+      - {on: close, command: [/nowhere/hello]}
+      - {on: complete, command: [/etc/passwd]}`
+	cfg, err := Parse("w.yaml", []byte(strings.Replace(smallest, "opens: [ssh]", run, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := cfg.Sequences[0].Run
+	first := all[0]
+	if first.Credential == nil || first.Credential.Uid != 65534 || len(first.Credential.Groups) == 0 {
+		t.Errorf("credential %+v", first.Credential)
+	}
+	first.Credential = nil
+	if want := (Command{On: OnOpen, Argv: []string{"/bin/true", "--x y"}, User: "nobody", Timeout: time.Minute, Environment: []string{"A=x", "b=1"}}); !reflect.DeepEqual(first, want) {
+		t.Errorf("%+v, want %+v", first, want)
+	}
+	if all[1].Timeout != 30*time.Second || all[1].Credential != nil {
+		t.Errorf("defaults %+v", all[1])
+	}
+	warnings := strings.Join(cfg.Warnings, "\n")
+	if len(cfg.Warnings) != 2 || !strings.Contains(warnings, "sequences[0].run[1].command: cannot be run now: stat /nowhere/hello") || !strings.Contains(warnings, "/etc/passwd is not executable") {
+		t.Errorf("warnings %s", warnings)
 	}
 }
 

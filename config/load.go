@@ -767,15 +767,20 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, users, 
 		},
 		"opens":         doorList(&s.Opens),
 		"closes":        doorList(&s.Closes),
-		"run":           d.notYet(),
+		"run":           d.commands(&s.Run),
 		"notify":        d.targets(&targets, ofSequences, notice.Completion),
 		"message":       d.str(&s.Message),
 		"allow_address": d.boolean(&s.AllowAddress),
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "steps")
-	if there["opens"] == nil && there["closes"] == nil && there["notify"] == nil && s.Message == "" {
-		d.errorf(n, key, "does nothing when it completes (opens, closes, notify or message)")
+	if there["opens"] == nil && there["closes"] == nil && there["run"] == nil && there["notify"] == nil && s.Message == "" {
+		d.errorf(n, key, "does nothing when it completes (opens, closes, run, notify or message)")
+	}
+	for i, c := range s.Run {
+		if c.On != OnComplete && c.On != "" && len(s.Opens) == 0 {
+			d.errorf(there["run"], fmt.Sprintf("%s.run[%d].on", key, i), "%s, but the sequence opens nothing (opens, or on: complete)", c.On)
+		}
 	}
 	for _, t := range targets {
 		t.Sequence = s.Name

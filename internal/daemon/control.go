@@ -30,11 +30,6 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
-	for _, a := range authorities(d.current()) {
-		for _, domain := range a.Missing() {
-			s.Problems = append(s.Problems, "there is no certificate for "+domain+" yet (the log says why)")
-		}
-	}
 	counts, err := d.gate.Count(ctx)
 	if err != nil {
 		return s, problemOf(err)
@@ -62,15 +57,22 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 }
 
 // problems returns what keeps the state from being ok.
-func (d *Daemon) problems(ctx context.Context) []string {
+func (d *Daemon) problems(ctx context.Context) (problems []string) {
 	guarded, problem := d.gate.Guarding(ctx)
 	if problem != nil {
-		return []string{problem.Error()}
+		problems = append(problems, problem.Error())
+	} else if !guarded {
+		problems = append(problems, d.taken())
 	}
-	if !guarded {
-		return []string{d.taken()}
+	if problem := d.commands.journal.Problem(); problem != nil {
+		problems = append(problems, problem.Error())
 	}
-	return nil
+	for _, a := range authorities(d.current()) {
+		for _, domain := range a.Missing() {
+			problems = append(problems, "there is no certificate for "+domain+" yet (the log says why)")
+		}
+	}
+	return problems
 }
 
 // Clients implements admin.Control.
@@ -204,6 +206,9 @@ func (d *Daemon) reload(ctx context.Context, old *config.Config) error {
 
 // apply puts a configuration in force, as a whole or not at all.
 func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
+	if err := d.mayRun(cfg); err != nil {
+		return err
+	}
 	rules, err := newRules(cfg, d.shards.rules.Load())
 	if err != nil {
 		return err
@@ -223,6 +228,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 		endAuthorities(listeners, d.current())
 		return err
 	}
+	d.commands.use(cfg)
 	d.shards.bound.SetMax(cfg.Clients.Max)
 	// From here on nothing fails, and it is carried through even if who asked
 	// for it has gone.

@@ -54,6 +54,7 @@ type Daemon struct {
 	shards   *shards
 	notifier notifier
 	notices  *notice.Sender
+	commands *commands
 
 	sockets    map[string][]net.Listener // from systemd, by name
 	challenges acme.Challenges
@@ -96,6 +97,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
+	if err := d.mayRun(cfg); err != nil {
+		return err
+	}
 	d.shards = newShards(cfg.Clients.Max, rules, d.complete, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
@@ -124,6 +128,10 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	}
 	defer backend.Close()
 	defer start(ctx, d.notices.Run)()
+	if d.commands, err = d.newCommands(cfg); err != nil {
+		return err
+	}
+	defer start(ctx, d.commands.run)() // until the gate has stopped
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
@@ -131,6 +139,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.gate.Configure(ctx, guard); err != nil {
 		return explain(err)
 	}
+	d.commands.journal.Settle()
 	if err := d.adoptBans(ctx); err != nil {
 		return err
 	}

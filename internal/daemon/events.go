@@ -47,10 +47,11 @@ func (d *Daemon) effect(c completion) {
 	}
 	log.Info("sequence completed")
 	d.notices.Send(notice.Notice{Event: notice.Completion, Time: c.letter.At, Sequence: s.Name, Message: s.Message, Client: client.String()})
+	d.commands.completed(c)
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name, Cause: c}, func(_ []firewall.Grant, err error) {
 		if err != nil {
 			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
 		}
@@ -82,6 +83,7 @@ func (d *Daemon) event(e firewall.Event) {
 	case firewall.Adopted:
 		log.Info("grant adopted", "expires", e.Grant.Expires)
 	}
+	d.commands.event(e)
 }
 
 // clientString writes the client of a grant: an address, or a prefix if the
@@ -101,7 +103,7 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections, bans, notices uint64
+	var letters, clients, connections, bans, notices, commands uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,6 +125,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.notices.Lost() - notices; n > 0 {
 			notices += n
 			d.Log.Warn("notices lost: more than could be sent", "count", n)
+		}
+		if n := d.commands.Lost() - commands; n > 0 {
+			commands += n
+			d.Log.Warn("commands not run: too many wait", "count", n)
 		}
 		var evicted uint64
 		for _, l := range d.current() {

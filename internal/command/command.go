@@ -1,0 +1,65 @@
+// Package command runs the commands of sequences.
+//
+// A [Runner] runs them, so many at once, with their output in the log and none
+// of the daemon's privileges. A [Journal] sees to it that the commands for the
+// end of a grant are started, and none of them twice, even if the daemon is
+// killed meanwhile.
+package command
+
+import (
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// A Command is what is run, without a shell.
+type Command struct {
+	Argv        []string            // the first is an absolute path
+	Credential  *syscall.Credential // whom it runs as; nil: as the daemon does
+	Timeout     time.Duration       // after which it is killed
+	Environment []string            // NAME=value, beside what it gets in any case
+}
+
+// An Event is what a command is run for.
+type Event string
+
+// The events.
+const (
+	Complete Event = "complete" // a client has completed the sequence
+	Open     Event = "open"     // a grant is new
+	Close    Event = "close"    // a grant that the sequence opened has ended
+)
+
+// An Occasion is an event of a sequence, and what the command is told of it.
+type Occasion struct {
+	Event    Event
+	Sequence string
+	Client   netip.Prefix // who knocked, or whom the grant covers
+	User     string       // whose one-time code it was; empty: nobody's
+	Door     string       // this and what follows: of the grant
+	Grant    string
+	Expires  time.Time
+	Reason   string   // why it ended
+	Request  *Request // the knock; nil in a Close
+}
+
+// attributes returns what the log says with every line about the command.
+func (o Occasion) attributes(c Command) []any {
+	all := []any{"sequence", o.Sequence, "event", string(o.Event), "command", filepath.Base(c.Argv[0]), "client", clientString(o.Client)}
+	for _, optional := range [][2]string{{"door", o.Door}, {"grant", o.Grant}, {"user", o.User}} {
+		if optional[1] != "" {
+			all = append(all, slog.String(optional[0], optional[1]))
+		}
+	}
+	return all
+}
+
+// clientString writes an address, or a prefix if it is more than one.
+func clientString(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
