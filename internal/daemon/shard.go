@@ -193,8 +193,8 @@ func (s *shard) advance(r sequence.Request) {
 	if full {
 		s.full.Add(1)
 	}
-	for _, m := range completed {
-		s.complete(completion{s.rules.sequences[m], s.letter, s.request})
+	for _, done := range completed {
+		s.complete(completion{s.rules.sequences[done.Machine], s.letter, s.request})
 	}
 	if reason := s.offends(r.Path, len(completed) > 0); reason != "" {
 		s.ban(s.letter, reason)
