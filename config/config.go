@@ -23,6 +23,7 @@ type Config struct {
 	Clients   Clients
 	Doors     []firewall.Door
 	Sequences []Sequence
+	Users     []User
 	Firewall  Firewall
 	Shield    Shield
 	Admin     Admin
@@ -64,9 +65,11 @@ type Clients struct {
 // Sequence is a sequence, and what completing it does.
 type Sequence struct {
 	sequence.Spec
-	Opens   []string // doors
-	Closes  []string // doors
-	Message string   // for the log
+	Opens        []string // doors
+	Closes       []string // doors
+	Users        []string // who may use the one-time steps; empty: all users
+	AllowAddress bool     // a ticket may name another address to open for
+	Message      string   // for the log
 }
 
 // Firewall says what keeps the doors.

@@ -17,6 +17,7 @@ type decoder struct {
 	name     string // of the file
 	errs     Errors
 	warnings []string
+	steps    map[string]*yaml.Node // by their key
 }
 
 func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -66,7 +67,7 @@ func Parse(file string, data []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{name: file}
+	d := &decoder{name: file, steps: map[string]*yaml.Node{}}
 	if err := override(root); err != nil {
 		return nil, err
 	}
@@ -185,8 +186,8 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		Log:    Log{Format: overrides["log.format"]},
 		State:  overrides["state"],
 	}
-	var sequences func() // once all doors are known
-	doors := map[string]bool{}
+	var sequences func() // once all doors and users are known
+	doors, users := map[string]bool{}, map[string]bool{}
 	var doorNodes []*yaml.Node
 	there := d.mapping(root, "", fields{
 		"listeners": func(n *yaml.Node, key string) {
@@ -207,10 +208,12 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		"sequences": func(n *yaml.Node, key string) {
 			sequences = func() {
 				seen := map[string]bool{}
-				d.list(n, key, func(n *yaml.Node, key string) { d.sequence(n, key, cfg, doors, seen) })
+				d.list(n, key, func(n *yaml.Node, key string) { d.sequence(n, key, cfg, doors, users, seen) })
 			}
 		},
-		"users": d.notYet(),
+		"users": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) { d.user(n, key, cfg, users) })
+		},
 		"firewall": func(n *yaml.Node, key string) {
 			mode := ""
 			d.mapping(n, key, fields{
@@ -266,8 +269,9 @@ func (d *decoder) config(root *yaml.Node) *Config {
 			d.errorf(nil, "shield.ban.knocks", "%d, but sequence %q has %d steps: nobody could complete it (at least that)", ban, s.Name, len(s.Steps))
 		}
 		for j, step := range s.Steps {
-			if p := step.Trigger.Path; p != "" && slices.Contains(cfg.Shield.Decoys, p) {
-				d.errorf(nil, fmt.Sprintf("sequences[%d].steps[%d]", i, j), "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
+			if matchesOneOf(step.Trigger, cfg.Shield.Decoys) {
+				key := fmt.Sprintf("sequences[%d].steps[%d]", i, j)
+				d.errorf(d.steps[key], key, "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
 			}
 		}
 	}
@@ -617,10 +621,9 @@ func (d *decoder) ports(n *yaml.Node, key string, cfg *Config, door *firewall.Do
 	door.Ports = append(door.Ports, p)
 }
 
-func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen map[string]bool) {
+func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, users, seen map[string]bool) {
 	s := Sequence{Spec: sequence.Spec{Strict: true, Ignore: []string{"/favicon.ico", "/robots.txt", "/apple-touch-icon.png"}}}
 	within := 10 * time.Second
-	var steps []*yaml.Node
 	doorList := func(to *[]string) func(*yaml.Node, string) {
 		return func(n *yaml.Node, key string) {
 			d.list(n, key, func(n *yaml.Node, key string) {
@@ -642,7 +645,6 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 		"steps": func(n *yaml.Node, key string) {
 			d.list(n, key, func(n *yaml.Node, key string) {
 				s.Steps = append(s.Steps, d.step(n, key, len(s.Steps) == 0))
-				steps = append(steps, n)
 			})
 			if count := len(s.Steps); count < 1 || count > sequence.MaxSteps {
 				d.errorf(n, key, "has %d steps (1 to %d)", count, sequence.MaxSteps)
@@ -659,42 +661,78 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, seen ma
 				}
 			}
 		},
-		"users":         d.notYet(),
+		"users": func(n *yaml.Node, key string) {
+			d.list(n, key, func(n *yaml.Node, key string) {
+				user, ok := d.text(n, key)
+				switch {
+				case !ok:
+				case !users[user]:
+					d.errorf(n, key, "there is no user %q (one of users)", user)
+				case slices.Contains(s.Users, user):
+					d.errorf(n, key, "user %q is there twice (once)", user)
+				default:
+					s.Users = append(s.Users, user)
+				}
+			})
+		},
 		"opens":         doorList(&s.Opens),
 		"closes":        doorList(&s.Closes),
 		"run":           d.notYet(),
 		"notify":        d.notYet(),
 		"message":       d.str(&s.Message),
-		"allow_address": d.notYet("false"),
+		"allow_address": d.boolean(&s.AllowAddress),
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "steps")
 	if there["opens"] == nil && there["closes"] == nil && s.Message == "" {
 		d.errorf(n, key, "does nothing when it completes (opens, closes or message)")
 	}
+	oneTime := s.has(sequence.TOTP, sequence.Ticket)
+	if n := there["users"]; len(s.Users) > 0 && !oneTime {
+		d.errorf(n, key+".users", "no step asks who knocks (a step like /k/{totp}, or leave it out)")
+	}
+	if n := there["allow_address"]; s.AllowAddress && !s.has(sequence.Ticket) {
+		d.errorf(n, key+".allow_address", "only a ticket can name an address (a step like /t/{ticket}, or leave it out)")
+	}
 	for i := range s.Steps {
 		if i > 0 && s.Steps[i].Within == 0 {
 			s.Steps[i].Within = within
 		}
-		if p := s.Steps[i].Trigger.Path; p != "" && slices.Contains(s.Ignore, p) {
-			d.errorf(steps[i], fmt.Sprintf("%s.steps[%d]", key, i), "is ignored by its own sequence (take it out of ignore)")
+		step := fmt.Sprintf("%s.steps[%d]", key, i)
+		if s.Steps[i].Trigger.Template != "" && len(cfg.Users) == 0 {
+			d.errorf(d.steps[step], step, "asks for something of a user, and there are none (webknock user add NAME)")
+		}
+		if matchesOneOf(s.Steps[i].Trigger, s.Ignore) {
+			d.errorf(d.steps[step], step, "is ignored by its own sequence (take it out of ignore)")
 		}
 	}
 	cfg.Sequences = append(cfg.Sequences, s)
 }
 
+// matchesOneOf reports whether a trigger stands for one of the paths.
+func matchesOneOf(t sequence.Trigger, paths []string) bool {
+	if t.Hash != "" {
+		return slices.ContainsFunc(paths, func(p string) bool { return fmt.Sprintf("%x", sha256.Sum256([]byte(p))) == t.Hash })
+	}
+	path := cmp.Or(t.Path, t.Template)
+	return path != "" && slices.Contains(paths, path)
+}
+
 // step reads a step: a path, or a mapping.
 func (d *decoder) step(n *yaml.Node, key string, first bool) sequence.Step {
+	d.steps[key] = n
 	var s sequence.Step
 	path := func(n *yaml.Node, key string) {
 		text, ok := d.text(n, key)
 		hash, hashed := strings.CutPrefix(text, "sha256:")
 		switch {
 		case !ok:
-		case strings.Contains(text, sequence.TOTP) || strings.Contains(text, sequence.Ticket):
-			d.errorf(n, key, "one-time steps are not supported yet (a plain path)")
+		case hashed && hash == "":
+			d.errorf(n, key, "the hash is missing (webknock hash prints one)")
 		case hashed:
 			s.Trigger.Hash = strings.ToLower(hash)
+		case strings.Contains(text, sequence.TOTP) || strings.Contains(text, sequence.Ticket):
+			s.Trigger.Template = text
 		default:
 			s.Trigger.Path = text
 		}
@@ -704,8 +742,13 @@ func (d *decoder) step(n *yaml.Node, key string, first bool) sequence.Step {
 		path(n, key)
 	} else {
 		d.mapping(n, key, fields{
-			"path":   path,
-			"regex":  d.str(&s.Trigger.Regex),
+			"path": path,
+			"regex": func(n *yaml.Node, key string) {
+				d.str(&s.Trigger.Regex)(n, key)
+				if strings.Contains(s.Trigger.Regex, sequence.TOTP) || strings.Contains(s.Trigger.Regex, sequence.Ticket) {
+					d.errorf(n, key, "a regex holds no {totp} and no {ticket} (write a path with it)")
+				}
+			},
 			"method": d.str(&s.Trigger.Method),
 			"host":   d.str(&s.Trigger.Host),
 			"query": func(n *yaml.Node, key string) {

@@ -20,6 +20,7 @@ func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	users := "users: [{name: alice, totp_file: " + secretFile(t, rfcSecret) + "}]\n"
 	edit := func(old, new string) string { return strings.Replace(smallest, old, new, 1) }
 	for _, tt := range []struct {
 		text string
@@ -60,6 +61,15 @@ func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 		{edit("listeners:", "shield: {rate: 20}\nlisteners:"), false},
 		{edit("listeners:", "shield: {ban: {for: 1m}}\nlisteners:"), false},
 		{edit("listeners:", "shield: {decoys: [b]}\nlisteners:"), false},
+		{edit("[/a, /b, /c]", "[/a, '/k/{totp}', {path: '/t/{ticket}'}, 'sha256:"+hashOf("/x")+"']\n    users: [alice]\n    allow_address: true") + users, true},
+		{edit("[/a, /b, /c]", "[{path: 'sha256:"+strings.ToUpper(hashOf("/x"))+"'}]") + users, true},
+		{smallest + "users: []\n", true},
+		{smallest + strings.Replace(users, "name: alice, ", "", 1), false},
+		{smallest + strings.Replace(users, "name: alice", "name: ALICE", 1), false},
+		{smallest + strings.Replace(users, "totp_file", "totp", 1), false},
+		{edit("[/a, /b, /c]", "['/k/{totp}']\n    users: alice") + users, false},
+		{edit("[/a, /b, /c]", "['/t/{ticket}']\n    allow_address: perhaps") + users, false},
+		{edit("[/a, /b, /c]", "['sha256:abc']"), false},
 		{edit("listeners:", "log: {level: loud}\nlisteners:"), false},
 		{edit("listeners:", "firewall: {mark: 0}\nlisteners:"), false},
 		{edit("listeners:", "state: here\nlisteners:"), false},

@@ -1,0 +1,112 @@
+package config
+
+import (
+	"bytes"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"webknock/sequence"
+)
+
+// User is a named secret behind one-time steps.
+type User struct {
+	Name   string
+	File   string // that holds the secret
+	Secret Secret
+}
+
+// Secret is the key of a user's one-time codes, 16 to 64 bytes. It shows itself
+// to nobody: whatever prints, logs or marshals it gets a placeholder.
+type Secret []byte
+
+const hiddenSecret = "[secret]"
+
+// Format writes a placeholder, whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, hiddenSecret) }
+
+// MarshalText returns a placeholder.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hiddenSecret), nil }
+
+// The least is that of RFC 4226 section 4 (R6), 128 bits; HMAC-SHA-1 hashes a
+// key of more than 64 bytes down first.
+const (
+	minSecret = 16
+	maxSecret = 64
+)
+
+// Admits reports whether a user may use the one-time steps of the sequence. It
+// is false if there are none.
+func (s Sequence) Admits(user string) bool {
+	return s.has(sequence.TOTP, sequence.Ticket) && (len(s.Users) == 0 || slices.Contains(s.Users, user))
+}
+
+// has reports whether a step of the sequence holds one of the variables.
+func (s Sequence) has(variables ...string) bool {
+	return slices.ContainsFunc(s.Steps, func(step sequence.Step) bool {
+		return slices.ContainsFunc(variables, func(v string) bool { return strings.Contains(step.Trigger.Template, v) })
+	})
+}
+
+func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bool) {
+	var u User
+	there := d.mapping(n, key, fields{
+		"name": d.named(&u.Name, seen),
+		"totp_file": func(n *yaml.Node, key string) {
+			d.secretFile(&u.File)(n, key)
+			if u.File == "" {
+				return
+			}
+			var err error
+			if u.Secret, err = readSecret(u.File); err != nil {
+				d.errorf(n, key, "%s %v", u.File, err)
+				return
+			}
+			for _, other := range cfg.Users {
+				if bytes.Equal(other.Secret, u.Secret) {
+					d.errorf(n, key, "user %q has the same secret (give each a secret of its own)", other.Name)
+				}
+			}
+		},
+	})
+	d.need(n, key, there, "name")
+	d.need(n, key, there, "totp_file")
+	cfg.Users = append(cfg.Users, u)
+}
+
+// readSecret reads a secret in base32 (RFC 4648 section 6) on one line; case and
+// spaces do not count, and padding may be left out. Errors complete a sentence
+// that begins with the name of the file, and never hold what is in it.
+func readSecret(file string) (Secret, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, errors.New("cannot be read (a file that webknock may read)")
+	}
+	defer f.Close()
+	const most = 1024 // bytes, with spaces
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, errors.New("cannot be read (a file that webknock may read)")
+	}
+	wrong := errors.New("holds no secret (letters and the digits 2 to 7 on one line, as webknock user add writes them)")
+	line := strings.TrimSpace(string(text))
+	if len(text) > most || strings.ContainsAny(line, "\r\n") {
+		return nil, wrong
+	}
+	line = strings.ToUpper(strings.TrimRight(strings.ReplaceAll(line, " ", ""), "="))
+	encoding := base32.StdEncoding.WithPadding(base32.NoPadding)
+	secret, err := encoding.DecodeString(line)
+	switch {
+	case err != nil || encoding.EncodedLen(len(secret)) != len(line):
+		return nil, wrong
+	case len(secret) < minSecret || len(secret) > maxSecret:
+		return nil, fmt.Errorf("holds a secret of %d bytes (%d to %d)", len(secret), minSecret, maxSecret)
+	}
+	return secret, nil
+}
