@@ -32,6 +32,9 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	} else if !guarded {
 		s.Problems = append(s.Problems, d.taken())
 	}
+	if problem := d.ledger.Problem(); problem != nil {
+		s.Problems = append(s.Problems, problem.Error())
+	}
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
@@ -213,6 +216,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	d.shards.bound.SetMax(cfg.Clients.Max)
 	// From here on nothing fails, and it is carried through even if who asked
 	// for it has gone.
+	d.ledger.Configure(oneTimeUsers(cfg))
 	if err := d.shards.use(context.WithoutCancel(ctx), rules); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"webknock/firewall/nft"
 	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/onetime"
 	"webknock/sequence"
 )
 
@@ -50,6 +51,7 @@ type Daemon struct {
 	started  time.Time
 	gate     *firewall.Gate
 	shards   *shards
+	ledger   *onetime.Ledger
 	notifier notifier
 
 	sockets map[string][]net.Listener // from systemd, by name
@@ -88,7 +90,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	d.shards = newShards(cfg.Clients.Max, rules, d.complete, d.ban)
+	d.ledger = onetime.New(filepath.Join(cfg.State, "onetime.json"), o.Log)
+	d.ledger.Configure(oneTimeUsers(cfg))
+	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
@@ -122,6 +126,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.adoptBans(ctx); err != nil {
 		return err
 	}
+	defer start(ctx, d.ledger.Run)()
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)

@@ -49,7 +49,7 @@ func completions(t *testing.T, text string) (*shards, func() []string) {
 	}
 	var mu sync.Mutex
 	var done []string
-	all := newShards(100, r, func(c completion) {
+	all := newShards(100, r, nil, func(c completion) {
 		mu.Lock()
 		defer mu.Unlock()
 		done = append(done, c.sequence.Name+" "+c.letter.Client.String())
@@ -129,7 +129,7 @@ func TestAFullMailboxLosesKnocksAndCountsThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := newShards(100, r, nil, nil) // does not run
+	all := newShards(100, r, nil, nil, nil) // does not run
 	for range mailboxSize + 3 {
 		knock(all, "192.0.2.1", "/a")
 	}

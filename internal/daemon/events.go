@@ -16,6 +16,13 @@ func (d *Daemon) complete(c completion) {
 	d.completions[s.Name]++
 	d.mu.Unlock()
 	log := d.Log.With("sequence", s.Name, "client", client)
+	opening := c.opening()
+	if opening.User != "" {
+		log = log.With("user", opening.User)
+	}
+	if opening.Client != client {
+		log = log.With("address", opening.Client)
+	}
 	if s.Message != "" {
 		log = log.With("message", s.Message)
 	}
@@ -23,9 +30,9 @@ func (d *Daemon) complete(c completion) {
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(opening, func(_ []firewall.Grant, err error) {
 		if err != nil {
-			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
+			log.Error("not let in", "doors", opening.Doors, "closes", s.Closes, "error", err)
 		}
 	})
 }
