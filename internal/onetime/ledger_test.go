@@ -1,6 +1,7 @@
 package onetime
 
 import (
+	"context"
 	"encoding/base32"
 	"fmt"
 	"log/slog"
@@ -245,7 +246,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 		t.Error("one user's tickets keep another out")
 	}
 	later := start.Add(Validity + time.Second)
-	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 2 {
+	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
 	if n := len(l.burnt.of(l.users[0].id).Tickets); n != 1 {
@@ -338,7 +339,11 @@ func TestNothingOpensTwice(t *testing.T) {
 					name, secret = "bob", bobSecret
 				}
 				if rapid.Bool().Draw(t, "ticket") {
-					made = append(made, code{sequence.Ticket, mustSealRapid(t, secret, Ticket{Time: at, User: name})})
+					sealed, err := seal(secret, Ticket{Time: at, User: name}, nonce{byte(len(made) >> 8), byte(len(made))})
+					if err != nil {
+						t.Fatal(err)
+					}
+					made = append(made, code{sequence.Ticket, sealed})
 					return
 				}
 				text, err := hotp.GenerateCode(base32.StdEncoding.EncodeToString(secret), uint64(at.Unix()/30))
@@ -372,7 +377,9 @@ func TestNothingOpensTwice(t *testing.T) {
 				now = now.Add(time.Duration(rapid.SampledFrom([]int{1, 29, 30, 61, 130, 600, -1, -30, -61, -600}).Draw(t, "step")) * time.Second)
 			},
 			"begin to write": func(t *rapid.T) {
-				finish()
+				if writing != nil {
+					t.Skip("one write at a time")
+				}
 				b := l.begin()
 				writing = &b
 			},
@@ -397,14 +404,6 @@ func TestNothingOpensTwice(t *testing.T) {
 			},
 		})
 	})
-}
-
-func mustSealRapid(t *rapid.T, secret []byte, ticket Ticket) string {
-	s, err := Seal(secret, ticket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // on returns a ledger of alice with a file.
@@ -452,8 +451,9 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 			t.Fatal(err)
 		}
 		ended := make(chan struct{})
-		defer func() { <-ended }()
-		go func() { l.Run(t.Context()); close(ended) }()
+		ctx, stop := context.WithCancel(t.Context())
+		defer func() { stop(); <-ended }()
+		go func() { l.Run(ctx); close(ended) }()
 		code := func(off time.Duration) error {
 			p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}})[0]
 			if p == nil {

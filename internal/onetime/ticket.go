@@ -118,15 +118,19 @@ func openTicket(segment string, keys map[keyID]*user) (by *user, t Ticket, n non
 	if len(segment) > base64.RawURLEncoding.EncodedLen(maxTicket) || base64.RawURLEncoding.DecodedLen(len(segment)) < clearLen+len(n)+minPayload+chacha20poly1305.Overhead {
 		return nil, t, n, false
 	}
-	var buf [maxTicket]byte
-	size, err := base64.RawURLEncoding.Strict().Decode(buf[:], []byte(segment))
-	// The decoder passes over line ends; with their number right there are none.
-	if err != nil || base64.RawURLEncoding.EncodedLen(size) != len(segment) || buf[0] != ticketVersion {
+	// The decoder passes over line ends; where the lengths are right there are
+	// none. The key id comes first, so that a stranger's ticket costs little.
+	var clear [clearLen]byte
+	encoding := base64.RawURLEncoding.Strict()
+	size, err := encoding.Decode(clear[:], []byte(segment[:encoding.EncodedLen(clearLen)]))
+	if err != nil || size != clearLen || clear[0] != ticketVersion {
 		return nil, t, n, false
 	}
-	raw := buf[:size]
-	by = keys[keyID(raw[1:clearLen])]
-	if by == nil {
+	if by = keys[keyID(clear[1:])]; by == nil {
+		return nil, t, n, false
+	}
+	raw, err := encoding.DecodeString(segment)
+	if err != nil || encoding.EncodedLen(len(raw)) != len(segment) {
 		return nil, t, n, false
 	}
 	n = nonce(raw[clearLen:])

@@ -89,21 +89,8 @@ func TestThereIsOneSpellingOfATicket(t *testing.T) {
 			t.Errorf("%s: accepted %v", what, ok)
 		}
 	}
-	// The last character of 83 bytes has two bits too many; they are zero.
-	raw, err := base64.RawURLEncoding.DecodeString(ticket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(raw)%3 != 2 { // a user's name is as long as it takes
-		ticket = mustSeal(t, aliceSecret, Ticket{Time: time.Unix(1e9, 0), User: "alice", Request: Request{Doors: []string{strings.Repeat("d", 1+len(raw)%3)}}})
-		if raw, err = base64.RawURLEncoding.DecodeString(ticket); err != nil {
-			t.Fatal(err)
-		}
-		if len(raw)%3 == 0 {
-			ticket = mustSeal(t, aliceSecret, Ticket{Time: time.Unix(1e9, 0), User: "alice", Request: Request{Doors: []string{"ddd"}}})
-			raw, _ = base64.RawURLEncoding.DecodeString(ticket)
-		}
-	}
+	// The last character of 71 bytes has two bits too many; they are zero.
+	ticket = mustSeal(t, aliceSecret, Ticket{Time: time.Unix(1e9, 0), User: "alice", Request: Request{Doors: []string{"d"}}})
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, ticket[len(ticket)-1])
 	for bits := 1; bits < 4; bits++ {
