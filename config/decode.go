@@ -18,6 +18,8 @@ type decoder struct {
 	errs     Errors
 	warnings []string
 	steps    map[string]*yaml.Node // by their key
+
+	unwritten map[*yaml.Node]User // whose totp_file is not there yet, by the node of its path
 }
 
 func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {

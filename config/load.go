@@ -67,7 +67,13 @@ func Parse(file string, data []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{name: file, steps: map[string]*yaml.Node{}}
+	return decode(file, root, nil)
+}
+
+// decode validates the tree of a configuration, in which users may be new, with
+// a file that is not written yet.
+func decode(file string, root *yaml.Node, unwritten map[*yaml.Node]User) (*Config, error) {
+	d := &decoder{name: file, steps: map[string]*yaml.Node{}, unwritten: unwritten}
 	if err := override(root); err != nil {
 		return nil, err
 	}
@@ -150,14 +156,20 @@ func set(n *yaml.Node, path []string, value *yaml.Node) {
 
 var name = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
+// NameRule says what a name is.
+const NameRule = "1 to 32 of a-z 0-9 _ -, starting with a letter"
+
+// IsName reports whether s may name a door, a sequence or a user.
+func IsName(s string) bool { return name.MatchString(s) }
+
 // named reads a name, which no other in seen may have.
 func (d *decoder) named(to *string, seen map[string]bool) func(*yaml.Node, string) {
 	return func(n *yaml.Node, key string) {
 		s, ok := d.text(n, key)
 		switch {
 		case !ok:
-		case !name.MatchString(s):
-			d.errorf(n, key, "%q is no name (1 to 32 of a-z 0-9 _ -, starting with a letter)", s)
+		case !IsName(s):
+			d.errorf(n, key, "%q is no name (%s)", s, NameRule)
 		case seen[s]:
 			d.errorf(n, key, "there is another %q (give each a name of its own)", s)
 		default:
@@ -464,9 +476,7 @@ func (d *decoder) file(to *string) func(*yaml.Node, string) {
 		if !ok {
 			return
 		}
-		if !filepath.IsAbs(s) {
-			s = filepath.Join(filepath.Dir(d.name), s)
-		}
+		s = beside(d.name, s)
 		f, err := os.Open(s)
 		if err != nil {
 			d.errorf(n, key, "cannot be read: %v (a file that webknock may read)", err)
@@ -475,6 +485,15 @@ func (d *decoder) file(to *string) func(*yaml.Node, string) {
 		f.Close()
 		*to = s
 	}
+}
+
+// beside returns a path in a configuration as one for the program: one that is
+// not absolute is beside the configuration.
+func beside(config, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(config), path)
 }
 
 // secretFile is file for one that nobody else may read.

@@ -59,13 +59,7 @@ func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bo
 	there := d.mapping(n, key, fields{
 		"name": d.named(&u.Name, seen),
 		"totp_file": func(n *yaml.Node, key string) {
-			d.secretFile(&u.File)(n, key)
-			if u.File == "" {
-				return
-			}
-			var err error
-			if u.Secret, err = readSecret(u.File); err != nil {
-				d.errorf(n, key, "%s %v", u.File, err)
+			if !d.secret(&u, n, key) {
 				return
 			}
 			for _, other := range cfg.Users {
@@ -78,6 +72,23 @@ func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bo
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "totp_file")
 	cfg.Users = append(cfg.Users, u)
+}
+
+// secret reads a user's file, and reports whether it could.
+func (d *decoder) secret(u *User, n *yaml.Node, key string) bool {
+	if new, ok := d.unwritten[n]; ok {
+		u.File, u.Secret = new.File, new.Secret
+		return true
+	}
+	d.secretFile(&u.File)(n, key)
+	if u.File == "" {
+		return false
+	}
+	var err error
+	if u.Secret, err = readSecret(u.File); err != nil {
+		d.errorf(n, key, "%s %v", u.File, err)
+	}
+	return err == nil
 }
 
 // readSecret reads a secret in base32 (RFC 4648 section 6) on one line; case and

@@ -52,16 +52,11 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&a.socket, "socket", "", "admin socket `PATH` (default "+defaultSocket+", or as WEBKNOCK_SOCKET or the configuration has it)")
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of what is printed: table or json")
 	for _, command := range []func(*app) *cobra.Command{
-		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor, newUnguard, newVersion,
+		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor, newUnguard, newUser, newHash, newVersion,
 	} {
 		c := command(a)
-		if do := c.RunE; do != nil {
-			c.RunE = func(c *cobra.Command, args []string) error {
-				if err := do(c, args); err != nil {
-					return failure{err}
-				}
-				return nil
-			}
+		for _, c := range append(c.Commands(), c) {
+			markFailures(c)
 		}
 		root.AddCommand(c)
 	}
@@ -83,6 +78,19 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		}
 	}
 	return root
+}
+
+// markFailures makes each error of a command's work a failure, so that it is none
+// of usage.
+func markFailures(c *cobra.Command) {
+	if do := c.RunE; do != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if err := do(c, args); err != nil {
+				return failure{err}
+			}
+			return nil
+		}
+	}
 }
 
 // api returns the client of the running daemon.

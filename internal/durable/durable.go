@@ -7,13 +7,44 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WriteFile replaces a file as a whole, or leaves it as it is: when it returns
 // nil the new content is on the disk, under that name, even if the machine
 // loses power at once (fsync(2) of the file and of its directory). The file has
 // mode 0600; its directory must be there.
-func WriteFile(path string, data []byte) (err error) {
+func WriteFile(path string, data []byte) error {
+	return replace(path, data, func(*os.File) error { return nil })
+}
+
+// ReplaceFile is WriteFile for a file that is there and may be written: it keeps
+// its owner, its group and its mode. A symbolic link goes on pointing to it.
+func ReplaceFile(path string, data []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	old, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	info, err := old.Stat()
+	if err != nil {
+		return err
+	}
+	return replace(path, data, func(f *os.File) error {
+		stat := info.Sys().(*syscall.Stat_t)
+		if err := f.Chown(int(stat.Uid), int(stat.Gid)); err != nil {
+			return err
+		}
+		return f.Chmod(info.Mode())
+	})
+}
+
+// replace is WriteFile that prepares the new file before it has its name.
+func replace(path string, data []byte, prepare func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-") // mode 0600
 	if err != nil {
@@ -25,7 +56,9 @@ func WriteFile(path string, data []byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	_, err = f.Write(data)
+	if _, err = f.Write(data); err == nil {
+		err = prepare(f)
+	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -33,6 +66,25 @@ func WriteFile(path string, data []byte) (err error) {
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// CreateFile writes a file that is not there yet, so that it survives a crash, or
+// none. It has mode 0600 and belongs to uid and gid; -1 is the process's own.
+func CreateFile(path string, data []byte, uid, gid int) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(path)
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chown(uid, gid), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // SyncDir makes names that were added to a directory durable (fsync(2)).

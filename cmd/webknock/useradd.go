@@ -1,0 +1,158 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/pquerna/otp/totp"
+	"github.com/spf13/cobra"
+
+	"webknock/config"
+	"webknock/internal/durable"
+)
+
+// secretSize is the length of new secrets, in bytes (RFC 4226 section 4
+// recommends 160 bits).
+const secretSize = 20
+
+type addedUser struct {
+	Name string `json:"name"`
+	File string `json:"file"`
+	URI  string `json:"uri"`
+}
+
+func newUserAdd(a *app) *cobra.Command {
+	file, issuer := "", "webknock"
+	if host, err := os.Hostname(); err == nil {
+		issuer += " " + host
+	}
+	c := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Make a user, with a secret for one-time codes",
+		Long: "add makes a secret, writes it to a file of its own and puts the user into the configuration.\n" +
+			"It prints the secret as an otpauth URI for phone apps and, on a terminal, as a QR code.\n" +
+			"A configuration that cannot be edited without changing more of it stays as it is: then add\n" +
+			"prints the lines to put there.",
+		Args: func(c *cobra.Command, args []string) error {
+			if issuer == "" || strings.ContainsFunc(issuer, func(r rune) bool { return r == ':' || r < ' ' }) {
+				return errors.New("--issuer is a name without colons (phone apps show it)")
+			}
+			return userName(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			u := config.User{Name: args[0], File: beside(a.configFile, args[0]+".totp", file), Secret: make(config.Secret, secretSize)}
+			rand.Read(u.Secret) // never fails
+			key, err := totp.Generate(totp.GenerateOpts{Issuer: issuer, AccountName: u.Name, Secret: u.Secret})
+			if err != nil {
+				return errors.New("make a code of the secret: it cannot be written as a URI")
+			}
+			notes, err := addUser(a.configFile, u)
+			if err != nil {
+				return err
+			}
+			defer func() {
+				for _, note := range notes {
+					fmt.Fprintln(c.ErrOrStderr(), note)
+				}
+			}()
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), addedUser{u.Name, u.File, key.String()})
+			}
+			out := c.OutOrStdout()
+			fmt.Fprintf(out, "the secret of %s is in %s\n", u.Name, u.File)
+			if isTerminal(out) {
+				if err := printQR(out, key.String()); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintln(out, key.String())
+			return err
+		},
+	}
+	c.Flags().StringVar(&file, "file", "", "write the secret to `PATH` (default NAME.totp beside the configuration)")
+	c.Flags().StringVar(&issuer, "issuer", issuer, "`NAME` that phone apps show beside that of the user")
+	return c
+}
+
+// beside returns the path of a file beside the configuration; or chosen, if it
+// is not empty, so that it does not depend on the working directory.
+func beside(configFile, name, chosen string) string {
+	dir := filepath.Dir(configFile)
+	if chosen == "" {
+		return filepath.Join(dir, name)
+	}
+	path, err := filepath.Abs(chosen)
+	if err != nil {
+		return chosen
+	}
+	if abs, err := filepath.Abs(dir); err == nil && abs == filepath.Dir(path) {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
+}
+
+// addUser writes a user's secret and puts the user into the configuration, or
+// does neither. It returns what is to be known or left to be done.
+func addUser(configFile string, u config.User) (notes []string, err error) {
+	data, err := os.ReadFile(configFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w (write one, or name it with --config)", err)
+	}
+	text, cfg, err := config.WithUser(configFile, data, u)
+	byHand := errors.Is(err, config.ErrByHand)
+	if err != nil && !byHand {
+		return nil, fmt.Errorf("with %s the configuration would have errors:\n%w", u.Name, err)
+	}
+	uid, gid, note, err := keeper(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	if note != "" {
+		notes = append(notes, note)
+	}
+	line := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(u.Secret) + "\n"
+	switch err := durable.CreateFile(u.File, []byte(line), uid, gid); {
+	case errors.Is(err, os.ErrExist):
+		return nil, fmt.Errorf("%s is there already, and a secret is never overwritten (another --file, or remove it)", u.File)
+	case err != nil:
+		return nil, fmt.Errorf("write the secret: %w", err)
+	}
+	if !byHand {
+		err = durable.ReplaceFile(configFile, text)
+		byHand = errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS)
+		if err != nil && !byHand {
+			return nil, errors.Join(err, os.Remove(u.File))
+		}
+	}
+	if byHand {
+		return append(notes, fmt.Sprintf("%s is left as it is: add to its users\n\n%s\nand then %s", configFile, config.UserLines(configFile, u), reloadHint)), nil
+	}
+	return append(notes, fmt.Sprintf("%s is one of the users of %s; %s", u.Name, configFile, reloadHint)), nil
+}
+
+// keeper returns who is to own a secret, -1 for whoever runs this: the owner of
+// the state directory, as whom the daemon runs. The note says what may be wrong
+// with that.
+func keeper(state string) (uid, gid int, note string, err error) {
+	info, err := os.Stat(state)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return -1, -1, fmt.Sprintf("%s is not there yet, so the secret is yours: a daemon that runs as another user needs it (chown)", state), nil
+	case err != nil:
+		return 0, 0, "", fmt.Errorf("find the daemon's user: %w", err)
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	switch {
+	case int(owner.Uid) == os.Geteuid():
+		return -1, -1, "", nil
+	case os.Geteuid() != 0:
+		return -1, -1, fmt.Sprintf("%s is another user's: if that is the daemon's, it cannot read your secret (run this as root)", state), nil
+	}
+	return int(owner.Uid), int(owner.Gid), "", nil
+}

@@ -1,0 +1,271 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ErrByHand is the error of an edit that would change more of a file than was
+// asked for: of TOML, JSON, and YAML whose users stand in brackets.
+var ErrByHand = errors.New("the file can only be edited by hand")
+
+// WithUser returns the text of a configuration with one user more, whose file
+// need not be there yet, and what it configures. It changes no other byte. The
+// error is an Errors if the result would be wrong, or ErrByHand, with which the
+// Config is right as well.
+func WithUser(file string, data []byte, u User) ([]byte, *Config, error) {
+	root, err := parse(file, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, list := users(root)
+	if i, n := findUser(list, u.Name); n != nil {
+		d := decoder{name: file}
+		return nil, nil, Errors{d.at(n, fmt.Sprintf("users[%d]", i), fmt.Sprintf("there is a user %q already (another name)", u.Name))}
+	}
+	item, path := userNode(file, u)
+	text := insertUser(file, data, root, key, list, item)
+	switch {
+	case list == nil:
+		name := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: "users"}
+		root.Content = append(root.Content, name, &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Content: []*yaml.Node{item}})
+	case isNull(list):
+		*list = yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Anchor: list.Anchor, Line: list.Line, Column: list.Column, Content: []*yaml.Node{item}}
+	default:
+		list.Content = append(list.Content, item)
+	}
+	return edited(file, text, root, map[*yaml.Node]User{path: u})
+}
+
+// WithoutUser returns the text of a configuration without one of its users, and
+// the name and file of that user. It changes no other byte. The error is an
+// Errors if the result would be wrong, or wraps ErrByHand, with which the User
+// is right as well.
+func WithoutUser(file string, data []byte, name string) ([]byte, User, error) {
+	root, err := parse(file, data)
+	if err != nil {
+		return nil, User{}, err
+	}
+	key, list := users(root)
+	i, item := findUser(list, name)
+	if item == nil {
+		return nil, User{}, fmt.Errorf("%s: there is no user %q (webknock user list)", file, name)
+	}
+	u := User{Name: name}
+	if n := child(resolve(item), "totp_file"); n != nil {
+		u.File = beside(file, resolve(n).Value)
+	}
+	text := cutUser(file, data, root, key, list, i)
+	list.Content = slices.Delete(list.Content, i, i+1)
+	if len(list.Content) == 0 {
+		*list = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Anchor: list.Anchor, Line: list.Line, Column: list.Column}
+	}
+	text, _, err = edited(file, text, root, nil)
+	if errors.Is(err, ErrByHand) {
+		err = fmt.Errorf("%s:%d:%d: users[%d]: %w", file, item.Line, item.Column, i, err)
+	}
+	return text, u, err
+}
+
+// UserLines returns the lines that, added to a file by hand, make a user.
+func UserLines(file string, u User) string {
+	item, path := userNode(file, u)
+	quoted, _ := json.Marshal(path.Value) // so do TOML and JSON
+	switch filepath.Ext(file) {
+	case ".toml":
+		return fmt.Sprintf("[[users]]\nname = %q\ntotp_file = %s\n", u.Name, quoted)
+	case ".json":
+		return fmt.Sprintf("{\"name\": %q, \"totp_file\": %s}\n", u.Name, quoted)
+	}
+	return "users:\n  - " + inline(item) + "\n"
+}
+
+// edited returns an edited text and what it configures. Root is the tree of the
+// old text, edited alike: it knows the places in the file as it is, and text
+// stands for it exactly if it parses to the same.
+func edited(file string, text []byte, root *yaml.Node, unwritten map[*yaml.Node]User) ([]byte, *Config, error) {
+	now, err := parse(file, text)
+	kept := text != nil && err == nil && same(now, root)
+	cfg, err := decode(file, root, unwritten)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !kept {
+		return nil, cfg, ErrByHand
+	}
+	return text, cfg, nil
+}
+
+// same reports whether both nodes say the same, wherever and however.
+func same(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.ShortTag() == b.ShortTag() && a.Value == b.Value && a.Anchor == b.Anchor &&
+		slices.EqualFunc(a.Content, b.Content, same)
+}
+
+// users returns the list of users, or nil, and at which index of root's content
+// its key is.
+func users(root *yaml.Node) (key int, list *yaml.Node) {
+	for i := 0; i+1 < len(root.Content) && root.Kind == yaml.MappingNode; i += 2 {
+		if root.Content[i].Value == "users" {
+			return i, resolve(root.Content[i+1])
+		}
+	}
+	return 0, nil
+}
+
+// findUser returns a user's place in the list and its node, or nil.
+func findUser(list *yaml.Node, name string) (int, *yaml.Node) {
+	if list == nil {
+		return 0, nil
+	}
+	for i, item := range list.Content {
+		if n := child(resolve(item), "name"); n != nil && resolve(n).Value == name {
+			return i, item
+		}
+	}
+	return 0, nil
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// userNode returns a user as it stands in a file, and in it the path of the
+// user's file.
+func userNode(file string, u User) (item, path *yaml.Node) {
+	text := func(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
+	path = text(u.File)
+	if filepath.Dir(u.File) == filepath.Dir(file) {
+		path.Value = filepath.Base(u.File)
+	}
+	return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle,
+		Content: []*yaml.Node{text("name"), text(u.Name), text("totp_file"), path}}, path
+}
+
+// inline returns a node in brackets on one line.
+func inline(n *yaml.Node) string {
+	text, _ := yaml.Marshal(n) // fails for no node that userNode makes
+	return strings.TrimSpace(string(text))
+}
+
+// insertUser returns the text with an item behind the last user, or nil if it
+// knows no way. That the result is right is for the caller to see.
+func insertUser(file string, data []byte, root *yaml.Node, key int, list, item *yaml.Node) []byte {
+	if !isBlock(file, root) {
+		return nil
+	}
+	lines := splitLines(data)
+	indent := strings.Repeat(" ", root.Column-1)
+	switch {
+	case list == nil:
+		new := []string{indent + "users:", indent + "  - " + inline(item)}
+		if n := len(lines); n > 0 && len(bytes.TrimSpace(lines[n-1])) > 0 {
+			new = append([]string{""}, new...)
+		}
+		return splice(lines, len(lines), len(lines), new...)
+	case isNull(list) && list.Value == "":
+		at := root.Content[key].Line
+		return splice(lines, at, at, indent+"  - "+inline(item))
+	case list.Kind == yaml.SequenceNode && list.Style&yaml.FlowStyle == 0 && len(list.Content) > 0:
+		dash := dashOf(lines, list, 0)
+		if dash >= len(lines) {
+			return nil
+		}
+		at, indent := endOfValue(lines, root, key), len(lines[dash])-len(bytes.TrimLeft(lines[dash], " "))
+		return splice(lines, at, at, strings.Repeat(" ", indent)+"- "+inline(item))
+	}
+	return nil
+}
+
+// cutUser returns the text without an item of the list of users, or nil if it
+// knows no way.
+func cutUser(file string, data []byte, root *yaml.Node, key int, list *yaml.Node, i int) []byte {
+	if !isBlock(file, root) || list.Kind != yaml.SequenceNode || list.Style&yaml.FlowStyle != 0 {
+		return nil
+	}
+	lines := splitLines(data)
+	from := dashOf(lines, list, i)
+	to := endOfValue(lines, root, key)
+	if i+1 < len(list.Content) {
+		to = trimBlank(lines, from, dashOf(lines, list, i+1))
+	}
+	return splice(lines, from, to)
+}
+
+// isBlock reports whether a file is YAML whose top mapping is not in brackets.
+func isBlock(file string, root *yaml.Node) bool {
+	return filepath.Ext(file) != ".toml" && root.Kind == yaml.MappingNode && root.Style&yaml.FlowStyle == 0
+}
+
+// dashOf returns the index of the line with the dash of an item, which may stand
+// on a line before the item itself.
+func dashOf(lines [][]byte, list *yaml.Node, i int) int {
+	at := list.Content[i].Line - 1
+	for ; at > list.Line-1; at-- {
+		if at < len(lines) && bytes.HasPrefix(bytes.TrimLeft(lines[at], " "), []byte("-")) {
+			break
+		}
+	}
+	return at
+}
+
+// endOfValue returns the index of the line behind a value of a mapping. Comments
+// and empty lines before the next key do not belong to it.
+func endOfValue(lines [][]byte, mapping *yaml.Node, key int) int {
+	end := len(lines)
+	if next := key + 2; next < len(mapping.Content) {
+		end = mapping.Content[next].Line - 1
+	}
+	return trimBlank(lines, mapping.Content[key].Line, end)
+}
+
+// trimBlank returns to, less the comments and empty lines before it down to from.
+func trimBlank(lines [][]byte, from, to int) int {
+	for ; to > from && to <= len(lines); to-- {
+		if line := bytes.TrimSpace(lines[to-1]); len(line) > 0 && line[0] != '#' {
+			break
+		}
+	}
+	return to
+}
+
+// splitLines cuts a text behind each of its line breaks.
+func splitLines(data []byte) [][]byte {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if n := len(lines); len(lines[n-1]) == 0 {
+		lines = lines[:n-1]
+	}
+	return lines
+}
+
+// splice puts new lines in the place of those from one index to another, with
+// the file's own line break; or returns nil if there are no such lines.
+func splice(lines [][]byte, from, to int, new ...string) []byte {
+	if from < 0 || from > to || to > len(lines) {
+		return nil
+	}
+	eol := "\n"
+	if len(lines) > 0 && bytes.HasSuffix(lines[0], []byte("\r\n")) {
+		eol = "\r\n"
+	}
+	text := bytes.Join(lines[:from], nil)
+	if len(new) > 0 && len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, eol...)
+	}
+	for _, line := range new {
+		text = append(text, line+eol...)
+	}
+	return append(text, bytes.Join(lines[to:], nil)...)
+}
