@@ -347,16 +347,23 @@ func TestNothingOpensTwice(t *testing.T) {
 			})
 		}
 		secrets := map[string][]byte{"alice": aliceSecret, "bob": bobSecret}
+		ticket := func(name string, at time.Time) {
+			sealed, err := seal(secrets[name], Ticket{Time: at, User: name}, nonce{byte(len(made) >> 8), byte(len(made))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, code{sequence.Ticket, sealed})
+			knock(made[len(made)-1])
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"a new ticket": func(t *rapid.T) {
 				at := now.Add(time.Duration(rapid.SampledFrom([]int{0, 0, -60, 60, -61, 61}).Draw(t, "off")) * time.Second)
-				name := rapid.SampledFrom([]string{"alice", "bob"}).Draw(t, "user")
-				sealed, err := seal(secrets[name], Ticket{Time: at, User: name}, nonce{byte(len(made) >> 8), byte(len(made))})
-				if err != nil {
-					t.Fatal(err)
-				}
-				made = append(made, code{sequence.Ticket, sealed})
-				knock(made[len(made)-1])
+				ticket(rapid.SampledFrom([]string{"alice", "bob"}).Draw(t, "user"), at)
+			},
+			"a ticket of later, and the clock set back": func(t *rapid.T) {
+				now = now.Add(130 * time.Second)
+				ticket("bob", now)
+				now = now.Add(-130 * time.Second)
 			},
 			"a new code": func(t *rapid.T) {
 				counter := now.Unix()/30 + rapid.Int64Range(-1, 1).Draw(t, "counter")
