@@ -196,6 +196,21 @@ func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
 	}
 }
 
+func TestAClockSetBackBringsNoTicketBack(t *testing.T) {
+	l := ledger()
+	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
+	later := start.Add(10 * time.Minute)
+	if got := l.ticket(ticket, start) + l.ticket(mustSeal(t, bobSecret, Ticket{Time: later, User: "bob"}), later); got != "alicebob" {
+		t.Fatalf("good for %q", got)
+	}
+	if n := len(l.burnt.Secrets); n != 1 {
+		t.Errorf("the first ticket is remembered for ever: %d secrets", n)
+	}
+	if got := l.ticket(ticket, start); got != "" {
+		t.Errorf("it is good again for %q", got)
+	}
+}
+
 func TestWhatATicketMayAskFor(t *testing.T) {
 	address := netip.MustParseAddr("198.51.100.7")
 	for _, tt := range []struct {
