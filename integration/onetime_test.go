@@ -222,16 +222,39 @@ func TestOnlyUsersOfASequenceAndOneInARun(t *testing.T) {
 func TestWrongCodesKeepOutTheirClientAlone(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna", "bert")
-	w.serve(onetimeDoors + `
+	const sequences = onetimeDoors + `
   - {name: only, steps: ["/only/{totp}"], opens: [ssh]}
-` + k.config)
+`
+	w.serve(sequences + k.config)
 	for range 5 {
 		w.knock(w.mallory, serverIP, "/only/wrong")
 	}
 	w.knock(w.mallory, serverIP, "/only/"+k.code("anna"))
 	w.settled(w.mallory)
-	w.knock(w.alice, serverIP, "/only/"+k.code("anna"))
+	annas := "/only/" + k.code("anna")
+	w.knock(w.alice, serverIP, annas)
 	w.mustBecome("ssh " + aliceIP)
+	w.settled(w.alice, "ssh "+aliceIP)
+
+	// A user that is taken out is nobody, and finds the code used when back.
+	reload := func(users string) {
+		t.Helper()
+		w.configure(sequences + users)
+		if _, errs, code := w.webknock("reload"); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	reload(strings.Replace(k.config, "name: anna", "name: nora", 1))
+	w.knock(w.alice, serverIP, annas)
+	w.settled(w.alice)
+	reload(strings.Replace(k.config, "name: bert", "name: ben", 1))
+	w.knock(w.alice, serverIP, annas)
+	w.settled(w.alice)
+	w.knock(w.alice, serverIP, "/only/"+k.code("bert"))
+	w.mustBecome("ssh " + aliceIP)
+	if users := w.users(); fmt.Sprint(users) != "[ben]" {
+		t.Errorf("grants of %v", users)
+	}
 }
 
 func TestTicketsOfAClientInPython(t *testing.T) {

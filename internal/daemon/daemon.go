@@ -91,7 +91,6 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	d.ledger = onetime.New(filepath.Join(cfg.State, "onetime.json"), o.Log)
-	d.ledger.Configure(oneTimeUsers(cfg))
 	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
@@ -105,6 +104,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	defer socket.Close()
+	d.ledger.Configure(oneTimeUsers(cfg))
 	bound, err := d.bind(ctx, cfg, nil)
 	if err != nil {
 		return err

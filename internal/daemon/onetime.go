@@ -17,6 +17,9 @@ import (
 // looked at only for steps that the client has reached; in each sequence it
 // counts for one step, the furthest.
 func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
+	if len(k.Candidates) == 0 {
+		return false
+	}
 	slices.SortStableFunc(k.Candidates, func(a, b sequence.Candidate) int { return cmp.Compare(b.Step, a.Step) })
 	var reached []sequence.Candidate
 	var claims []onetime.Claim

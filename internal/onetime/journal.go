@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"webknock/internal/durable"
 	"webknock/sequence"
 )
@@ -138,8 +140,12 @@ func (l *Ledger) load() {
 	if done {
 		return
 	}
-	data, err := durable.ReadFile(l.path, maxFile)
+	var data []byte
 	var b burnt
+	err := l.lock()
+	if err == nil {
+		data, err = durable.ReadFile(l.path, maxFile)
+	}
 	if err == nil {
 		if b, err = decodeBurnt(data); err != nil {
 			err = fmt.Errorf("%s is damaged: %w (put a copy back; or move it away, wait two minutes, and all that was used before counts as unused, except for its time)", l.path, err)
@@ -158,6 +164,40 @@ func (l *Ledger) load() {
 	defer l.mu.Unlock()
 	l.loaded, l.burnt, l.dirty = true, b, true // written once at once, to know whether it can be
 	l.rouse()
+}
+
+// lock keeps other processes away from the file, until this one ends or Run
+// returns: two that write it in turn would forget what the other has burnt.
+func (l *Ledger) lock() error {
+	if l.locked != nil {
+		return nil
+	}
+	dir := filepath.Dir(l.path)
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if err == unix.EWOULDBLOCK {
+			return fmt.Errorf("another process uses %s (give each daemon a state of its own)", l.path)
+		}
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	l.locked = f
+	return nil
+}
+
+func (l *Ledger) unlock() {
+	l.loading.Lock()
+	defer l.loading.Unlock()
+	if l.locked != nil {
+		l.locked.Close()
+		l.locked = nil
+	}
 }
 
 // waiter is what waits for burns to be on the disk.
@@ -193,6 +233,7 @@ func (l *Ledger) valid(p *sequence.Pass) error {
 
 // Run writes what is burnt until ctx is done, and then a last time.
 func (l *Ledger) Run(ctx context.Context) {
+	defer l.unlock()
 	again := time.NewTicker(retry)
 	defer again.Stop()
 	for {
@@ -294,16 +335,21 @@ func (l *Ledger) end(b batch) {
 	}
 }
 
-// store writes the file, and makes its directory if there is none.
+// store writes the file.
 func store(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return err
 	}
 	return durable.WriteFile(path, data)
+}
+
+// makeDir makes a directory durably, if there is none.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(dir))
 }

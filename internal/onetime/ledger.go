@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -58,6 +59,7 @@ type Ledger struct {
 	wake chan struct{} // something waits for the writer
 
 	loading sync.Mutex // held while the file is read
+	locked  *os.File   // the file's directory, whose lock keeps other processes away; nil: not yet
 
 	mu      sync.Mutex
 	users   []*user

@@ -3,6 +3,7 @@ package onetime
 import (
 	"context"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -468,7 +469,12 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
-	if got := on(path).totp(totpAt(t, aliceSecret, start), start); got != "" {
+	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(Period)), start) != "" || other.Problem() == nil {
+		t.Errorf("another process uses the same file: %v", other.Problem())
+	}
+	l.unlock()
+	next := on(path)
+	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
 		t.Errorf("after a restart it is a code of %q", got)
 	}
 	l.Configure([]User{{"alice", bobSecret}})
@@ -482,7 +488,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 		dir := t.TempDir()
 		state := filepath.Join(dir, "state")
 		l := on(filepath.Join(state, "onetime.json"))
-		if err := os.WriteFile(state, nil, 0o600); err != nil { // no directory can be made here
+		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
 			t.Fatal(err)
 		}
 		ended := make(chan struct{})
