@@ -212,9 +212,9 @@ func TestOnlyUsersOfASequenceAndOneInARun(t *testing.T) {
 	w.knock(w.alice, serverIP, "/a", "/annas/"+k.code("anna"))
 	w.mustBecome("ssh " + aliceIP)
 	w.settled(w.alice, "ssh "+aliceIP)
-	w.knock(w.alice, serverIP, "/one/"+k.code("carl"), "/two/"+k.ticket("anna"))
-	w.settled(w.alice)
 	code := k.code("carl")
+	w.knock(w.alice, serverIP, "/one/"+code, "/two/"+k.ticket("anna"))
+	w.settled(w.alice)
 	w.knock(w.alice, serverIP, "/one/"+code, "/two/"+k.ticket("carl"))
 	w.settled(w.alice) // burnt before
 }

@@ -245,6 +245,7 @@ func TestNewSetRefusesBadSpecs(t *testing.T) {
 func FuzzMatch(f *testing.F) {
 	set, err := NewSet([]Spec{
 		spec("abc"),
+		{Name: "template", Steps: []Step{{Trigger: Trigger{Template: "/k/{totp}/x"}}}},
 		{Name: "kinds", Steps: []Step{
 			{Trigger: Trigger{Regex: `^/[^/]+\.php$`}},
 			{Trigger: Trigger{Hash: strings.Repeat("00", 32)}, Within: second},
@@ -255,11 +256,18 @@ func FuzzMatch(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add("GET", "example.org:80", "/q", "k=v")
+	f.Add("GET", "", "/k/123456/x", "")
 	f.Add("", "[::1", "/\xff.php", "k=%zz&;")
 	f.Fuzz(func(t *testing.T, method, host, path, query string) {
-		for _, hit := range set.Match(Request{method, host, path, query}, nil).Hits {
+		k := set.Match(Request{method, host, path, query}, nil)
+		for _, hit := range k.Hits {
 			if hit.Steps == 0 || hit.Steps >= 1<<hit.Machine.Len() {
 				t.Errorf("steps %b of %s", hit.Steps, hit.Machine.Name())
+			}
+		}
+		for _, c := range k.Candidates {
+			if c.Code == "" || strings.Contains(c.Code, "/") || path != "/k/"+c.Code+"/x" {
+				t.Errorf("candidate %+v of %q", c, path)
 			}
 		}
 	})
