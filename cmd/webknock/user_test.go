@@ -155,6 +155,23 @@ func TestTheConfigurationKeepsOwnerAndMode(t *testing.T) {
 	}
 }
 
+func TestAFailureLeavesNoSecretBehind(t *testing.T) {
+	file := filepath.Join(t.TempDir(), strings.Repeat("w", 250)) // no room for the name of its successor
+	if err := os.WriteFile(file, []byte(oneTime), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"user", "add", "alice", "--config", file}, &stdout, &stderr); code != exitFailed || stdout.Len() > 0 {
+		t.Errorf("exit %d: %s%s", code, &stdout, &stderr)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(file)); err != nil || len(entries) != 1 {
+		t.Errorf("%d files, %v", len(entries), err)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != oneTime {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 // What a terminal shows is what a phone reads.
 func TestOnATerminalTheURIIsAQRCodeAsWell(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
