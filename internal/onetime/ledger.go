@@ -26,14 +26,14 @@ import (
 
 // The parameters of TOTP (RFC 6238), with HMAC-SHA-1.
 const (
-	Period = 30 * time.Second
-	Digits = 6
-	Skew   = 1 // counters before and after the current one that are accepted
+	period = 30 * time.Second
+	digits = 6
+	skew   = 1 // counters before and after the current one that are accepted
 )
 
 const (
-	// Validity is how far a ticket's time may be from the server's.
-	Validity = 60 * time.Second
+	// validity is how far a ticket's time may be from the server's.
+	validity = 60 * time.Second
 	// An authentic ticket that is refused is burnt as well, as it could come
 	// into its time when a clock is set right; but not one that is further off.
 	burnable = 24 * time.Hour
@@ -80,7 +80,7 @@ type user struct {
 	base32 string // secret
 	id     keyID
 	aead   cipher.AEAD
-	codes  [2*Skew + 2]totp // by counter, modulo
+	codes  [2*skew + 2]totp // by counter, modulo
 }
 
 // totp is the code of a counter.
@@ -245,20 +245,20 @@ func (l *Ledger) rouse() {
 // two counters counts once.
 func (l *Ledger) burnTOTP(code string, at time.Time) (bearers []bearer) {
 	given, err := strconv.ParseUint(code, 10, 31)
-	if err != nil || len(code) != Digits {
+	if err != nil || len(code) != digits {
 		return nil
 	}
-	now := at.Unix() / int64(Period/time.Second)
+	now := at.Unix() / int64(period/time.Second)
 	for _, u := range l.users {
 		var latest int64
-		for counter := now - Skew; counter <= now+Skew; counter++ {
+		for counter := now - skew; counter <= now+skew; counter++ {
 			if subtle.ConstantTimeEq(u.code(counter), int32(given)) == 1 {
 				latest = counter
 			}
 		}
 		if latest > l.burnt.counter(u.id) {
 			l.burnt.of(u.id).Counter = latest
-			bearers = append(bearers, bearer{u, time.Unix((latest+Skew+1)*int64(Period/time.Second), 0)})
+			bearers = append(bearers, bearer{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
 		}
 	}
 	if len(bearers) > 0 {
@@ -298,7 +298,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	if at < l.burnt.forgotten() || off > burnable || l.burnt.has(u.id, n) {
 		return nil, nil
 	}
-	good := off <= Validity
+	good := off <= validity
 	if good && l.burnt.full(u.id) {
 		l.burnt.advance(now)
 	}
@@ -313,7 +313,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	if !good {
 		return nil, nil
 	}
-	return []bearer{{u, t.Time.Add(Validity)}}, &t.Request
+	return []bearer{{u, t.Time.Add(validity)}}, &t.Request
 }
 
 // errGone ends a run whose user has gone.

@@ -83,7 +83,7 @@ func TestTheVectorsOfRFC6238(t *testing.T) {
 }
 
 func TestTheWindowIsOneCounterBeforeAndAfter(t *testing.T) {
-	for off, want := range map[time.Duration]string{-2 * Period: "", -Period: "alice", 0: "alice", Period: "alice", 2 * Period: ""} {
+	for off, want := range map[time.Duration]string{-2 * period: "", -period: "alice", 0: "alice", period: "alice", 2 * period: ""} {
 		if got := ledger().totp(totpAt(t, aliceSecret, start.Add(off)), start); got != want {
 			t.Errorf("a code of %v: %q, want %q", off, got, want)
 		}
@@ -100,7 +100,7 @@ func TestTheWindowIsOneCounterBeforeAndAfter(t *testing.T) {
 
 func TestACodeIsUsedOnceAndSoIsWhatIsOlder(t *testing.T) {
 	l := ledger()
-	before, now, after := totpAt(t, aliceSecret, start.Add(-Period)), totpAt(t, aliceSecret, start), totpAt(t, aliceSecret, start.Add(Period))
+	before, now, after := totpAt(t, aliceSecret, start.Add(-period)), totpAt(t, aliceSecret, start), totpAt(t, aliceSecret, start.Add(period))
 	for i, step := range []struct {
 		code string
 		at   time.Time
@@ -109,9 +109,9 @@ func TestACodeIsUsedOnceAndSoIsWhatIsOlder(t *testing.T) {
 		{now, start, "alice"},
 		{now, start, ""},
 		{before, start, ""},
-		{now, start.Add(Period), ""},
+		{now, start.Add(period), ""},
 		{after, start, "alice"},
-		{after, start.Add(2 * Period), ""},
+		{after, start.Add(2 * period), ""},
 		{now, start.Add(-10 * time.Minute), ""},
 		{totpAt(t, aliceSecret, start.Add(-10*time.Minute)), start.Add(-10 * time.Minute), ""},
 		{totpAt(t, bobSecret, start), start, "bob"},
@@ -177,7 +177,7 @@ func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
 func TestARunIsOfOneUser(t *testing.T) {
 	l := ledger()
 	first := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
-	for code, want := range map[string]string{totpAt(t, bobSecret, start): "", totpAt(t, aliceSecret, start.Add(Period)): "alice"} {
+	for code, want := range map[string]string{totpAt(t, bobSecret, start): "", totpAt(t, aliceSecret, start.Add(period)): "alice"} {
 		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody, Run: first}, start); got != want {
 			t.Errorf("it goes on by %q, want %q", got, want)
 		}
@@ -261,7 +261,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 	if got := l.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
 		t.Error("one user's tickets keep another out")
 	}
-	later := start.Add(Validity + time.Second)
+	later := start.Add(validity + time.Second)
 	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
@@ -285,7 +285,7 @@ func TestWrongCodesAreLimitedByClient(t *testing.T) {
 	if !claim("198.51.100.1/32", good, start) {
 		t.Error("a code was burnt that was not looked at, or a user is locked out elsewhere")
 	}
-	if claim("192.0.2.1/32", totpAt(t, aliceSecret, start.Add(Period)), start.Add(wrongWithin)) {
+	if claim("192.0.2.1/32", totpAt(t, aliceSecret, start.Add(period)), start.Add(wrongWithin)) {
 		t.Error("the minute is not over")
 	}
 	later := start.Add(wrongWithin + time.Second)
@@ -469,7 +469,7 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
-	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(Period)), start) != "" || other.Problem() == nil {
+	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
 		t.Errorf("another process uses the same file: %v", other.Problem())
 	}
 	l.unlock()
@@ -504,7 +504,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 			l.Await(p, func(err error) { answer <- err })
 			return <-answer
 		}
-		if err := code(-Period); err == nil || !strings.Contains(err.Error(), state) {
+		if err := code(-period); err == nil || !strings.Contains(err.Error(), state) {
 			t.Errorf("a code while nothing can be recorded: %v", err)
 		}
 		if err := l.Problem(); err == nil || !strings.Contains(err.Error(), state) {
@@ -518,7 +518,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 		if err := l.Problem(); err != nil {
 			t.Errorf("it is not mended: %v", err)
 		}
-		if err := code(-Period); err != os.ErrInvalid {
+		if err := code(-period); err != os.ErrInvalid {
 			t.Errorf("a burnt code: %v", err)
 		}
 		if err := code(0); err != nil {
