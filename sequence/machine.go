@@ -46,6 +46,17 @@ func (m *Machine) Len() int { return len(m.spec.Steps) }
 // ignores reports whether a request for path does not count as a knock.
 func (m *Machine) ignores(path string) bool { return slices.Contains(m.spec.Ignore, path) }
 
+// A Pass is what a one-time code has bought: the run that goes on with the code
+// carries it to its completion. Machines do not look into it.
+type Pass struct {
+	User    string    // whose code it was
+	Key     [8]byte   // tells the user's secret from others, and not what it is
+	Code    string    // as it stood in the path
+	Until   time.Time // after that the code would be no good even if nobody had used it
+	Burn    uint64    // the number under which the code was burnt
+	Request any       // what a ticket of the run asks for; nil: nothing of its own
+}
+
 // A State is how far one client is in one sequence. The zero State is that of
 // a client that has not begun. States are values: Advance returns a new one
 // and leaves the old as it was.
@@ -60,6 +71,7 @@ type State struct {
 	step  int           // steps matched, at least 1; 0 in the zero State
 	first time.Duration // when the latest run to stand here first did
 	start time.Duration // when the latest run to stand here began
+	pass  *Pass         // of the latest one-time step of that run; nil: it has had none
 	lower *State        // the hypothesis at the next lower step; never written through
 }
 
@@ -83,11 +95,20 @@ func (s *State) at(step int) *State {
 // a clock that does not run backwards. It allocates only for a knock that
 // leaves the client standing at more than one step.
 func (m *Machine) Advance(s State, knock Steps, now time.Duration) (next State, complete bool) {
+	next, complete, _ = m.AdvanceWith(s, knock, nil, now)
+	return next, complete
+}
+
+// AdvanceWith is Advance for a knock with a one-time code: pass is what the
+// code has bought for the one-time steps among those that the knock matches.
+// With a completion it returns the latest pass of the run, or nil if none of
+// the run's steps was a one-time step.
+func (m *Machine) AdvanceWith(s State, knock Steps, pass *Pass, now time.Duration) (next State, complete bool, by *Pass) {
 	if knock == 0 {
 		if m.spec.Strict {
-			return State{}, false
+			return State{}, false, nil
 		}
-		return s, false
+		return s, false, nil
 	}
 	tail := &next
 	for rest := knock; rest != 0; {
@@ -97,8 +118,11 @@ func (m *Machine) Advance(s State, knock Steps, now time.Duration) (next State, 
 		if !ok {
 			continue
 		}
+		if m.spec.Steps[step-1].Trigger.Template != "" {
+			h.pass = pass
+		}
 		if step == len(m.spec.Steps) {
-			return State{}, true
+			return State{}, true, h.pass
 		}
 		if tail.step != 0 {
 			tail.lower = new(State)
@@ -106,7 +130,25 @@ func (m *Machine) Advance(s State, knock Steps, now time.Duration) (next State, 
 		}
 		*tail = h
 	}
-	return next, false
+	return next, false, nil
+}
+
+// Reaches reports whether a knock made now would take a client in state s to
+// the step at index step, as its next one, its first, or the one where it
+// stands once more, and returns the latest pass of the run that it would go on
+// with; nil: that has none.
+func (m *Machine) Reaches(s State, step int, now time.Duration) (run *Pass, ok bool) {
+	h, ok := m.reach(&s, step+1, now)
+	return h.pass, ok
+}
+
+// Stands returns the pass with which a client in state s stands at the one-time
+// step at index step, or nil if it does not stand there, or did for too long.
+func (m *Machine) Stands(s State, step int, now time.Duration) *Pass {
+	if h := s.at(step + 1); h != nil && now <= m.deadline(*h) {
+		return h.pass
+	}
+	return nil
 }
 
 // reach returns the hypothesis of a client in state s that stands at step with
@@ -117,13 +159,13 @@ func (m *Machine) reach(s *State, step int, now time.Duration) (h State, ok bool
 		return State{step: 1, first: now, start: now}, true
 	}
 	if before := s.at(step - 1); before != nil && now <= m.deadline(*before) {
-		return State{step: step, first: now, start: before.start}, true
+		return State{step: step, first: now, start: before.start, pass: before.pass}, true
 	}
 	if step == len(m.spec.Steps) {
 		return State{}, false // the last step comes once
 	}
 	if again := s.at(step); again != nil && now <= m.deadline(*again) {
-		return State{step: step, first: again.first, start: again.start}, true
+		return State{step: step, first: again.first, start: again.start, pass: again.pass}, true
 	}
 	return State{}, false
 }

@@ -1,6 +1,7 @@
 package sequence
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -147,6 +148,35 @@ func TestAdvanceLeavesTheOldStateAlone(t *testing.T) {
 	}
 }
 
+func TestARunCarriesItsLatestPass(t *testing.T) {
+	s := spec("abcd")
+	s.Steps[0].Trigger = Trigger{Template: "/{totp}"}
+	s.Steps[2].Trigger = Trigger{Template: "/k/{totp}"}
+	m, err := NewMachine(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := &Pass{User: "one"}, &Pass{User: "two"}
+	state, _, _ := m.AdvanceWith(State{}, 0b0001, one, 0)
+	if got := m.Stands(state, 0, 10*second); got != one {
+		t.Errorf("it stands at the first step by %v", got)
+	}
+	if got := m.Stands(state, 0, 10*second+1); got != nil {
+		t.Errorf("too late it still stands there by %v", got)
+	}
+	if run, ok := m.Reaches(state, 0, 0); run != nil || !ok {
+		t.Errorf("the first step starts anew by %v, %v", run, ok)
+	}
+	state, _, _ = m.AdvanceWith(state, 0b0010, nil, 0)
+	if run, ok := m.Reaches(state, 2, 0); run != one || !ok {
+		t.Errorf("the third step goes on with %v, %v", run, ok)
+	}
+	state, _, _ = m.AdvanceWith(state, 0b0100, two, 0)
+	if _, complete, by := m.AdvanceWith(state, 0b1000, nil, 0); !complete || by != two {
+		t.Errorf("complete %v by %v", complete, by)
+	}
+}
+
 // A knock that the oracle knows of: which steps it matches, and when it came.
 type oracleKnock struct {
 	steps Steps
@@ -202,6 +232,17 @@ func compare(t interface{ Fatalf(string, ...any) }, s Spec, knocks []oracleKnock
 	var state State
 	var history []oracleKnock
 	for i, k := range knocks {
+		// A step is reached when a knock at it, and at once those at all later
+		// steps, would complete.
+		for step := range s.Steps {
+			run := slices.Clone(history)
+			for rest := step; rest < len(s.Steps); rest++ {
+				run = append(run, oracleKnock{1 << rest, k.at})
+			}
+			if _, got := m.Reaches(state, step, k.at); got != completes(s, run) {
+				t.Fatalf("before knock %d of %v: machine reaches step %d: %v; spec %+v", i+1, knocks[:i+1], step+1, got, s)
+			}
+		}
 		history = append(history, k)
 		want := completes(s, history)
 		before := m.Deadline(state)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -24,6 +25,9 @@ type Set struct {
 	paths    map[string][]place
 	hashes   map[[sha256.Size]byte][]place
 	patterns []pattern
+
+	templates map[string][]template // by what stands before the variable
+	prefixes  []int                 // the lengths of the keys of templates
 }
 
 // A place is a step of a machine.
@@ -37,11 +41,17 @@ type pattern struct {
 	regex *regexp.Regexp
 }
 
+type template struct {
+	place
+	variable string // TOTP or Ticket
+	suffix   string // what stands behind the variable
+}
+
 // NewSet returns the set of the given sequences. The machine of a sequence
 // that stands unchanged in old is taken over, so that a State goes on counting
 // exactly as long as its Machine is in the set. Old may be nil.
 func NewSet(specs []Spec, old *Set) (*Set, error) {
-	s := &Set{paths: map[string][]place{}, hashes: map[[sha256.Size]byte][]place{}}
+	s := &Set{paths: map[string][]place{}, hashes: map[[sha256.Size]byte][]place{}, templates: map[string][]template{}}
 	for _, spec := range specs {
 		if s.Machine(spec.Name) != nil {
 			return nil, fmt.Errorf("sequence %s: there are two of that name", spec.Name)
@@ -71,6 +81,13 @@ func (s *Set) add(p place) {
 		s.hashes[sum] = append(s.hashes[sum], p)
 	case t.Regex != "":
 		s.patterns = append(s.patterns, pattern{p, regexp.MustCompile(t.Regex)})
+	case t.Template != "":
+		prefix, suffix, _ := splitTemplate(t.Template) // validated by NewMachine
+		variable := t.Template[len(prefix) : len(t.Template)-len(suffix)]
+		s.templates[prefix] = append(s.templates[prefix], template{p, variable, suffix})
+		if !slices.Contains(s.prefixes, len(prefix)) {
+			s.prefixes = append(s.prefixes, len(prefix))
+		}
 	}
 }
 
@@ -106,13 +123,25 @@ func (s *Set) Ignores(path string) bool {
 // until the slice that was given to Match is used again.
 type Knock struct {
 	Hits []Hit
-	path string
+	// Candidates are the one-time steps that the request would match if its
+	// code were good. They are no hits, until Pass makes them some.
+	Candidates []Candidate
+	path       string
+}
+
+// A Candidate is a one-time step whose template a request fits.
+type Candidate struct {
+	Machine  *Machine
+	Step     int    // index
+	Variable string // TOTP or Ticket
+	Code     string // the segment in the variable's place; not empty
 }
 
 // A Hit is the steps of one sequence that a request matches.
 type Hit struct {
 	Machine *Machine
 	Steps   Steps // not empty
+	Pass    *Pass // for the one-time steps among Steps; nil: there are none
 }
 
 // Match returns what a request means, with at most one hit a sequence and none
@@ -133,31 +162,67 @@ func (s *Set) Match(r Request, buf []Hit) Knock {
 			k.add(p.place, r)
 		}
 	}
+	for _, n := range s.prefixes {
+		if n < len(r.Path) && r.Path[n-1] == '/' {
+			k.nominate(s.templates[r.Path[:n]], r.Path[n:], r)
+		}
+	}
 	return k
+}
+
+// nominate adds the candidates among templates whose variable rest begins with.
+func (k *Knock) nominate(templates []template, rest string, r Request) {
+	end := strings.IndexByte(rest, '/')
+	if end < 0 {
+		end = len(rest)
+	}
+	for _, t := range templates {
+		if end > 0 && rest[end:] == t.suffix && t.trigger().meets(r) && !t.machine.ignores(r.Path) {
+			k.Candidates = append(k.Candidates, Candidate{t.machine, t.step, t.variable, rest[:end]})
+		}
+	}
+}
+
+// Pass makes a hit of a candidate whose code was found good. Of a sequence no
+// more than one candidate may pass.
+func (k *Knock) Pass(c Candidate, p *Pass) {
+	k.hit(place{c.Machine, c.Step}).Pass = p
 }
 
 // Steps returns the steps of a sequence that the knock matches, and whether it
 // counts as a knock there at all.
 func (k Knock) Steps(m *Machine) (steps Steps, counts bool) {
+	hit, counts := k.Hit(m)
+	return hit.Steps, counts
+}
+
+// Hit is Steps, with the pass beside the steps. A knock that matches no step of
+// the sequence has the zero Hit.
+func (k Knock) Hit(m *Machine) (hit Hit, counts bool) {
 	for _, hit := range k.Hits {
 		if hit.Machine == m {
-			return hit.Steps, true
+			return hit, true
 		}
 	}
-	return 0, !m.ignores(k.path)
+	return Hit{}, !m.ignores(k.path)
 }
 
 func (k *Knock) add(p place, r Request) {
-	if !p.trigger().meets(r) || p.machine.ignores(r.Path) {
-		return
+	if p.trigger().meets(r) && !p.machine.ignores(r.Path) {
+		k.hit(p)
 	}
+}
+
+// hit adds a step to the hits, and returns the hit that has it.
+func (k *Knock) hit(p place) *Hit {
 	for i := range k.Hits {
 		if k.Hits[i].Machine == p.machine {
 			k.Hits[i].Steps |= 1 << p.step
-			return
+			return &k.Hits[i]
 		}
 	}
-	k.Hits = append(k.Hits, Hit{p.machine, 1 << p.step})
+	k.Hits = append(k.Hits, Hit{Machine: p.machine, Steps: 1 << p.step})
+	return &k.Hits[len(k.Hits)-1]
 }
 
 func (p place) trigger() *Trigger { return &p.machine.spec.Steps[p.step].Trigger }

@@ -61,6 +61,65 @@ func TestTriggerMatches(t *testing.T) {
 	}
 }
 
+func TestTemplatesMakeCandidates(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		trigger Trigger
+		request Request
+		code    string // empty: no candidate
+	}{
+		{"the last segment", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/123456"}, "123456"},
+		{"one in the middle", Trigger{Template: "/k/{ticket}/x"}, Request{Path: "/k/abc/x"}, "abc"},
+		{"the only one", Trigger{Template: "/{totp}"}, Request{Path: "/123456"}, "123456"},
+		{"whatever it holds", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
+		{"an empty segment", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/"}, ""},
+		{"an empty one in the middle", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k//x"}, ""},
+		{"two segments", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/2"}, ""},
+		{"a slash behind", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/"}, ""},
+		{"another suffix", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k/1/y"}, ""},
+		{"a longer suffix", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k/1/xy"}, ""},
+		{"another prefix", Trigger{Template: "/k/{totp}"}, Request{Path: "/l/1"}, ""},
+		{"a prefix of the prefix", Trigger{Template: "/k/{totp}"}, Request{Path: "/k"}, ""},
+		{"the template itself", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/{totp}"}, "{totp}"},
+		{"the method", Trigger{Template: "/k/{totp}", Method: "GET"}, Request{Method: "GET", Path: "/k/1"}, "1"},
+		{"another method", Trigger{Template: "/k/{totp}", Method: "GET"}, Request{Method: "POST", Path: "/k/1"}, ""},
+		{"another host", Trigger{Template: "/k/{totp}", Host: "example.org"}, Request{Host: "example.com", Path: "/k/1"}, ""},
+		{"a parameter missing", Trigger{Template: "/k/{totp}", Query: map[string]string{"a": "b"}}, Request{Path: "/k/1"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			set, err := NewSet([]Spec{one(tt.trigger), {Name: "other", Steps: []Step{{Trigger: Trigger{Template: "/other/{totp}"}}}}}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := set.Match(tt.request, nil)
+			code := ""
+			for _, c := range k.Candidates {
+				code += c.Code
+			}
+			if code != tt.code || len(k.Hits) != 0 {
+				t.Errorf("candidates %+v, hits %+v; want %q", k.Candidates, k.Hits, tt.code)
+			}
+			if code == "" {
+				return
+			}
+			p := new(Pass)
+			k.Pass(k.Candidates[0], p)
+			if hit, counts := k.Hit(set.Machines()[0]); hit.Steps != 1 || hit.Pass != p || !counts {
+				t.Errorf("passed, it is the hit %+v, counts %v", hit, counts)
+			}
+		})
+	}
+	ignoring := one(Trigger{Template: "/k/{totp}"})
+	ignoring.Ignore = []string{"/k/1"}
+	set, err := NewSet([]Spec{ignoring}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := set.Match(Request{Path: "/k/1"}, nil); len(k.Candidates) != 0 {
+		t.Error("an ignored path is a candidate")
+	}
+}
+
 func TestTriggerValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -186,6 +245,7 @@ func TestNewSetRefusesBadSpecs(t *testing.T) {
 func FuzzMatch(f *testing.F) {
 	set, err := NewSet([]Spec{
 		spec("abc"),
+		{Name: "template", Steps: []Step{{Trigger: Trigger{Template: "/k/{totp}/x"}}}},
 		{Name: "kinds", Steps: []Step{
 			{Trigger: Trigger{Regex: `^/[^/]+\.php$`}},
 			{Trigger: Trigger{Hash: strings.Repeat("00", 32)}, Within: second},
@@ -196,11 +256,18 @@ func FuzzMatch(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add("GET", "example.org:80", "/q", "k=v")
+	f.Add("GET", "", "/k/123456/x", "")
 	f.Add("", "[::1", "/\xff.php", "k=%zz&;")
 	f.Fuzz(func(t *testing.T, method, host, path, query string) {
-		for _, hit := range set.Match(Request{method, host, path, query}, nil).Hits {
+		k := set.Match(Request{method, host, path, query}, nil)
+		for _, hit := range k.Hits {
 			if hit.Steps == 0 || hit.Steps >= 1<<hit.Machine.Len() {
 				t.Errorf("steps %b of %s", hit.Steps, hit.Machine.Name())
+			}
+		}
+		for _, c := range k.Candidates {
+			if c.Code == "" || strings.Contains(c.Code, "/") || path != "/k/"+c.Code+"/x" {
+				t.Errorf("candidate %+v of %q", c, path)
 			}
 		}
 	})

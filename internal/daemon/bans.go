@@ -49,13 +49,14 @@ func (s *shard) counted(client netip.Prefix) bool {
 }
 
 // offends counts a knock against its client, and returns why that is banned for
-// it; empty: it is not. It is asked after what the knock completes is known.
-func (s *shard) offends(path string, completed bool) (reason string) {
+// it; empty: it is not. It is asked after what the knock completes is known, and
+// whether it brought a wrong one-time code: visitors of a site bring none.
+func (s *shard) offends(path string, completed, wrong bool) (reason string) {
 	client := firewall.Offender(s.letter.Client)
 	switch {
 	case slices.Contains(s.rules.decoys, path):
 		return decoy
-	case s.rules.ban.Knocks == 0 || s.letter.Site || s.rules.set.Ignores(path):
+	case s.rules.ban.Knocks == 0 || s.letter.Site && !wrong || s.rules.set.Ignores(path):
 	case completed:
 		delete(s.counts, client)
 	case s.counted(client):

@@ -117,7 +117,7 @@ func TestCountersForgetUnderAFlood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newShards(100, r, nil, nil).shards[0]
+	s := newShards(100, r, nil, nil, nil).shards[0]
 	s.rules = r
 	for i := range 10 * maxCounted {
 		s.counted(firewall.Offender(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})))

@@ -111,7 +111,7 @@ func (c *commands) run(ctx context.Context) {
 // completed runs the commands for a completion.
 func (c *commands) completed(done completion) {
 	o := command.Occasion{
-		Event: command.Complete, Sequence: done.sequence.Name, Client: netip.PrefixFrom(done.letter.Client, done.letter.Client.BitLen()),
+		Event: command.Complete, Sequence: done.sequence.Name, Client: netip.PrefixFrom(done.letter.Client, done.letter.Client.BitLen()), User: done.user(),
 		Request: c.request(done),
 	}
 	for _, what := range commandsOf(done.sequence, command.Complete) {

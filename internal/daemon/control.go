@@ -64,8 +64,10 @@ func (d *Daemon) problems(ctx context.Context) (problems []string) {
 	} else if !guarded {
 		problems = append(problems, d.taken())
 	}
-	if problem := d.commands.journal.Problem(); problem != nil {
-		problems = append(problems, problem.Error())
+	for _, problem := range []error{d.ledger.Problem(), d.commands.journal.Problem()} {
+		if problem != nil {
+			problems = append(problems, problem.Error())
+		}
 	}
 	for _, a := range authorities(d.current()) {
 		for _, domain := range a.Missing() {
@@ -232,6 +234,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	d.shards.bound.SetMax(cfg.Clients.Max)
 	// From here on nothing fails, and it is carried through even if who asked
 	// for it has gone.
+	d.ledger.Configure(oneTimeUsers(cfg))
 	if err := d.shards.use(context.WithoutCancel(ctx), rules); err != nil {
 		return err
 	}

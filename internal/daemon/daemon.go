@@ -28,6 +28,7 @@ import (
 	"webknock/httpd/admin"
 	"webknock/internal/acme"
 	"webknock/internal/notice"
+	"webknock/internal/onetime"
 	"webknock/sequence"
 )
 
@@ -52,6 +53,7 @@ type Daemon struct {
 	started  time.Time
 	gate     *firewall.Gate
 	shards   *shards
+	ledger   *onetime.Ledger
 	notifier notifier
 	notices  *notice.Sender
 	commands *commands
@@ -100,7 +102,8 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.mayRun(cfg); err != nil {
 		return err
 	}
-	d.shards = newShards(cfg.Clients.Max, rules, d.complete, d.ban)
+	d.ledger = onetime.New(filepath.Join(cfg.State, "onetime.json"), o.Log)
+	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
@@ -113,6 +116,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	defer socket.Close()
+	d.ledger.Configure(oneTimeUsers(cfg))
 	bound, err := d.bind(ctx, cfg, nil)
 	if err != nil {
 		return err
@@ -144,7 +148,8 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	defer start(ctx, d.enforce)()
-	defer d.effects.Wait() // behind the shards, and before the gate stops
+	defer d.effects.Wait() // behind whatever completes, and before the gate stops
+	defer start(ctx, d.ledger.Run)()
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)

@@ -20,6 +20,7 @@ import (
 	"webknock/firewall"
 	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/onetime"
 	"webknock/sequence/track"
 )
 
@@ -47,12 +48,21 @@ func completions(t *testing.T, text string) (*shards, func() []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return watched(t, r, nil)
+}
+
+func watched(t *testing.T, r *rules, ledger *onetime.Ledger) (*shards, func() []string) {
+	t.Helper()
 	var mu sync.Mutex
 	var done []string
-	all := newShards(100, r, func(c completion) {
+	all := newShards(100, r, ledger, func(c completion) {
 		mu.Lock()
 		defer mu.Unlock()
-		done = append(done, c.sequence.Name+" "+c.letter.Client.String())
+		who := c.letter.Client.String()
+		if c.by != nil {
+			who = "by " + c.by.User
+		}
+		done = append(done, c.sequence.Name+" "+who)
 	}, func(l httpd.Letter, reason string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -129,7 +139,7 @@ func TestAFullMailboxLosesKnocksAndCountsThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := newShards(100, r, nil, nil) // does not run
+	all := newShards(100, r, nil, nil, nil) // does not run
 	for range mailboxSize + 3 {
 		knock(all, "192.0.2.1", "/a")
 	}

@@ -42,18 +42,25 @@ const (
 func (d *Daemon) effect(c completion) {
 	s, client := c.sequence, c.letter.Client
 	log := d.Log.With("sequence", s.Name, "client", client)
+	opening := c.opening()
+	if opening.User != "" {
+		log = log.With("user", opening.User)
+	}
+	if opening.Client != client {
+		log = log.With("address", opening.Client)
+	}
 	if s.Message != "" {
 		log = log.With("message", s.Message)
 	}
 	log.Info("sequence completed")
-	d.notices.Send(notice.Notice{Event: notice.Completion, Time: c.letter.At, Sequence: s.Name, Message: s.Message, Client: client.String()})
+	d.notices.Send(notice.Notice{Event: notice.Completion, Time: c.letter.At, Sequence: s.Name, Message: s.Message, Client: client.String(), User: opening.User})
 	d.commands.completed(c)
 	if len(s.Opens)+len(s.Closes) == 0 {
 		return
 	}
-	d.gate.Submit(firewall.OpenRequest{Client: client, Doors: s.Opens, Closes: s.Closes, Sequence: s.Name, Cause: c}, func(_ []firewall.Grant, err error) {
+	d.gate.Submit(opening, func(_ []firewall.Grant, err error) {
 		if err != nil {
-			log.Error("not let in", "doors", s.Opens, "closes", s.Closes, "error", err)
+			log.Error("not let in", "doors", opening.Doors, "closes", s.Closes, "error", err)
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/httpd"
+	"webknock/internal/onetime"
 	"webknock/sequence"
 	"webknock/sequence/track"
 )
@@ -36,6 +37,7 @@ type shards struct {
 
 	banned   *banned
 	unbanned atomic.Uint64 // clients that would have been banned beyond the bound of bans
+	ledger   *onetime.Ledger
 	complete func(completion)
 	ban      func(l httpd.Letter, reason string)
 }
@@ -44,7 +46,8 @@ type shards struct {
 type completion struct {
 	sequence *config.Sequence
 	letter   httpd.Letter
-	request  *http.Request // the knock that completed it
+	request  *http.Request  // the knock that completed it
+	by       *sequence.Pass // of its one-time steps; nil: it has none
 }
 
 // rules is what a configuration says of knocks.
@@ -75,8 +78,8 @@ type shard struct {
 
 // newShards returns shards for max clients in progress. Complete and ban are
 // called by shards, and must not wait.
-func newShards(max int, r *rules, complete func(completion), ban func(httpd.Letter, string)) *shards {
-	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), complete: complete, ban: ban}
+func newShards(max int, r *rules, ledger *onetime.Ledger, complete func(completion), ban func(httpd.Letter, string)) *shards {
+	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), ledger: ledger, complete: complete, ban: ban}
 	all.rules.Store(r)
 	for i := range all.shards {
 		s := &shard{
@@ -188,16 +191,18 @@ func (s *shard) knock(_ http.ResponseWriter, r *http.Request) {
 }
 
 func (s *shard) advance(r sequence.Request) {
+	client := track.Widen(s.letter.Client, s.rules.ipv6Prefix)
 	knock := s.rules.set.Match(r, s.hits[:0])
+	wrong := s.redeem(client, &knock)
 	s.hits = knock.Hits
-	completed, full := s.tracker.Knock(track.Widen(s.letter.Client, s.rules.ipv6Prefix), knock, s.now)
+	completed, full := s.tracker.Knock(client, knock, s.now)
 	if full {
 		s.full.Add(1)
 	}
-	for _, m := range completed {
-		s.complete(completion{s.rules.sequences[m], s.letter, s.request})
+	for _, done := range completed {
+		s.complete(completion{s.rules.sequences[done.Machine], s.letter, s.request, done.By})
 	}
-	if reason := s.offends(r.Path, len(completed) > 0); reason != "" {
+	if reason := s.offends(r.Path, len(completed) > 0, wrong); reason != "" {
 		s.ban(s.letter, reason)
 	}
 }

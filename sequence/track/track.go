@@ -91,28 +91,46 @@ func New(origin time.Time, bound *Bound) *Tracker {
 	return &Tracker{bound: bound, origin: origin, cache: gocache.New(gocache.NoExpiration, 0)}
 }
 
+// A Completion is a sequence that a client has completed.
+type Completion struct {
+	Machine *sequence.Machine
+	By      *sequence.Pass // of the run; nil: it had no one-time step
+}
+
+// State returns how far a client, as Widen returned it, is in a sequence.
+func (t *Tracker) State(addr netip.Addr, m *sequence.Machine) sequence.State {
+	if c := t.get(addr.As16()); c != nil {
+		for p := range c.all {
+			if p.machine == m {
+				return p.state
+			}
+		}
+	}
+	return sequence.State{}
+}
+
 // Knock takes a knock of a client, as Widen returned it, and returns the
-// machines of the sequences that it completes. It reports full if the knock
+// sequences that it completes. It reports full if the knock
 // would have begun a sequence, but the bound is reached: then the client is
 // not remembered. Only a first step makes a client take up memory.
-func (t *Tracker) Knock(addr netip.Addr, k sequence.Knock, now time.Duration) (completed []*sequence.Machine, full bool) {
+func (t *Tracker) Knock(addr netip.Addr, k sequence.Knock, now time.Duration) (completed []Completion, full bool) {
 	key := addr.As16()
 	known := t.get(key)
 	if known == nil && len(k.Hits) == 0 {
 		return nil, false
 	}
 	next := client{last: now}
-	advance := func(m *sequence.Machine, state sequence.State, steps sequence.Steps) {
-		state, complete := m.Advance(state, steps, now)
+	advance := func(m *sequence.Machine, state sequence.State, hit sequence.Hit) {
+		state, complete, by := m.AdvanceWith(state, hit.Steps, hit.Pass, now)
 		if complete {
-			completed = append(completed, m)
+			completed = append(completed, Completion{m, by})
 		}
 		next.add(m, state)
 	}
 	if known != nil {
 		for p := range known.all {
-			if steps, counts := k.Steps(p.machine); counts {
-				advance(p.machine, p.state, steps)
+			if hit, counts := k.Hit(p.machine); counts {
+				advance(p.machine, p.state, hit)
 			} else {
 				next.add(p.machine, p.state)
 			}
@@ -120,7 +138,7 @@ func (t *Tracker) Knock(addr netip.Addr, k sequence.Knock, now time.Duration) (c
 	}
 	for _, hit := range k.Hits {
 		if known == nil || !known.has(hit.Machine) {
-			advance(hit.Machine, sequence.State{}, hit.Steps)
+			advance(hit.Machine, sequence.State{}, hit)
 		}
 	}
 	if rest := next.deadline() - now; next.machine != nil && rest >= 0 {

@@ -58,7 +58,7 @@ func (g *gate) knock(client, path string) string {
 	done, full := g.Knock(netip.MustParseAddr(client), g.set.Match(sequence.Request{Path: path}, nil), g.now())
 	var names []string
 	for _, m := range done {
-		names = append(names, m.Name())
+		names = append(names, m.Machine.Name())
 	}
 	if full {
 		names = append(names, "full")

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/internal/onetime"
+	"webknock/sequence"
+)
+
+// redeem makes hits of the one-time steps that a knock passes, and reports
+// whether it brought a code that was looked at and passes none. A code is
+// looked at only for steps that the client has reached; in each sequence it
+// counts for one step, the furthest.
+func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
+	if len(k.Candidates) == 0 {
+		return false
+	}
+	slices.SortStableFunc(k.Candidates, func(a, b sequence.Candidate) int { return cmp.Compare(b.Step, a.Step) })
+	var reached []sequence.Candidate
+	var claims []onetime.Claim
+	repeated := false
+	for _, c := range k.Candidates {
+		state := s.tracker.State(client, c.Machine)
+		run, ok := c.Machine.Reaches(state, c.Step, s.now)
+		if !ok {
+			continue
+		}
+		p := c.Machine.Stands(state, c.Step, s.now)
+		if p != nil && p.Code == c.Code && !s.letter.At.After(p.Until) && (run == nil || run.User == p.User) {
+			k.Pass(c, p) // the client's own code once more
+			repeated = true
+			continue
+		}
+		seq := s.rules.sequences[c.Machine]
+		reached = append(reached, c)
+		claims = append(claims, onetime.Claim{
+			Variable: c.Variable, Code: c.Code, Run: run,
+			Admits: seq.Admits, Opens: seq.Opens, AllowAddress: seq.AllowAddress,
+		})
+	}
+	if repeated || len(claims) == 0 {
+		return false
+	}
+	wrong = true
+	for i, p := range s.ledger.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims) {
+		if p == nil {
+			continue
+		}
+		wrong = false
+		if hit, _ := k.Hit(reached[i].Machine); hit.Pass == nil {
+			k.Pass(reached[i], p)
+		}
+	}
+	return wrong
+}
+
+// redeemed completes a sequence once no crash can bring back the codes of its
+// run. Like complete, it is called by the shard of the client and does not wait.
+func (d *Daemon) redeemed(c completion) {
+	if c.by == nil {
+		d.complete(c)
+		return
+	}
+	d.ledger.Await(c.by, func(err error) {
+		if err == nil && !c.sequence.Admits(c.by.User) {
+			err = errNotAdmitted
+		}
+		if err != nil {
+			d.Log.Error("not let in", "sequence", c.sequence.Name, "client", c.letter.Client, "user", c.by.User, "error", err)
+			return
+		}
+		d.complete(c)
+	})
+}
+
+var errNotAdmitted = errors.New("the sequence does not admit its user any more")
+
+// opening returns what a completion asks of the gate.
+func (c completion) opening() firewall.OpenRequest {
+	r := firewall.OpenRequest{Client: c.letter.Client, Doors: c.sequence.Opens, Closes: c.sequence.Closes, Sequence: c.sequence.Name, Cause: c}
+	r.User = c.user()
+	if c.by == nil {
+		return r
+	}
+	if ticket, ok := c.by.Request.(*onetime.Request); ok {
+		r.TTL = ticket.TTL
+		if len(ticket.Doors) > 0 {
+			r.Doors = ticket.Doors
+		}
+		if ticket.Address.IsValid() {
+			r.Client = ticket.Address
+		}
+	}
+	return r
+}
+
+// user returns whose codes a completion was made with; empty: nobody's.
+func (c completion) user() string {
+	if c.by == nil {
+		return ""
+	}
+	return c.by.User
+}
+
+// oneTimeUsers returns the users of a configuration.
+func oneTimeUsers(cfg *config.Config) []onetime.User {
+	users := make([]onetime.User, len(cfg.Users))
+	for i, u := range cfg.Users {
+		users[i] = onetime.User{Name: u.Name, Secret: u.Secret}
+	}
+	return users
+}

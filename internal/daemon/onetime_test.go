@@ -1,0 +1,128 @@
+package daemon
+
+import (
+	"encoding/base32"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pquerna/otp/totp"
+
+	"webknock/httpd"
+	"webknock/internal/onetime"
+)
+
+// onetimers starts shards with users and a ledger in a directory of its own. A
+// word of knock's is a path; {NAME} in it stands for the user's code of now, and
+// a word that begins with @ is a client, that the rest comes from.
+func onetimers(t *testing.T, sequences string, names ...string) (knocks func(words string) string) {
+	t.Helper()
+	dir := t.TempDir()
+	text := "listeners: [{address: ':1'}]\ndoors: [{name: ssh, ports: [22/tcp]}]\nusers:\n"
+	secrets := map[string]string{}
+	for _, name := range names {
+		secrets[name] = base32.StdEncoding.EncodeToString([]byte(fmt.Sprintf("%-20s", name)))
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(secrets[name]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		text += fmt.Sprintf("  - {name: %s, totp_file: %s}\n", name, file)
+	}
+	cfg := parse(t, text+sequences)
+	r, err := newRules(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger := onetime.New(filepath.Join(dir, "onetime.json"), slog.New(slog.DiscardHandler))
+	ledger.Configure(oneTimeUsers(cfg))
+	all, completed := watched(t, r, ledger)
+	return func(words string) string {
+		before := len(completed())
+		client := "192.0.2.1"
+		now := time.Now()
+		for _, word := range strings.Fields(words) {
+			if c, ok := strings.CutPrefix(word, "@"); ok {
+				client = c
+				completed() // other clients' knocks are read
+				continue
+			}
+			site := strings.HasSuffix(word, "*")
+			for _, name := range names {
+				for variable, at := range map[string]time.Time{"{" + name + "}": now, "{" + name + "+1}": now.Add(30 * time.Second)} {
+					code, err := totp.GenerateCode(secrets[name], at)
+					if err != nil {
+						t.Fatal(err)
+					}
+					word = strings.ReplaceAll(word, variable, code)
+				}
+			}
+			l := httpd.NewLetter(netip.MustParseAddr(client), now, []byte("GET "+strings.TrimSuffix(word, "*")+" HTTP/1.1\r\nHost: h\r\n\r\n"))
+			l.Site = site
+			all.post(l)
+		}
+		return strings.Join(completed()[before:], ", ")
+	}
+}
+
+func TestOneTimeSteps(t *testing.T) {
+	const sequences = `
+sequences:
+  - {name: first, steps: ["/f/{totp}", /b], message: x}
+  - {name: middle, steps: [/a, "/m/{totp}", /b], message: x}
+  - {name: twice, steps: ["/t/{totp}", "/t/{totp}"], message: x}
+  - {name: anns, steps: [/a, "/u/{totp}"], users: [ann], message: x}
+  - {name: overlap, steps: [{regex: ^/o/}, "/o/{totp}", /b], message: x}
+`
+	for _, tt := range []struct{ name, knocks, want string }{
+		{"a code and a plain step", "/f/{ann} /b", "first by ann"},
+		{"in the middle", "/a /m/{bob} /b", "middle by bob"},
+		{"a wrong code starts over", "/a /m/000000x /m/{bob} /b", ""},
+		{"the same client repeats the code", "/a /m/{bob} /m/{bob} /b", "middle by bob"},
+		{"and of the first step", "/f/{ann} /f/{ann} /b", "first by ann"},
+		{"a session is sent again", "/f/{ann} /b /f/{ann} /b", "first by ann"},
+		{"from elsewhere", "/f/{ann} @192.0.2.2 /f/{ann} /b", ""},
+		{"while the run goes on", "/a /m/{bob} @192.0.2.2 /a /m/{bob} /b @192.0.2.1 /b", "middle by bob"},
+		{"one code is not two steps", "/t/{ann} /t/{ann}", ""},
+		{"nor is it at the third time", "/t/{ann} /t/{ann} /t/{ann}", ""},
+		{"two codes are", "/t/{ann} /t/{ann+1}", "twice by ann"},
+		{"of one user", "/t/{ann} /t/{bob+1}", ""},
+		{"an older code is no second", "/t/{ann+1} /t/{ann}", ""},
+		{"a code of another step is used", "/f/{ann} /b /a /m/{ann} /b", "first by ann"},
+		{"a user that is not admitted", "/a /u/{bob}", ""},
+		{"whose code is burnt", "/a /u/{bob} /f/{bob} /b", ""},
+		{"one that is", "/a /u/{ann}", "anns by ann"},
+		{"who has not begun burns nothing", "/m/{ann} /u/{ann} @192.0.2.2 /a /u/{ann}", "anns by ann"},
+		{"nor who is at another step", "/f/{bob} /m/{ann} @192.0.2.2 /a /m/{ann} /b", "middle by ann"},
+		{"a code that a regex matches as well", "/o/x /o/{ann} /b", "overlap by ann"},
+		{"and again after it has opened", "/o/x /o/{ann} /b /o/x /o/{ann} /b", "overlap by ann"},
+		{"five wrong codes", "/f/1 /f/2 /f/3 /f/4 /f/5 /f/{ann} /b @192.0.2.2 /f/{ann} /b", "first by ann"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := onetimers(t, sequences, "ann", "bob")(tt.knocks); got != tt.want {
+				t.Errorf("%s completes %q, want %q", tt.knocks, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWrongCodesCountForBansWhereVisitorsDoNot(t *testing.T) {
+	const sequences = `
+sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]
+shield: {ban: {knocks: 3, within: 1m, for: 1m}}
+`
+	for knocks, want := range map[string]string{
+		"/1* /2* /3* /4*":       "",
+		"/f/1* /f/2* /f/3*":     "banned 192.0.2.1",
+		"/f/1* /x* /f/2* /y*":   "",
+		"/f/1* /f/2* /f/{ann}*": "",
+	} {
+		if got := onetimers(t, sequences, "ann")(knocks); got != want {
+			t.Errorf("%s: %q, want %q", knocks, got, want)
+		}
+	}
+}

@@ -1,0 +1,320 @@
+// Package onetime verifies one-time codes and tickets, and burns them: each
+// counts once, whatever happens to the process, the machine and its clock.
+//
+// A [Ledger] burns a code in memory the moment it is verified. What the code
+// buys waits ([Ledger.Await]) until the burn is on the disk, so that no crash
+// can make a code that has opened a door unused again.
+package onetime
+
+import (
+	"crypto/cipher"
+	"crypto/subtle"
+	"encoding/base32"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/pquerna/otp/hotp"
+
+	"webknock/sequence"
+)
+
+// The parameters of TOTP (RFC 6238), with HMAC-SHA-1.
+const (
+	period = 30 * time.Second
+	digits = 6
+	skew   = 1 // counters before and after the current one that are accepted
+)
+
+const (
+	// validity is how far a ticket's time may be from the server's.
+	validity = 60 * time.Second
+	// An authentic ticket that is refused is burnt as well, as it could come
+	// into its time when a clock is set right; but not one that is further off.
+	burnable = 24 * time.Hour
+
+	maxTickets = 1024 // burnt tickets of a user that could still matter; beyond it none is accepted
+
+	maxWrong    = 5           // codes of a client in wrongWithin, before its codes are not looked at
+	wrongWithin = time.Minute // of the first of them
+	maxClients  = 1 << 16     // whose wrong codes are counted; beyond it all are forgotten
+)
+
+// A User is a named secret.
+type User struct {
+	Name   string
+	Secret []byte
+}
+
+// A Ledger knows the users and what they have used. It may be used from several
+// goroutines.
+type Ledger struct {
+	path string
+	log  *slog.Logger
+	wake chan struct{} // something waits for the writer
+
+	loading sync.Mutex // held while the file is read
+	locked  *os.File   // the file's directory, whose lock keeps other processes away; nil: not yet
+
+	mu      sync.Mutex
+	users   []*user
+	keys    map[keyID]*user
+	wrong   map[netip.Prefix]wrong
+	loaded  bool // burnt holds what the file held
+	burnt   burnt
+	burns   uint64 // burns so far
+	written uint64 // of them on the disk
+	dirty   bool   // the file is to be written, burns or not
+	waiting []waiter
+	problem error // why nothing can be recorded; nil: it can
+}
+
+// user is a configured user.
+type user struct {
+	name   string
+	base32 string // secret
+	id     keyID
+	aead   cipher.AEAD
+	codes  [2*skew + 2]totp // by counter, modulo
+}
+
+// totp is the code of a counter.
+type totp struct {
+	counter int64
+	code    int32
+}
+
+// wrong is how many wrong codes a client has brought since a time.
+type wrong struct {
+	codes int
+	since time.Time
+}
+
+// New returns a ledger without users, whose memory is in a file.
+func New(path string, log *slog.Logger) *Ledger {
+	return &Ledger{path: path, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}}
+}
+
+// Configure makes users the ones whose codes count. What was used stays used.
+// A ledger touches its file only once it has users.
+func (l *Ledger) Configure(users []User) {
+	var all []*user
+	keys := map[keyID]*user{}
+	for _, u := range users {
+		aead, id := deriveKey(u.Secret)
+		of := &user{name: u.Name, base32: base32.StdEncoding.EncodeToString(u.Secret), id: id, aead: aead}
+		all = append(all, of)
+		keys[id] = of
+	}
+	l.mu.Lock()
+	l.users, l.keys = all, keys
+	l.mu.Unlock()
+	if len(users) > 0 {
+		l.load()
+	}
+}
+
+// A Claim is a step for which a code may count.
+type Claim struct {
+	Variable     string // sequence.TOTP or sequence.Ticket
+	Code         string // what stood in its place
+	Admits       func(user string) bool
+	Opens        []string       // doors that a ticket may name
+	AllowAddress bool           // a ticket may name an address
+	Run          *sequence.Pass // of the run that goes on with it, whose user it must be; nil: anybody's
+}
+
+// proof is whose unused code a code was.
+type proof struct {
+	variable, code string
+	burn           uint64
+	bearers        []bearer
+	request        *Request // of a ticket
+}
+
+type bearer struct {
+	*user
+	until time.Time
+}
+
+// Verify burns the codes of a knock made at a time of the wall clock, each for
+// all users whose code it is, and returns for each claim the pass of the first
+// user that it admits, or nil. A knock that gets no pass counts against its
+// client, and after too many of them that client's codes are not looked at for
+// a while.
+func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*sequence.Pass {
+	passes := make([]*sequence.Pass, len(claims))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded || l.limited(client, at) {
+		return passes
+	}
+	var proofs []proof // nearly always one
+	passed := false
+	for i, claim := range claims {
+		of := slices.IndexFunc(proofs, func(p proof) bool { return p.variable == claim.Variable && p.code == claim.Code })
+		if of < 0 {
+			of = len(proofs)
+			proofs = append(proofs, l.prove(claim.Variable, claim.Code, at))
+		}
+		if passes[i] = claim.pass(proofs[of]); passes[i] != nil {
+			passed = true
+		}
+	}
+	if !passed {
+		l.countWrong(client, at)
+	}
+	return passes
+}
+
+// prove burns a code.
+func (l *Ledger) prove(variable, code string, at time.Time) proof {
+	p := proof{variable: variable, code: code}
+	if variable == sequence.Ticket {
+		p.bearers, p.request = l.burnTicket(code, at)
+	} else {
+		p.bearers = l.burnTOTP(code, at)
+	}
+	p.burn = l.burns
+	return p
+}
+
+// pass returns what a proof buys, or nil.
+func (c Claim) pass(p proof) *sequence.Pass {
+	for _, b := range p.bearers {
+		if !c.admits(b, p.request) {
+			continue
+		}
+		pass := &sequence.Pass{User: b.name, Key: b.id, Code: p.code, Until: b.until, Burn: p.burn}
+		if p.request != nil {
+			pass.Request = p.request
+		} else if c.Run != nil {
+			pass.Request = c.Run.Request
+		}
+		return pass
+	}
+	return nil
+}
+
+func (c Claim) admits(b bearer, r *Request) bool {
+	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.Key != b.id) {
+		return false
+	}
+	return r == nil || (c.AllowAddress || !r.Address.IsValid()) &&
+		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(c.Opens, door) })
+}
+
+func (l *Ledger) limited(client netip.Prefix, at time.Time) bool {
+	w := l.wrong[client]
+	return w.codes >= maxWrong && at.Sub(w.since) <= wrongWithin
+}
+
+func (l *Ledger) countWrong(client netip.Prefix, at time.Time) {
+	w, known := l.wrong[client]
+	if !known && len(l.wrong) >= maxClients {
+		clear(l.wrong)
+	}
+	if !known || at.Sub(w.since) > wrongWithin {
+		w = wrong{since: at}
+	}
+	w.codes++
+	l.wrong[client] = w
+}
+
+// burned notes that something was burnt, for the writer.
+func (l *Ledger) burned() {
+	l.burns++
+	l.rouse()
+}
+
+func (l *Ledger) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// burnTOTP compares a code with those of all users and counters, whichever of
+// them it is. A counter that is not above the latest used one is used: so a
+// clock that is set back brings none back, and a code that is by chance that of
+// two counters counts once.
+func (l *Ledger) burnTOTP(code string, at time.Time) (bearers []bearer) {
+	given, err := strconv.ParseUint(code, 10, 31)
+	if err != nil || len(code) != digits {
+		return nil
+	}
+	now := at.Unix() / int64(period/time.Second)
+	for _, u := range l.users {
+		var latest int64
+		for counter := now - skew; counter <= now+skew; counter++ {
+			if subtle.ConstantTimeEq(u.code(counter), int32(given)) == 1 {
+				latest = counter
+			}
+		}
+		if latest > l.burnt.counter(u.id) {
+			l.burnt.of(u.id).Counter = latest
+			bearers = append(bearers, bearer{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
+		}
+	}
+	if len(bearers) > 0 {
+		l.burned()
+	}
+	return bearers
+}
+
+// code returns the code of a counter, and remembers those of the window. No
+// code stands for a counter before 1970.
+func (u *user) code(counter int64) int32 {
+	if counter < 1 {
+		return -1
+	}
+	t := &u.codes[counter%int64(len(u.codes))]
+	if t.counter != counter {
+		text, err := hotp.GenerateCode(u.base32, uint64(counter))
+		code, atoiErr := strconv.Atoi(text)
+		if err != nil || atoiErr != nil {
+			return -1
+		}
+		*t = totp{counter, int32(code)}
+	}
+	return t.code
+}
+
+// burnTicket opens a ticket. The time that counts is the later of the clock and
+// the mark, so that no clock that is set back makes an old ticket young again.
+func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
+	u, t, n, ok := openTicket(code, l.keys)
+	if !ok {
+		return nil, nil
+	}
+	now := max(clock.Unix(), l.burnt.Mark)
+	at := t.Time.Unix()
+	off := time.Duration(max(at-now, now-at)) * time.Second
+	if at < l.burnt.forgotten() || off > burnable || l.burnt.has(u.id, n) {
+		return nil, nil
+	}
+	good := off <= validity
+	if good && l.burnt.full(u.id) {
+		l.burnt.advance(now)
+	}
+	if l.burnt.full(u.id) {
+		return nil, nil
+	}
+	l.burnt.of(u.id).Tickets[n] = at
+	if good {
+		l.burnt.advance(now)
+	}
+	l.burned()
+	if !good {
+		return nil, nil
+	}
+	return []bearer{{u, t.Time.Add(validity)}}, &t.Request
+}
+
+// errGone ends a run whose user has gone.
+var errGone = errors.New("its user was removed meanwhile, or has another secret")

@@ -1,0 +1,584 @@
+package onetime
+
+import (
+	"context"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pquerna/otp/hotp"
+	"pgregory.net/rapid"
+
+	"webknock/sequence"
+)
+
+var (
+	home  = netip.MustParsePrefix("192.0.2.1/32")
+	start = time.Unix(1_700_000_010, 0) // in the middle of a counter
+)
+
+func everybody(string) bool { return true }
+
+func only(names ...string) func(string) bool {
+	return func(u string) bool { return slices.Contains(names, u) }
+}
+
+// totpAt returns the code of a secret at a time.
+func totpAt(t testing.TB, secret []byte, at time.Time) string {
+	t.Helper()
+	code, err := hotp.GenerateCode(base32.StdEncoding.EncodeToString(secret), uint64(at.Unix()/30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
+// ledger returns a ledger of alice and bob in memory alone.
+func ledger(users ...User) *Ledger {
+	if users == nil {
+		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
+	}
+	l := New("/nowhere/onetime.json", slog.New(slog.DiscardHandler))
+	l.loaded = true
+	l.burnt, _ = decodeBurnt(nil)
+	l.Configure(users)
+	return l
+}
+
+func (l *Ledger) totp(code string, at time.Time) string {
+	return l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody}, at)
+}
+
+func (l *Ledger) ticket(code string, at time.Time) string {
+	return l.one(Claim{Variable: sequence.Ticket, Code: code, Admits: everybody}, at)
+}
+
+// one returns the user that a claim of a client of its own names; empty: none.
+func (l *Ledger) one(c Claim, at time.Time) string {
+	delete(l.wrong, home)
+	if p := l.Verify(home, at, []Claim{c})[0]; p != nil {
+		return p.User
+	}
+	return ""
+}
+
+// RFC 6238 appendix B, SHA-1; the last six of its eight digits.
+func TestTheVectorsOfRFC6238(t *testing.T) {
+	for at, code := range map[int64]string{
+		59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130",
+	} {
+		if got := ledger().totp(code, time.Unix(at, 0)); got != "alice" {
+			t.Errorf("at %d %s is a code of %q", at, code, got)
+		}
+	}
+}
+
+func TestTheWindowIsOneCounterBeforeAndAfter(t *testing.T) {
+	for off, want := range map[time.Duration]string{-2 * period: "", -period: "alice", 0: "alice", period: "alice", 2 * period: ""} {
+		if got := ledger().totp(totpAt(t, aliceSecret, start.Add(off)), start); got != want {
+			t.Errorf("a code of %v: %q, want %q", off, got, want)
+		}
+	}
+	for _, code := range []string{"", "12345", "1234567", "-12345", "+12345", "12 456", "０１２３４５"} {
+		if got := ledger().totp(code, start); got != "" {
+			t.Errorf("%q is a code of %q", code, got)
+		}
+	}
+	if got := ledger().totp(totpAt(t, aliceSecret, time.Unix(0, 0)), time.Unix(-40, 0)); got != "" {
+		t.Errorf("before 1970: %q", got)
+	}
+}
+
+func TestACodeIsUsedOnceAndSoIsWhatIsOlder(t *testing.T) {
+	l := ledger()
+	before, now, after := totpAt(t, aliceSecret, start.Add(-period)), totpAt(t, aliceSecret, start), totpAt(t, aliceSecret, start.Add(period))
+	for i, step := range []struct {
+		code string
+		at   time.Time
+		want string
+	}{
+		{now, start, "alice"},
+		{now, start, ""},
+		{before, start, ""},
+		{now, start.Add(period), ""},
+		{after, start, "alice"},
+		{after, start.Add(2 * period), ""},
+		{now, start.Add(-10 * time.Minute), ""},
+		{totpAt(t, aliceSecret, start.Add(-10*time.Minute)), start.Add(-10 * time.Minute), ""},
+		{totpAt(t, bobSecret, start), start, "bob"},
+	} {
+		if got := l.totp(step.code, step.at); got != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+	}
+}
+
+// twins returns two secrets and a time with the same code.
+func twins(t *testing.T) (User, User, time.Time) {
+	t.Helper()
+	of := map[string]int{}
+	for i := range 5000 {
+		secret := fmt.Appendf(nil, "a secret of number %d", i)
+		code := totpAt(t, secret, start)
+		if other, ok := of[code]; ok {
+			return User{"carol", fmt.Appendf(nil, "a secret of number %d", other)}, User{"dave", secret}, start
+		}
+		of[code] = i
+	}
+	t.Fatal("no two are alike")
+	return User{}, User{}, start
+}
+
+func TestACodeOfSeveralUsersIsBurntForAll(t *testing.T) {
+	carol, dave, at := twins(t)
+	code := totpAt(t, carol.Secret, at)
+	for _, tt := range []struct {
+		name   string
+		admits func(string) bool
+		want   string
+	}{
+		{"the first", everybody, "carol"},
+		{"the first that is admitted", only("dave"), "dave"},
+		{"nobody that is admitted", only("erin"), ""},
+	} {
+		l := ledger(carol, dave)
+		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: tt.admits}, at); got != tt.want {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+		for _, name := range []string{"carol", "dave"} {
+			if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: only(name)}, at); got != "" {
+				t.Errorf("%s: and then %q", tt.name, got)
+			}
+		}
+	}
+}
+
+func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
+	l := ledger()
+	claim := Claim{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}
+	bobs, run := claim, claim
+	bobs.Admits = only("bob")
+	run.Run = &sequence.Pass{User: "bob"}
+	passes := l.Verify(home, start, []Claim{claim, bobs, claim, run})
+	if passes[0] == nil || passes[1] != nil || passes[2] == nil || passes[3] != nil || len(l.wrong) != 0 {
+		t.Errorf("passes %v, wrong %v", passes, l.wrong)
+	}
+}
+
+func TestARunIsOfOneUser(t *testing.T) {
+	l := ledger()
+	first := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+	for code, want := range map[string]string{totpAt(t, bobSecret, start): "", totpAt(t, aliceSecret, start.Add(period)): "alice"} {
+		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody, Run: first}, start); got != want {
+			t.Errorf("it goes on by %q, want %q", got, want)
+		}
+	}
+}
+
+func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
+	for off, want := range map[time.Duration]string{-61: "", -60: "alice", 0: "alice", 60: "alice", 61: ""} {
+		l := ledger()
+		ticket := mustSeal(t, aliceSecret, Ticket{Time: start.Add(off * time.Second), User: "alice"})
+		if got := l.ticket(ticket, start); got != want {
+			t.Errorf("a ticket of %d s: %q", off, got)
+		}
+		if got := l.ticket(ticket, start.Add(off*time.Second)); got != "" {
+			t.Errorf("a ticket of %d s, when the clock is set to its time: %q", off, got)
+		}
+	}
+}
+
+func TestAClockSetBackBringsNoTicketBack(t *testing.T) {
+	l := ledger()
+	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
+	later := start.Add(10 * time.Minute)
+	if got := l.ticket(ticket, start) + l.ticket(mustSeal(t, bobSecret, Ticket{Time: later, User: "bob"}), later); got != "alicebob" {
+		t.Fatalf("good for %q", got)
+	}
+	if n := len(l.burnt.Secrets); n != 1 {
+		t.Errorf("the first ticket is remembered for ever: %d secrets", n)
+	}
+	if got := l.ticket(ticket, start); got != "" {
+		t.Errorf("it is good again for %q", got)
+	}
+}
+
+func TestWhatATicketMayAskFor(t *testing.T) {
+	address := netip.MustParseAddr("198.51.100.7")
+	for _, tt := range []struct {
+		name    string
+		request Request
+		allow   bool
+		want    bool
+	}{
+		{"nothing of its own", Request{}, false, true},
+		{"a door of the sequence", Request{Doors: []string{"web"}}, false, true},
+		{"all of them", Request{Doors: []string{"web", "ssh"}}, false, true},
+		{"another door beside", Request{Doors: []string{"web", "vpn"}}, true, false},
+		{"an address", Request{Address: address}, true, true},
+		{"an address that is not allowed", Request{Address: address}, false, false},
+	} {
+		l := ledger()
+		ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: tt.request})
+		claim := Claim{Variable: sequence.Ticket, Code: ticket, Admits: everybody, Opens: []string{"ssh", "web"}, AllowAddress: tt.allow}
+		p := l.Verify(home, start, []Claim{claim})[0]
+		if (p != nil) != tt.want {
+			t.Errorf("%s: pass %+v", tt.name, p)
+		}
+		claim.Opens, claim.AllowAddress = append(claim.Opens, "vpn"), true
+		if l.Verify(home, start, []Claim{claim})[0] != nil {
+			t.Errorf("%s: good a second time", tt.name)
+		}
+	}
+}
+
+func TestATicketsRequestStaysWithItsRun(t *testing.T) {
+	l := ledger()
+	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: Request{TTL: time.Minute}})
+	first := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}})[0]
+	next := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: first}})[0]
+	if r, ok := next.Request.(*Request); !ok || r.TTL != time.Minute {
+		t.Errorf("request %+v", next.Request)
+	}
+}
+
+func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
+	l := ledger()
+	for i := range maxTickets + 1 {
+		if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}), start); (got == "alice") != (i < maxTickets) {
+			t.Fatalf("ticket %d: %q", i, got)
+		}
+	}
+	if got := l.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
+		t.Error("one user's tickets keep another out")
+	}
+	later := start.Add(validity + time.Second)
+	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
+		t.Errorf("later: %q", got)
+	}
+	if n := len(l.burnt.of(l.users[0].id).Tickets); n != 1 {
+		t.Errorf("%d tickets are kept", n)
+	}
+}
+
+func TestWrongCodesAreLimitedByClient(t *testing.T) {
+	l := ledger()
+	claim := func(client string, code string, at time.Time) bool {
+		return l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}})[0] != nil
+	}
+	good := totpAt(t, aliceSecret, start)
+	for range maxWrong {
+		claim("192.0.2.1/32", "x", start)
+	}
+	if claim("192.0.2.1/32", good, start) {
+		t.Error("a client is looked at after too many wrong codes")
+	}
+	if !claim("198.51.100.1/32", good, start) {
+		t.Error("a code was burnt that was not looked at, or a user is locked out elsewhere")
+	}
+	if claim("192.0.2.1/32", totpAt(t, aliceSecret, start.Add(period)), start.Add(wrongWithin)) {
+		t.Error("the minute is not over")
+	}
+	later := start.Add(wrongWithin + time.Second)
+	if !claim("192.0.2.1/32", totpAt(t, aliceSecret, later), later) {
+		t.Error("the minute is over")
+	}
+	for i := range maxClients + 10 {
+		claim(fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), "x", start)
+	}
+	if len(l.wrong) > maxClients {
+		t.Errorf("%d clients are remembered", len(l.wrong))
+	}
+}
+
+func TestAUserThatComesBackFindsWhatWasUsed(t *testing.T) {
+	l := ledger()
+	code := totpAt(t, aliceSecret, start)
+	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
+	l.totp(code, start)
+	l.ticket(ticket, start)
+	l.Configure([]User{{"bob", bobSecret}})
+	b, err := decodeBurnt(l.burnt.encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.burnt = b
+	l.Configure([]User{{"carol", aliceSecret}, {"alice", aliceSecret}})
+	if a, b := l.totp(code, start), l.ticket(ticket, start); a+b != "" {
+		t.Errorf("used again by %q, %q", a, b)
+	}
+}
+
+// Whatever the order of knocks, writes, crashes and steps of the clock: nothing
+// opens twice. What opens is what Await lets through, and a crash loses all but
+// what was written.
+func TestNothingOpensTwice(t *testing.T) {
+	type code struct {
+		variable, text string
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		now := start
+		var disk []byte
+		opened := map[code]int{}
+		boot := func() *Ledger {
+			l := ledger(User{"alice", aliceSecret}, User{"bob", bobSecret})
+			b, err := decodeBurnt(disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.burnt = b
+			return l
+		}
+		l := boot()
+		var writing *batch
+		finish := func() {
+			if writing != nil {
+				l.end(*writing)
+				writing = nil
+			}
+		}
+		var made []code
+		knock := func(c code) {
+			clear(l.wrong)
+			p := l.Verify(home, now, []Claim{{Variable: c.variable, Code: c.text, Admits: everybody}})[0]
+			if p == nil {
+				return
+			}
+			l.Await(p, func(err error) {
+				if err == nil {
+					opened[c]++
+				}
+				if opened[c] > 1 {
+					t.Fatalf("%v has opened %d times", c, opened[c])
+				}
+			})
+		}
+		secrets := map[string][]byte{"alice": aliceSecret, "bob": bobSecret}
+		ticket := func(name string, at time.Time) {
+			sealed, err := seal(secrets[name], Ticket{Time: at, User: name}, nonce{byte(len(made) >> 8), byte(len(made))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, code{sequence.Ticket, sealed})
+			knock(made[len(made)-1])
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"a new ticket": func(t *rapid.T) {
+				at := now.Add(time.Duration(rapid.SampledFrom([]int{0, 0, -60, 60, -61, 61}).Draw(t, "off")) * time.Second)
+				ticket(rapid.SampledFrom([]string{"alice", "bob"}).Draw(t, "user"), at)
+			},
+			"a ticket of later, and the clock set back": func(t *rapid.T) {
+				now = now.Add(130 * time.Second)
+				ticket("bob", now)
+				now = now.Add(-130 * time.Second)
+			},
+			"a new code": func(t *rapid.T) {
+				counter := now.Unix()/30 + rapid.Int64Range(-1, 1).Draw(t, "counter")
+				text, err := hotp.GenerateCode(base32.StdEncoding.EncodeToString(aliceSecret), uint64(counter))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := code{sequence.TOTP, text}
+				if !slices.Contains(made, c) {
+					made = append(made, c)
+				}
+				knock(c)
+			},
+			"an old one": func(t *rapid.T) {
+				if len(made) == 0 {
+					t.Skip("no code yet")
+				}
+				knock(rapid.SampledFrom(made).Draw(t, "code"))
+			},
+			"a whole write": func(t *rapid.T) {
+				if writing != nil {
+					t.Skip("one write at a time")
+				}
+				b := l.begin()
+				if b.data != nil {
+					disk = b.data
+				}
+				l.end(b)
+			},
+			"clock": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 130, 600, -1, -30, -130, -600}).Draw(t, "step")) * time.Second)
+			},
+			"begin to write": func(t *rapid.T) {
+				if writing != nil {
+					t.Skip("one write at a time")
+				}
+				b := l.begin()
+				writing = &b
+			},
+			"the disk has it": func(t *rapid.T) {
+				if writing != nil && writing.data != nil {
+					disk = writing.data
+				}
+				finish()
+			},
+			"the disk is full": func(t *rapid.T) {
+				if writing != nil && writing.data != nil {
+					writing.err = os.ErrInvalid
+				}
+				finish()
+			},
+			"a crash": func(t *rapid.T) {
+				if writing != nil && writing.data != nil && rapid.Bool().Draw(t, "written") {
+					disk = writing.data
+				}
+				writing = nil
+				l = boot()
+			},
+		})
+	})
+}
+
+// on returns a ledger of alice with a file.
+func on(path string) *Ledger {
+	l := New(path, slog.New(slog.DiscardHandler))
+	l.Configure([]User{{"alice", aliceSecret}})
+	return l
+}
+
+func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "onetime.json")
+	var done []error
+	wait := func(err error) { done = append(done, err) }
+	l := on(path)
+	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+	l.Await(p, wait)
+	if len(done) != 0 {
+		t.Fatal("answered before it was written")
+	}
+	l.write()
+	if len(done) != 1 || done[0] != nil || l.Problem() != nil {
+		t.Fatalf("answers %v, problem %v", done, l.Problem())
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
+		t.Errorf("a later one: %v", done)
+	}
+	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
+		t.Errorf("another process uses the same file: %v", other.Problem())
+	}
+	l.unlock()
+	next := on(path)
+	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
+		t.Errorf("after a restart it is a code of %q", got)
+	}
+	l.Configure([]User{{"alice", bobSecret}})
+	if l.Await(p, wait); len(done) != 3 || done[2] == nil {
+		t.Errorf("with another secret: %v", done)
+	}
+}
+
+func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		state := filepath.Join(dir, "state")
+		l := on(filepath.Join(state, "onetime.json"))
+		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		ctx, stop := context.WithCancel(t.Context())
+		defer func() { stop(); <-ended }()
+		go func() { l.Run(ctx); close(ended) }()
+		code := func(off time.Duration) error {
+			p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}})[0]
+			if p == nil {
+				return os.ErrInvalid
+			}
+			answer := make(chan error)
+			l.Await(p, func(err error) { answer <- err })
+			return <-answer
+		}
+		if err := code(-period); err == nil || !strings.Contains(err.Error(), state) {
+			t.Errorf("a code while nothing can be recorded: %v", err)
+		}
+		if err := l.Problem(); err == nil || !strings.Contains(err.Error(), state) {
+			t.Errorf("problem %v", err)
+		}
+		if err := os.Remove(state); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(retry + time.Millisecond) // in the bubble
+		synctest.Wait()
+		if err := l.Problem(); err != nil {
+			t.Errorf("it is not mended: %v", err)
+		}
+		if err := code(-period); err != os.ErrInvalid {
+			t.Errorf("a burnt code: %v", err)
+		}
+		if err := code(0); err != nil {
+			t.Errorf("a new code: %v", err)
+		}
+	})
+}
+
+func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
+	valid := string(ledger().burnt.encode())
+	for _, content := range []string{"", "{}", "null", valid + "x", valid[:len(valid)-3], strings.Replace(valid, ":1,", ":2,", 1),
+		`{"version":1,"mark":-1,"secrets":{}}`, `{"version":1,"mark":1,"secrets":{"0102":{"counter":1,"tickets":{}}}}`,
+		`{"version":1,"mark":1,"secrets":{"0102030405060708":null}}`, `{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{"00":1}}}}`} {
+		path := filepath.Join(t.TempDir(), "onetime.json")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := on(path)
+		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" {
+			t.Errorf("%q: a code of %q counts", content, got)
+		}
+		if err := l.Problem(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move it away") {
+			t.Errorf("%q: problem %v", content, err)
+		}
+		l.write()
+		if data, err := os.ReadFile(path); err != nil || string(data) != content {
+			t.Errorf("%q was replaced by %q, %v", content, data, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		l.write()
+		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "alice" || l.Problem() != nil {
+			t.Errorf("%q moved away: %q, %v", content, got, l.Problem())
+		}
+	}
+}
+
+func BenchmarkWrong(b *testing.B) {
+	var users []User
+	for i := range 100 {
+		users = append(users, User{fmt.Sprint("user", i), fmt.Appendf(nil, "a secret of number %d", i)})
+	}
+	l := ledger(users...)
+	sealed := mustSeal(b, users[7].Secret, Ticket{Time: start, User: "user7"})
+	unknown := mustSeal(b, aliceSecret, Ticket{Time: start, User: "alice"})
+	bad := sealed[:len(sealed)-4] + "AAAA"
+	for _, bb := range []struct{ name, variable, code string }{
+		{"totp/users=100", sequence.TOTP, "000000"},
+		{"ticket/unknown-id", sequence.Ticket, unknown},
+		{"ticket/bad-tag", sequence.Ticket, bad},
+		{"ticket/garbage", sequence.Ticket, strings.Repeat("A", 200)},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.ReportAllocs()
+			claims := []Claim{{Variable: bb.variable, Code: bb.code, Admits: everybody}}
+			for b.Loop() {
+				clear(l.wrong)
+				l.Verify(home, start, claims)
+			}
+		})
+	}
+}
