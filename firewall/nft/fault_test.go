@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -197,4 +198,35 @@ func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 			t.Fatal("no change is signalled any more")
 		}
 	}
+}
+
+// A backend that looked at its own changes would look at the table for every
+// grant.
+func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	other, err := New(Options{Table: "other", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for len(other.Changed()) == 0 || len(b.Changed()) == 0 { // both watch
+		guard(t, b, ssh)
+		guard(t, other, ssh)
+	}
+	<-b.Changed()
+	for i, change := range clients(100) {
+		<-other.Changed()
+		if err := b.Commit(t.Context(), []firewall.Change{change}); err != nil {
+			t.Fatal(err)
+		}
+		for len(other.Changed()) == 0 { // the kernel has told everybody
+			runtime.Gosched()
+		}
+		if len(b.Changed()) > 0 {
+			t.Fatalf("its own change %d was signalled", i)
+		}
+	}
+	guard(t, other, ssh)
+	<-b.Changed()
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,6 +40,7 @@ type Backend struct {
 
 	buffer  int           // bytes of answers that the socket may hold
 	timeout time.Duration // for one talk with the kernel
+	port    atomic.Uint32 // of the connection
 	// fault, of tests, is asked before and after what is said to the kernel,
 	// and returns what went wrong with it.
 	fault func(what string, said bool) error
@@ -157,7 +159,9 @@ func (b *Backend) dial() error {
 		return err
 	}
 	b.conn = conn
-	return nil
+	port, err := portOf(b.sock)
+	b.port.Store(port) // 0, if it cannot be told: then our own changes are looked at as well
+	return err
 }
 
 func (b *Backend) hangUp() {
@@ -183,53 +187,4 @@ func classify(err error) error {
 		}
 	}
 	return err
-}
-
-// monitor passes on that the ruleset has changed, until ctx is done. The
-// kernel's events are only a hint: they may be lost, and tell nothing of who
-// changed what.
-func (b *Backend) monitor(ctx context.Context) {
-	defer close(b.done)
-	for ctx.Err() == nil {
-		if err := b.watch(ctx); err != nil {
-			b.log.Debug("nftables: cannot watch for changes", "error", err)
-		}
-		b.signal() // something may have happened unseen
-		select {
-		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// watch signals every change until events are lost or ctx is done.
-func (b *Backend) watch(ctx context.Context) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	m := nftables.NewMonitor(nftables.WithMonitorAction(nftables.MonitorActionAny), nftables.WithMonitorObject(nftables.MonitorObjectAny))
-	events, err := conn.AddGenerationalMonitor(m)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-events:
-			if !ok {
-				return errors.New("the monitor has ended")
-			}
-			b.signal()
-		}
-	}
-}
-
-func (b *Backend) signal() {
-	select {
-	case b.changed <- struct{}{}:
-	default:
-	}
 }
