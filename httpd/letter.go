@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // Bounds of a request head. One that exceeds them is malformed.
@@ -47,6 +48,35 @@ func (l *Letter) Discard() {
 	putBuffer(l.head)
 	l.head = nil
 }
+
+// Path returns the path that was asked for, if it stands in the head as it is:
+// unreserved characters (RFC 3986, section 2.3) and slashes alone. It does not
+// say whether the head is malformed. The path is valid until the letter is
+// opened or discarded.
+func (l *Letter) Path() (path string, plain bool) {
+	if l.request != nil {
+		return "", false
+	}
+	_, rest, _ := bytes.Cut(l.head.bytes, []byte{' '})
+	target, _, found := bytes.Cut(rest, []byte{' '})
+	if !found || len(target) == 0 || target[0] != '/' {
+		return "", false
+	}
+	for _, c := range target {
+		if !unreserved[c] {
+			return "", false
+		}
+	}
+	return unsafe.String(&target[0], len(target)), true
+}
+
+// unreserved has the bytes that a plain path is made of.
+var unreserved = func() (set [256]bool) {
+	for _, c := range []byte("/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
+		set[c] = true
+	}
+	return set
+}()
 
 // Open parses the head, and discards the letter. It returns an error for a
 // malformed one: more than the bounds allow, control characters, no or

@@ -170,6 +170,30 @@ func (s *Set) Match(r Request, buf []Hit) Knock {
 	return k
 }
 
+// Concerns reports whether a request for path may match a step; whether it does
+// depends on the rest of it. It does not allocate.
+func (s *Set) Concerns(path string) bool {
+	if _, ok := s.paths[path]; ok {
+		return true
+	}
+	if len(s.hashes) > 0 {
+		if _, ok := s.hashes[sha256.Sum256([]byte(path))]; ok {
+			return true
+		}
+	}
+	for _, p := range s.patterns {
+		if p.regex.MatchString(path) {
+			return true
+		}
+	}
+	for _, n := range s.prefixes {
+		if n < len(path) && len(s.templates[path[:n]]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // nominate adds the candidates among templates whose variable rest begins with.
 func (k *Knock) nominate(templates []template, rest string, r Request) {
 	end := strings.IndexByte(rest, '/')

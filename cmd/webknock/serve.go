@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -34,7 +35,18 @@ func newServe(a *app) *cobra.Command {
 	return c
 }
 
+// leaveRoom has the daemon take half of the processors at most, so that no flood
+// of knocks takes them all from what is behind the doors, and since goroutines
+// that wake each other across processors cost more than they gain
+// (docs/performance.md). GOMAXPROCS in the environment says otherwise.
+func leaveRoom() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
+	}
+}
+
 func serve(ctx context.Context, a *app, dryRun bool, confirm time.Duration, stderr io.Writer) error {
+	leaveRoom()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

@@ -81,11 +81,7 @@ func (d *Daemon) end() {
 
 // startUnconfirmed takes the guard away again, and stays.
 func (d *Daemon) startUnconfirmed(ctx context.Context) error {
-	if err := d.gate.Unguard(ctx); err != nil {
-		return err
-	}
-	d.setTaken("nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
-	return nil
+	return d.unguard(ctx, "nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
 }
 
 // reloadUnconfirmed puts back the configuration from before a reload.

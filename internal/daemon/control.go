@@ -144,19 +144,19 @@ func (d *Daemon) Close(ctx context.Context, id string) error {
 
 // Unguard implements admin.Control.
 func (d *Daemon) Unguard(ctx context.Context) error {
-	if err := d.gate.Unguard(ctx); err != nil {
-		return problemOf(err)
-	}
-	d.setTaken("the guard was taken away; webknock reload puts it back")
-	return nil
+	return problemOf(d.unguard(ctx, "the guard was taken away; webknock reload puts it back"))
 }
 
-// setTaken remembers, and logs, why nothing is guarded.
-func (d *Daemon) setTaken(why string) {
+// unguard takes the guard away, and says why nothing is guarded from then on.
+func (d *Daemon) unguard(ctx context.Context, why string) error {
 	d.mu.Lock()
 	d.unguarded = why
 	d.mu.Unlock()
-	d.Log.Warn(why)
+	err := d.gate.Unguard(ctx)
+	if err == nil {
+		d.Log.Warn(why)
+	}
+	return err
 }
 
 func (d *Daemon) taken() string {

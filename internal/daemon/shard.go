@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,12 +176,28 @@ func (s *shard) read(l httpd.Letter) {
 		l.Discard()
 		return
 	}
+	if s.moot(&l) {
+		l.Discard()
+		return
+	}
 	var err error
 	if s.request, err = l.Open(s.reader); err != nil {
 		s.advance(sequence.Request{})
 		return
 	}
 	s.router.ServeHTTP(nobody{}, s.request)
+}
+
+// moot reports whether a letter surely changes nothing, malformed or not, so that
+// it need not be opened: its client has begun nothing, it asks for what is no
+// part of anything, and nobody counts. Most letters of strangers are such.
+func (s *shard) moot(l *httpd.Letter) bool {
+	if s.rules.ban.Knocks > 0 {
+		return false
+	}
+	path, plain := l.Path()
+	return plain && !s.rules.set.Concerns(path) && !slices.Contains(s.rules.decoys, path) &&
+		!s.tracker.Knows(track.Widen(l.Client, s.rules.ipv6Prefix))
 }
 
 // knock is what the router knows.

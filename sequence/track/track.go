@@ -97,6 +97,9 @@ type Completion struct {
 	By      *sequence.Pass // of the run; nil: it had no one-time step
 }
 
+// Knows reports whether a client, as Widen returned it, has begun a sequence.
+func (t *Tracker) Knows(addr netip.Addr) bool { return t.get(addr.As16()) != nil }
+
 // State returns how far a client, as Widen returned it, is in a sequence.
 func (t *Tracker) State(addr netip.Addr, m *sequence.Machine) sequence.State {
 	if c := t.get(addr.As16()); c != nil {
