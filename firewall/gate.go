@@ -23,6 +23,7 @@ type Gate struct {
 	observe func(Event)
 	orders  chan order
 	stopped chan struct{}
+	apart   time.Duration // at least, between two transactions
 
 	// What follows belongs to Run.
 	guard   Guard
@@ -93,6 +94,7 @@ type OpenRequest struct {
 const (
 	maxOrders      = 4096                   // orders that may wait
 	maxBatch       = 1024                   // orders committed as one transaction
+	groupTime      = time.Millisecond       // at least, between two transactions
 	backendTimeout = 5 * time.Second        // for one call of the backend
 	endedMemory    = 2 * time.Second        // for which the firewall's clock may be behind
 	pollInterval   = time.Second            // at least, between two looks at all grants
@@ -107,6 +109,7 @@ func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
 		backend: backend, log: log, observe: observe,
 		orders:  make(chan order, maxOrders),
 		stopped: make(chan struct{}),
+		apart:   groupTime,
 		grants:  map[key]Grant{},
 		count:   map[string]int{},
 		ids:     map[string]key{},
@@ -133,6 +136,7 @@ func (g *Gate) Run(ctx context.Context) {
 	end := time.NewTimer(0)
 	defer end.Stop()
 	retry := minRetry
+	var worked time.Time // when orders were last carried out
 	for {
 		next := pollInterval
 		if len(g.ends) > 0 {
@@ -146,8 +150,12 @@ func (g *Gate) Run(ctx context.Context) {
 			}
 			return
 		case o := <-g.orders:
+			// One that comes alone is carried out at once; of many that come
+			// one after the other, some share a transaction.
+			time.Sleep(g.apart - time.Since(worked))
 			failed := g.failing
 			g.work(ctx, []order{o})
+			worked = time.Now()
 			if failed == nil && g.failing != nil {
 				poll.Reset(minRetry)
 			}

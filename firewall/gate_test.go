@@ -91,6 +91,7 @@ func inHouse(t *testing.T, test func(t *testing.T, h *house)) {
 func newHouse(t *testing.T, backend *faulty) *house {
 	h := &house{backend: backend, t: t}
 	h.Gate = NewGate(backend, slog.New(slog.DiscardHandler), h.record)
+	h.apart = 0
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { h.Run(ctx) })
@@ -303,6 +304,28 @@ func TestWhatWaitsIsOneTransaction(t *testing.T) {
 		}
 		if got := len(h.held()); got != 101 {
 			t.Errorf("%d grants", got)
+		}
+	})
+}
+
+func TestOrdersCloseTogetherShareATransaction(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		before := len(h.backend.commits)
+		h.apart = time.Millisecond // none is being carried out
+		for i := range 20 {        // a fifth of a millisecond apart
+			h.Submit(OpenRequest{Client: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Doors: []string{"vpn"}}, func([]Grant, error) {})
+			time.Sleep(time.Millisecond / 5)
+		}
+		synctest.Wait()
+		if n := len(h.backend.commits) - before; n < 4 || n > 6 {
+			t.Errorf("%d transactions in 4 ms", n)
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		h.mustOpen(bob, "ssh")
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("an order that comes alone waited %v", waited)
 		}
 	})
 }
