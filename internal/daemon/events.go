@@ -35,7 +35,7 @@ func (d *Daemon) complete(c completion) {
 // are not waited for to their end.
 const (
 	answerPatience = time.Second
-	answerMargin   = 10 * time.Millisecond
+	answerMargin   = 5 * time.Millisecond
 )
 
 // effect carries out a completion.
