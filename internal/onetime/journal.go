@@ -70,7 +70,7 @@ func (b *burnt) full(id keyID) bool {
 }
 
 // forgotten returns the time before which tickets may have been forgotten.
-func (b *burnt) forgotten() int64 { return b.Mark - int64(validity/time.Second) }
+func (b *burnt) forgotten() int64 { return b.Mark - validity }
 
 // advance moves the mark, and forgets tickets that it makes too old.
 func (b *burnt) advance(now int64) {

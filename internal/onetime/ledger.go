@@ -32,11 +32,12 @@ const (
 )
 
 const (
-	// validity is how far a ticket's time may be from the server's.
-	validity = 60 * time.Second
+	// validity is how far a ticket's time may be from the server's, in seconds: a
+	// time.Duration does not hold all that a ticket may say.
+	validity = 60
 	// An authentic ticket that is refused is burnt as well, as it could come
 	// into its time when a clock is set right; but not one that is further off.
-	burnable = 24 * time.Hour
+	burnable = 24 * 60 * 60
 
 	maxTickets = 1024 // burnt tickets of a user that could still matter; beyond it none is accepted
 
@@ -294,7 +295,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	}
 	now := max(clock.Unix(), l.burnt.Mark)
 	at := t.Time.Unix()
-	off := time.Duration(max(at-now, now-at)) * time.Second
+	off := max(at-now, now-at)
 	if at < l.burnt.forgotten() || off > burnable || l.burnt.has(u.id, n) {
 		return nil, nil
 	}
@@ -313,7 +314,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	if !good {
 		return nil, nil
 	}
-	return []bearer{{u, t.Time.Add(validity)}}, &t.Request
+	return []bearer{{u, t.Time.Add(validity * time.Second)}}, &t.Request
 }
 
 // errGone ends a run whose user has gone.

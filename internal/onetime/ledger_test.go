@@ -197,6 +197,16 @@ func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
 	}
 }
 
+func TestATicketOfAFarFutureIsNoGoodNow(t *testing.T) {
+	for at := int64(1) << 33; at <= maxTicketTime; at += 1 << 33 { // most are further off than a time.Duration tells
+		l := ledger()
+		ticket := mustSeal(t, aliceSecret, Ticket{Time: time.Unix(at, 0), User: "alice"})
+		if got := l.ticket(ticket, start); got != "" || len(l.burnt.Secrets) > 0 {
+			t.Errorf("a ticket of %d is good for %q at %d", at, got, start.Unix())
+		}
+	}
+}
+
 func TestAClockSetBackBringsNoTicketBack(t *testing.T) {
 	l := ledger()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
@@ -261,7 +271,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 	if got := l.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
 		t.Error("one user's tickets keep another out")
 	}
-	later := start.Add(validity + time.Second)
+	later := start.Add((validity + 1) * time.Second)
 	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
