@@ -13,8 +13,10 @@ import (
 
 	"github.com/pquerna/otp/totp"
 
+	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/onetime"
+	"webknock/sequence"
 )
 
 // onetimers starts shards with users and a ledger in a directory of its own. A
@@ -123,6 +125,38 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 	} {
 		if got := onetimers(t, sequences, "ann")(knocks); got != want {
 			t.Errorf("%s: %q, want %q", knocks, got, want)
+		}
+	}
+}
+
+// A run may have begun under another configuration than that it completes under.
+func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
+	address := onetime.Request{Address: netip.MustParseAddr("198.51.100.7")}
+	web := onetime.Request{Doors: []string{"web"}}
+	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/t/{ticket}"}}}}}
+	with := func(change func(*config.Sequence)) *config.Sequence {
+		s := ticket
+		s.Opens = []string{"ssh", "web"}
+		change(&s)
+		return &s
+	}
+	as := with(func(*config.Sequence) {})
+	for _, tt := range []struct {
+		name     string
+		sequence *config.Sequence
+		request  any
+		want     bool
+	}{
+		{"a code", as, nil, true},
+		{"a door", as, &web, true},
+		{"a door that is not opened any more", with(func(s *config.Sequence) { s.Opens = []string{"ssh"} }), &web, false},
+		{"an address", with(func(s *config.Sequence) { s.AllowAddress = true }), &address, true},
+		{"an address that is not allowed any more", as, &address, false},
+		{"a user that is not admitted any more", with(func(s *config.Sequence) { s.Users = []string{"bob"} }), nil, false},
+	} {
+		c := completion{sequence: tt.sequence, by: &sequence.Pass{User: "ann", Request: tt.request}}
+		if got := c.permitted(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

@@ -206,8 +206,7 @@ func (c Claim) admits(b bearer, r *Request) bool {
 	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.Key != b.id) {
 		return false
 	}
-	return r == nil || (c.AllowAddress || !r.Address.IsValid()) &&
-		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(c.Opens, door) })
+	return r.Permitted(c.Opens, c.AllowAddress)
 }
 
 func (l *Ledger) limited(client netip.Prefix, at time.Time) bool {

@@ -70,6 +70,13 @@ type Request struct {
 	Address netip.Addr    // to open for; zero: the client's own
 }
 
+// Permitted reports whether a sequence that opens the given doors, and allows
+// an address or does not, may do what is asked for. Nil asks for nothing.
+func (r *Request) Permitted(opens []string, allowAddress bool) bool {
+	return r == nil || (allowAddress || !r.Address.IsValid()) &&
+		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(opens, door) })
+}
+
 // deriveKey returns the key of a user's tickets, and its id.
 func deriveKey(secret []byte) (cipher.AEAD, keyID) {
 	okm, err := hkdf.Key(sha256.New, secret, nil, ticketLabel, chacha20poly1305.KeySize+len(keyID{}))
