@@ -15,6 +15,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/durable"
 	"webknock/internal/onetime"
 	"webknock/sequence"
 )
@@ -40,7 +41,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (knocks func(wor
 	if err != nil {
 		t.Fatal(err)
 	}
-	ledger := onetime.New(filepath.Join(dir, "onetime.json"), slog.New(slog.DiscardHandler))
+	ledger := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	ledger.Configure(oneTimeUsers(cfg))
 	all, completed := watched(t, r, ledger)
 	return func(words string) string {

@@ -7,17 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
 const (
+	fileName    = "onetime.json"
 	fileVersion = 1
 	maxFile     = 64 << 20         // bytes
 	retry       = time.Second      // after a write that has failed
@@ -90,6 +86,9 @@ func (b *burnt) advance(now int64) {
 	}
 }
 
+// path returns where the file is.
+func (l *Ledger) path() string { return l.dir.Path(fileName) }
+
 // file is the file's form.
 type file struct {
 	Version int `json:"version"`
@@ -140,64 +139,21 @@ func (l *Ledger) load() {
 	if done {
 		return
 	}
-	var data []byte
+	data, err := l.dir.Read(fileName, maxFile)
 	var b burnt
-	err := l.lock()
-	if err == nil {
-		data, err = durable.ReadFile(l.path, maxFile)
-	}
 	if err == nil {
 		if b, err = decodeBurnt(data); err != nil {
-			err = fmt.Errorf("%s is damaged: %w (put a copy back; or move it away, wait two minutes, and all that was used before counts as unused, except for its time)", l.path, err)
+			err = fmt.Errorf("%s is damaged: %w (put a copy back; or move it away, wait two minutes, and all that was used before counts as unused, except for its time)", l.path(), err)
 		}
 	}
 	if err != nil {
 		l.setProblem(err)
 		return
 	}
-	// What a write left behind that was cut off.
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path)+"-*"))
-	for _, name := range left {
-		os.Remove(name)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.loaded, l.burnt, l.dirty = true, b, true // written once at once, to know whether it can be
 	l.rouse()
-}
-
-// lock keeps other processes away from the file, until this one ends or Run
-// returns: two that write it in turn would forget what the other has burnt.
-func (l *Ledger) lock() error {
-	if l.locked != nil {
-		return nil
-	}
-	dir := filepath.Dir(l.path)
-	if err := makeDir(dir); err != nil {
-		return err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return fmt.Errorf("another process uses %s (give each daemon a state of its own)", l.path)
-		}
-		return fmt.Errorf("lock %s: %w", dir, err)
-	}
-	l.locked = f
-	return nil
-}
-
-func (l *Ledger) unlock() {
-	l.loading.Lock()
-	defer l.loading.Unlock()
-	if l.locked != nil {
-		l.locked.Close()
-		l.locked = nil
-	}
 }
 
 // waiter is what waits for burns to be on the disk.
@@ -233,7 +189,6 @@ func (l *Ledger) valid(p *sequence.Pass) error {
 
 // Run writes what is burnt until ctx is done, and then a last time.
 func (l *Ledger) Run(ctx context.Context) {
-	defer l.unlock()
 	again := time.NewTicker(retry)
 	defer again.Stop()
 	for {
@@ -274,7 +229,7 @@ func (l *Ledger) setProblem(err error) {
 	case err != nil && (old == nil || old.Error() != err.Error()):
 		l.log.Error(err.Error())
 	case err == nil && old != nil:
-		l.log.Info("the use of one-time codes and tickets is recorded again", "file", l.path)
+		l.log.Info("the use of one-time codes and tickets is recorded again", "file", l.path())
 	}
 }
 
@@ -283,7 +238,7 @@ func (l *Ledger) write() {
 	l.load()
 	b := l.begin()
 	if b.data != nil {
-		b.err = store(l.path, b.data)
+		b.err = l.dir.Write(fileName, b.data)
 	}
 	l.end(b)
 }
@@ -324,7 +279,7 @@ func (l *Ledger) end(b batch) {
 		case b.err != nil:
 			errs[i] = b.err
 		case time.Since(w.since) > maxWait:
-			errs[i] = fmt.Errorf("it took the disk of %s more than %v", l.path, maxWait)
+			errs[i] = fmt.Errorf("it took the disk of %s more than %v", l.path(), maxWait)
 		default:
 			errs[i] = l.valid(w.pass)
 		}
@@ -333,23 +288,4 @@ func (l *Ledger) end(b batch) {
 	for i, w := range b.waiting {
 		w.done(errs[i])
 	}
-}
-
-// store writes the file.
-func store(path string, data []byte) error {
-	if err := makeDir(filepath.Dir(path)); err != nil {
-		return err
-	}
-	return durable.WriteFile(path, data)
-}
-
-// makeDir makes a directory durably, if there is none.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
 }

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/pquerna/otp/hotp"
 
+	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
@@ -55,12 +55,11 @@ type User struct {
 // A Ledger knows the users and what they have used. It may be used from several
 // goroutines.
 type Ledger struct {
-	path string
+	dir  *durable.Dir
 	log  *slog.Logger
 	wake chan struct{} // something waits for the writer
 
 	loading sync.Mutex // held while the file is read
-	locked  *os.File   // the file's directory, whose lock keeps other processes away; nil: not yet
 
 	mu      sync.Mutex
 	users   []*user
@@ -96,9 +95,9 @@ type wrong struct {
 	since time.Time
 }
 
-// New returns a ledger without users, whose memory is in a file.
-func New(path string, log *slog.Logger) *Ledger {
-	return &Ledger{path: path, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}}
+// New returns a ledger without users, whose memory is a file in a directory.
+func New(dir *durable.Dir, log *slog.Logger) *Ledger {
+	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.

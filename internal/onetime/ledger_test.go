@@ -18,6 +18,7 @@ import (
 	"github.com/pquerna/otp/hotp"
 	"pgregory.net/rapid"
 
+	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
@@ -47,7 +48,7 @@ func ledger(users ...User) *Ledger {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
-	l := New("/nowhere/onetime.json", slog.New(slog.DiscardHandler))
+	l := New(durable.NewDir("/nowhere"), slog.New(slog.DiscardHandler))
 	l.loaded = true
 	l.burnt, _ = decodeBurnt(nil)
 	l.Configure(users)
@@ -452,18 +453,18 @@ func TestNothingOpensTwice(t *testing.T) {
 	})
 }
 
-// on returns a ledger of alice with a file.
-func on(path string) *Ledger {
-	l := New(path, slog.New(slog.DiscardHandler))
+// on returns a ledger of alice with a file in a directory.
+func on(dir string) *Ledger {
+	l := New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	l.Configure([]User{{"alice", aliceSecret}})
 	return l
 }
 
 func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state", "onetime.json")
+	dir := filepath.Join(t.TempDir(), "state")
 	var done []error
 	wait := func(err error) { done = append(done, err) }
-	l := on(path)
+	l := on(dir)
 	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
 	l.Await(p, wait)
 	if len(done) != 0 {
@@ -473,17 +474,17 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	if len(done) != 1 || done[0] != nil || l.Problem() != nil {
 		t.Fatalf("answers %v, problem %v", done, l.Problem())
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
-	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
+	if other := on(dir); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
 		t.Errorf("another process uses the same file: %v", other.Problem())
 	}
-	l.unlock()
-	next := on(path)
+	l.dir.Close()
+	next := on(dir)
 	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
 		t.Errorf("after a restart it is a code of %q", got)
 	}
@@ -497,7 +498,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		state := filepath.Join(dir, "state")
-		l := on(filepath.Join(state, "onetime.json"))
+		l := on(state)
 		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
 			t.Fatal(err)
 		}
@@ -542,11 +543,12 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 	for _, content := range []string{"", "{}", "null", valid + "x", valid[:len(valid)-3], strings.Replace(valid, ":1,", ":2,", 1),
 		`{"version":1,"mark":-1,"secrets":{}}`, `{"version":1,"mark":1,"secrets":{"0102":{"counter":1,"tickets":{}}}}`,
 		`{"version":1,"mark":1,"secrets":{"0102030405060708":null}}`, `{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{"00":1}}}}`} {
-		path := filepath.Join(t.TempDir(), "onetime.json")
+		dir := t.TempDir()
+		path := filepath.Join(dir, "onetime.json")
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l := on(path)
+		l := on(dir)
 		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" {
 			t.Errorf("%q: a code of %q counts", content, got)
 		}
