@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/base32"
 	"fmt"
 	"log/slog"
@@ -9,13 +10,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pquerna/otp/totp"
 
 	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/command"
 	"webknock/internal/durable"
+	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/sequence"
 )
@@ -23,7 +27,7 @@ import (
 // onetimers starts shards with users and a ledger in a directory of its own. A
 // word of knock's is a path; {NAME} in it stands for the user's code of now, and
 // a word that begins with @ is a client, that the rest comes from.
-func onetimers(t *testing.T, sequences string, names ...string) (knocks func(words string) string) {
+func onetimers(t *testing.T, sequences string, names ...string) (all *shards, knocks func(words string) string) {
 	t.Helper()
 	dir := t.TempDir()
 	text := "listeners: [{address: ':1'}]\ndoors: [{name: ssh, ports: [22/tcp]}]\nusers:\n"
@@ -44,7 +48,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (knocks func(wor
 	ledger := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	ledger.Configure(oneTimeUsers(cfg))
 	all, completed := watched(t, r, ledger)
-	return func(words string) string {
+	return all, func(words string) string {
 		before := len(completed())
 		client := "192.0.2.1"
 		now := time.Now()
@@ -106,7 +110,8 @@ sequences:
 		{"five wrong codes", "/f/1 /f/2 /f/3 /f/4 /f/5 /f/{ann} /b @192.0.2.2 /f/{ann} /b", "first by ann"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := onetimers(t, sequences, "ann", "bob")(tt.knocks); got != tt.want {
+			_, knocks := onetimers(t, sequences, "ann", "bob")
+			if got := knocks(tt.knocks); got != tt.want {
 				t.Errorf("%s completes %q, want %q", tt.knocks, got, tt.want)
 			}
 		})
@@ -124,7 +129,8 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 		"/f/1* /x* /f/2* /y*":   "",
 		"/f/1* /f/2* /f/{ann}*": "",
 	} {
-		if got := onetimers(t, sequences, "ann")(knocks); got != want {
+		_, knock := onetimers(t, sequences, "ann")
+		if got := knock(knocks); got != want {
 			t.Errorf("%s: %q, want %q", knocks, got, want)
 		}
 	}
@@ -160,4 +166,42 @@ func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
+}
+
+func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
+	all, knocks := onetimers(t, `sequences: [{name: s, steps: [/a, "/f/{totp}", /b], message: x}]`, "ann")
+	for _, tt := range []struct {
+		words string
+		want  uint64
+	}{
+		{"@192.0.2.1 /f/1 /a /x", 0}, // nobody has looked
+		{"@192.0.2.2 /a /f/1 /a /f/2 /f/3", 2},
+		{"@192.0.2.3 /a /f/{ann} /f/{ann} /b", 0},
+		{"@192.0.2.4 /a /f/{ann} /a /f/{ann}", 2}, // they are used
+	} {
+		before := all.wrong.Load()
+		knocks(tt.words)
+		if got := all.wrong.Load() - before; got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.words, got, tt.want)
+		}
+	}
+}
+
+func TestTheLogHearsOfWrongCodesInSums(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		d := &Daemon{Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
+		d.notices, d.commands = notice.NewSender(d.Log), &commands{Runner: command.NewRunner(d.Log)}
+		d.shards = newShards(1, nil, nil, nil, nil)
+		stop := start(t.Context(), d.reportLosses)
+		for _, n := range []uint64{0, 7, 0, 3} {
+			d.shards.wrong.Add(n)
+			time.Sleep(lossInterval) // in the bubble
+			synctest.Wait()
+		}
+		stop()
+		if got := strings.Count(log.String(), "codes"); got != 2 || !strings.Contains(log.String(), "count=7") || !strings.Contains(log.String(), "count=3") {
+			t.Errorf("logged:\n%s", &log)
+		}
+	})
 }
