@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"webknock/sequence"
@@ -63,6 +64,16 @@ func (b *burnt) has(id keyID, n nonce) bool {
 
 func (b *burnt) full(id keyID) bool {
 	return b.Secrets[id] != nil && len(b.Secrets[id].Tickets) >= maxTickets
+}
+
+// add adds what another knows to be used.
+func (b *burnt) add(o burnt) {
+	for id, s := range o.Secrets {
+		to := b.of(id)
+		to.Counter = max(to.Counter, s.Counter)
+		maps.Copy(to.Tickets, s.Tickets)
+	}
+	b.advance(o.Mark)
 }
 
 // forgotten returns the time before which tickets may have been forgotten.
@@ -128,8 +139,7 @@ func decodeBurnt(data []byte) (burnt, error) {
 	return f.burnt, nil
 }
 
-// load reads the file, unless that was done. Until it succeeds no code is
-// looked at.
+// load reads the file, unless that was done.
 func (l *Ledger) load() {
 	l.loading.Lock()
 	defer l.loading.Unlock()
@@ -152,7 +162,8 @@ func (l *Ledger) load() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.loaded, l.burnt, l.dirty = true, b, true // written once at once, to know whether it can be
+	l.burnt.add(b)
+	l.loaded, l.dirty = true, true // written once at once, to know whether it can be
 	l.rouse()
 }
 

@@ -65,7 +65,7 @@ type Ledger struct {
 	users   []*user
 	keys    map[keyID]*user
 	wrong   map[netip.Prefix]wrong
-	loaded  bool // burnt holds what the file held
+	loaded  bool // burnt holds what the file held; until then nothing passes
 	burnt   burnt
 	burns   uint64 // burns so far
 	written uint64 // of them on the disk
@@ -97,7 +97,7 @@ type wrong struct {
 
 // New returns a ledger without users, whose memory is a file in a directory.
 func New(dir *durable.Dir, log *slog.Logger) *Ledger {
-	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}}
+	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[keyID]*spent{}}}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.
@@ -151,7 +151,7 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*se
 	passes := make([]*sequence.Pass, len(claims))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.loaded || l.limited(client, at) {
+	if l.limited(client, at) {
 		return passes
 	}
 	var proofs []proof // nearly always one
@@ -168,6 +168,9 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*se
 	}
 	if !passed {
 		l.countWrong(client, at)
+	}
+	if !l.loaded { // nobody knows whether they were used before; now they are
+		clear(passes)
 	}
 	return passes
 }

@@ -563,9 +563,44 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.write()
-		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "alice" || l.Problem() != nil {
-			t.Errorf("%q moved away: %q, %v", content, got, l.Problem())
+		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" || l.Problem() != nil {
+			t.Errorf("%q moved away: a code that came before is one of %q, %v", content, got, l.Problem())
 		}
+		if got := l.totp(totpAt(t, aliceSecret, start.Add(period)), start); got != "alice" {
+			t.Errorf("%q moved away: a new code is one of %q", content, got)
+		}
+	}
+}
+
+// What comes while another process has the file is used up, and so is what that
+// process has noted meanwhile.
+func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
+	dir := t.TempDir()
+	first, second := on(dir), on(dir)
+	ticket := func() string { return mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}) }
+	seen, used := ticket(), ticket()
+	if got := second.totp(totpAt(t, aliceSecret, start), start) + second.ticket(seen, start); got != "" {
+		t.Errorf("without the file: codes of %q", got)
+	}
+	if got := first.ticket(used, start); got != "alice" {
+		t.Fatalf("a ticket of %q", got)
+	}
+	first.write()
+	first.dir.Close()
+	second.write()
+	if err := second.Problem(); err != nil {
+		t.Fatal(err)
+	}
+	if got := second.totp(totpAt(t, aliceSecret, start), start) + second.ticket(seen, start) + second.ticket(used, start); got != "" {
+		t.Errorf("used codes of %q", got)
+	}
+	if got := second.ticket(ticket(), start); got != "alice" {
+		t.Errorf("a new ticket of %q", got)
+	}
+	second.write()
+	second.dir.Close()
+	if third := on(dir); third.ticket(seen, start)+third.ticket(used, start) != "" || third.Problem() != nil {
+		t.Errorf("after a restart they are good again, %v", third.Problem())
 	}
 }
 
