@@ -221,10 +221,18 @@ func (l *Ledger) Run(ctx context.Context) {
 func (l *Ledger) Problem() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.users) == 0 {
+	switch {
+	case len(l.users) == 0:
 		return nil
+	case !l.writing.IsZero() && time.Since(l.writing) > maxWait:
+		return l.slow()
 	}
 	return l.problem
+}
+
+// slow is the error of a disk that hangs.
+func (l *Ledger) slow() error {
+	return fmt.Errorf("one-time codes and tickets open nothing: it takes the disk of %s more than %v", l.path(), maxWait)
 }
 
 // setProblem logs changes of the problem.
@@ -270,6 +278,7 @@ func (l *Ledger) begin() (b batch) {
 	if l.loaded && (l.dirty || l.burns > l.written || l.problem != nil) {
 		b.data = l.burnt.encode()
 		l.dirty = false
+		l.writing = time.Now()
 	}
 	return b
 }
@@ -279,6 +288,7 @@ func (l *Ledger) end(b batch) {
 		l.setProblem(b.err)
 	}
 	l.mu.Lock()
+	l.writing = time.Time{}
 	if b.data != nil && b.err == nil {
 		l.written = b.burns
 	} else if b.err != nil {
@@ -290,7 +300,7 @@ func (l *Ledger) end(b batch) {
 		case b.err != nil:
 			errs[i] = b.err
 		case time.Since(w.since) > maxWait:
-			errs[i] = fmt.Errorf("it took the disk of %s more than %v", l.path(), maxWait)
+			errs[i] = l.slow()
 		default:
 			errs[i] = l.valid(w.pass)
 		}

@@ -71,7 +71,8 @@ type Ledger struct {
 	written uint64 // of them on the disk
 	dirty   bool   // the file is to be written, burns or not
 	waiting []waiter
-	problem error // why nothing can be recorded; nil: it can
+	writing time.Time // since when the file is being written; zero: it is not
+	problem error     // why nothing can be recorded; nil: it can
 }
 
 // user is a configured user.

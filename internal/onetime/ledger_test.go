@@ -538,6 +538,28 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	})
 }
 
+func TestADiskThatHangsIsAProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := on(t.TempDir())
+		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+		var answer error
+		l.Await(p, func(err error) { answer = err })
+		b := l.begin()
+		time.Sleep(maxWait) // in the bubble
+		if err := l.Problem(); err != nil {
+			t.Errorf("too early: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if l.Problem() == nil {
+			t.Error("nobody is told")
+		}
+		l.end(b)
+		if answer == nil || l.Problem() != nil {
+			t.Errorf("when it is done: answer %v, problem %v", answer, l.Problem())
+		}
+	})
+}
+
 func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 	valid := string(ledger().burnt.encode())
 	for _, content := range []string{"", "{}", "null", valid + "x", valid[:len(valid)-3], strings.Replace(valid, ":1,", ":2,", 1),
