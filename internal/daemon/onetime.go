@@ -25,6 +25,9 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 	var claims []onetime.Claim
 	repeated := false
 	for _, c := range k.Candidates {
+		if s.letter.Site && !onetime.WellFormed(c.Variable, c.Code) {
+			continue // a visitor of the site wants another page
+		}
 		state := s.tracker.State(client, c.Machine)
 		run, ok := c.Machine.Reaches(state, c.Step, s.now)
 		if !ok {

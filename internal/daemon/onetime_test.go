@@ -25,8 +25,9 @@ import (
 )
 
 // onetimers starts shards with users and a ledger in a directory of its own. A
-// word of knock's is a path; {NAME} in it stands for the user's code of now, and
-// a word that begins with @ is a client, that the rest comes from.
+// word of knock's is a path; {NAME} in it stands for the user's code of now,
+// {wrong} for nobody's, and a word that begins with @ is a client, that the rest
+// comes from.
 func onetimers(t *testing.T, sequences string, names ...string) (all *shards, knocks func(words string) string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -52,6 +53,20 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 		before := len(completed())
 		client := "192.0.2.1"
 		now := time.Now()
+		good := map[string]bool{}
+		for _, secret := range secrets {
+			for off := -2; off <= 2; off++ {
+				code, err := totp.GenerateCode(secret, now.Add(time.Duration(off)*30*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				good[code] = true
+			}
+		}
+		wrong := "000000"
+		for i := 1; good[wrong]; i++ {
+			wrong = fmt.Sprintf("%06d", i)
+		}
 		for _, word := range strings.Fields(words) {
 			if c, ok := strings.CutPrefix(word, "@"); ok {
 				client = c
@@ -59,6 +74,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 				continue
 			}
 			site := strings.HasSuffix(word, "*")
+			word = strings.ReplaceAll(word, "{wrong}", wrong)
 			for _, name := range names {
 				for variable, at := range map[string]time.Time{"{" + name + "}": now, "{" + name + "+1}": now.Add(30 * time.Second)} {
 					code, err := totp.GenerateCode(secrets[name], at)
@@ -124,10 +140,11 @@ sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]
 shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 `
 	for knocks, want := range map[string]string{
-		"/1* /2* /3* /4*":       "",
-		"/f/1* /f/2* /f/3*":     "banned 192.0.2.1",
-		"/f/1* /x* /f/2* /y*":   "",
-		"/f/1* /f/2* /f/{ann}*": "",
+		"/1* /2* /3* /4*":                        "",
+		"/f/{wrong}* /f/{wrong}* /f/{wrong}*":    "banned 192.0.2.1",
+		"/f/{wrong}* /x* /f/{wrong}* /y*":        "",
+		"/f/{wrong}* /f/{wrong}* /f/{ann}*":      "",
+		"/f/1* /f/about* /f/1234567* /f/12345x*": "", // pages
 	} {
 		_, knock := onetimers(t, sequences, "ann")
 		if got := knock(knocks); got != want {

@@ -10,11 +10,13 @@ import (
 	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/base32"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,6 +120,15 @@ func (l *Ledger) Configure(users []User) {
 	if len(users) > 0 {
 		l.load()
 	}
+}
+
+// WellFormed reports whether a path segment has the form of a code; none that has
+// not is good.
+func WellFormed(variable, segment string) bool {
+	if variable == sequence.Ticket {
+		return len(segment) >= base64.RawURLEncoding.EncodedLen(minTicket) && len(segment) <= base64.RawURLEncoding.EncodedLen(maxTicket)
+	}
+	return len(segment) == digits && strings.Trim(segment, "0123456789") == ""
 }
 
 // A Claim is a step for which a code may count.
@@ -247,8 +258,8 @@ func (l *Ledger) rouse() {
 // clock that is set back brings none back, and a code that is by chance that of
 // two counters counts once.
 func (l *Ledger) burnTOTP(code string, at time.Time) (bearers []bearer) {
-	given, err := strconv.ParseUint(code, 10, 31)
-	if err != nil || len(code) != digits {
+	given, err := strconv.Atoi(code)
+	if err != nil || !WellFormed(sequence.TOTP, code) {
 		return nil
 	}
 	now := at.Unix() / int64(period/time.Second)

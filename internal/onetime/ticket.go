@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"webknock/sequence"
 )
 
 // The format of a ticket, byte for byte, is in docs/protocol.md.
@@ -27,6 +29,7 @@ const (
 	clearLen      = 1 + len(keyID{})     // version and key id, the associated data
 	minPayload    = 8 + 4 + 1 + 1 + 1
 	maxPayload    = minPayload + 32 + maxDoors*33 + 16
+	minTicket     = clearLen + len(nonce{}) + minPayload + chacha20poly1305.Overhead
 	maxTicket     = clearLen + len(nonce{}) + maxPayload + chacha20poly1305.Overhead
 )
 
@@ -122,7 +125,7 @@ func (t Ticket) equal(o Ticket) bool {
 // openTicket returns the ticket that a path segment holds, and its nonce, or
 // false if none of the keys has sealed it. There is one spelling of a ticket.
 func openTicket(segment string, keys map[keyID]*user) (by *user, t Ticket, n nonce, ok bool) {
-	if len(segment) > base64.RawURLEncoding.EncodedLen(maxTicket) || base64.RawURLEncoding.DecodedLen(len(segment)) < clearLen+len(n)+minPayload+chacha20poly1305.Overhead {
+	if !WellFormed(sequence.Ticket, segment) {
 		return nil, t, n, false
 	}
 	// The decoder passes over line ends; where the lengths are right there are
