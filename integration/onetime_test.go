@@ -366,3 +366,41 @@ func TestStateThatCannotBeWrittenKeepsCodesOutAndNothingElse(t *testing.T) {
 		}
 	}
 }
+
+// Two daemons on two hosts, with one state.
+func TestTwoDaemonsDoNotShareAState(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "anna", "bert")
+	config := onetimeDoors + `
+  - {name: only, steps: ["/only/{totp}"], opens: [ssh]}
+` + k.config
+	w.serve(config)
+	file, socket := filepath.Join(w.dir, "second.yaml"), filepath.Join(w.dir, "second.sock")
+	if err := os.WriteFile(file, []byte(config+"\nadmin: {socket: "+socket+"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := w.start(w.mallory.Command(t.Context(), binary, "serve", "--config", file))
+	second.wait(t, `"serving"`)
+	on := func(command string) string {
+		out, _, _ := w.webknock(command, "-o", "json", "--socket", socket)
+		return out
+	}
+	if status := on("status"); !strings.Contains(status, `"degraded"`) || !strings.Contains(status, "another webknock") {
+		t.Errorf("the second says %s", status)
+	}
+	code := k.code("anna")
+	w.knock(w.alice, malloryIP, "/only/"+code, "/plain")
+	until(t, "the plain door of the second", func() bool { return strings.Contains(on("grants"), `"plain"`) })
+	if strings.Contains(on("grants"), "anna") {
+		t.Error("the second has opened by a code")
+	}
+	w.knock(w.alice, serverIP, "/only/"+code)
+	w.mustBecome("ssh " + aliceIP)
+	w.daemon.stop(t, syscall.SIGKILL)
+	until(t, "the second has the state", func() bool { return strings.Contains(on("status"), `"ok"`) })
+	w.knock(w.alice, malloryIP, "/only/"+code, "/only/"+k.code("bert"))
+	until(t, "a new code opens", func() bool { return strings.Contains(on("grants"), "bert") })
+	if strings.Contains(on("grants"), "anna") {
+		t.Error("a used code has opened")
+	}
+}

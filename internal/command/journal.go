@@ -9,13 +9,10 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"webknock/firewall"
 	"webknock/internal/durable"
@@ -29,13 +26,12 @@ import (
 // what cannot be written down is not started, and tried until it can. One
 // goroutine, in Run, writes: changes that come meanwhile are the next write.
 type Journal struct {
-	path     string // empty: nothing outlives the process
+	dir      *durable.Dir // nil: nothing outlives the process
 	runner   *Runner
 	log      *slog.Logger
 	commands func(sequence string) []Command // for the end of a grant, as configured now
-	write    func(path string, data []byte) error
+	write    func(data []byte) error
 	wake     chan struct{}
-	lock     *os.File // held, so that no other daemon writes the file; nil: not yet
 
 	mu      sync.Mutex
 	records map[string]*record // by grant
@@ -73,6 +69,7 @@ const (
 	minRetry       = 250 * time.Millisecond // after a first failure
 	maxRetry       = 5 * time.Second        // after many
 	maxJournal     = 256 << 20              // bytes
+	journalName    = "commands.json"
 	journalVersion = 1
 )
 
@@ -81,23 +78,24 @@ type journalFile struct {
 	Grants  []*record `json:"grants"`
 }
 
-// OpenJournal reads the journal at a path; one that cannot be read is set aside.
-// If path is empty nothing outlives the process. Commands returns what a
-// sequence has for the end of a grant now, in the order of the configuration.
-// It is an error if another daemon has the journal: to this one, its grants
-// would seem to have ended.
-func OpenJournal(path string, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
-	j := &Journal{path: path, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
-	j.write = j.writeFile
-	if path == "" {
-		j.write = func(string, []byte) error { return nil }
+// OpenJournal reads the journal in a directory; one that cannot be read is set
+// aside. If there is no directory nothing outlives the process. Commands returns
+// what a sequence has for the end of a grant now, in the order of the
+// configuration. It is an error if another daemon has the journal: to this one,
+// its grants would seem to have ended.
+func OpenJournal(dir *durable.Dir, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
+	j := &Journal{dir: dir, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
+	if dir == nil {
+		j.write = func([]byte) error { return nil }
 		return j, nil
 	}
+	j.write = func(data []byte) error { return dir.Write(journalName, data) }
+	path := dir.Path(journalName)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return j, nil // it is made, and owned, when there is something to write
+		return j, nil // it is made, and the directory owned, when there is something to write
 	}
-	if err := j.own(); errors.Is(err, errOwned) {
-		return nil, err // any other will be met again when the file is written
+	if err := dir.Own(); errors.Is(err, durable.ErrOwned) {
+		return nil, fmt.Errorf("the journal of commands: %w", err) // any other will be met again when the file is written
 	}
 	if err := j.load(); err != nil {
 		aside := path + ".corrupt"
@@ -111,61 +109,8 @@ func OpenJournal(path string, runner *Runner, commands func(sequence string) []C
 	return j, nil
 }
 
-// Close lets another daemon have the journal.
-func (j *Journal) Close() error {
-	if j.lock == nil {
-		return nil
-	}
-	return j.lock.Close()
-}
-
-var errOwned = errors.New("another webknock keeps its journal of commands there (give each its own directory: state)")
-
-// own takes the lock, unless it is taken already.
-func (j *Journal) own() error {
-	if j.lock != nil {
-		return nil
-	}
-	// Not open for writing, which would keep its file system from becoming
-	// read-only.
-	lock, err := os.OpenFile(j.path+".lock", os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = errOwned
-		}
-		return fmt.Errorf("%s: %w", j.path, err)
-	}
-	j.lock = lock
-	return nil
-}
-
-// writeFile makes the directory if need be.
-func (j *Journal) writeFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	if err := j.own(); err != nil {
-		return err
-	}
-	return durable.WriteFile(path, data)
-}
-
 func (j *Journal) load() error {
-	// What a write left behind that a kill broke off.
-	entries, err := os.ReadDir(filepath.Dir(j.path))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "."+filepath.Base(j.path)+"-") {
-			os.Remove(filepath.Join(filepath.Dir(j.path), e.Name()))
-		}
-	}
-	data, err := durable.ReadFile(j.path, maxJournal)
+	data, err := j.dir.Read(journalName, maxJournal)
 	if err != nil || data == nil {
 		return err
 	}
@@ -286,7 +231,7 @@ func (j *Journal) Problem() error {
 	if j.failing == nil {
 		return nil
 	}
-	return fmt.Errorf("commands for the end of grants wait: the journal %s cannot be written: %w", j.path, j.failing)
+	return fmt.Errorf("commands for the end of grants wait: the journal %s cannot be written: %w", j.dir.Path(journalName), j.failing)
 }
 
 // Run writes the file and starts commands until ctx is done.
@@ -375,7 +320,7 @@ func (j *Journal) flush(slots int) {
 	slices.SortFunc(file.Grants, func(a, b *record) int { return strings.Compare(a.Grant, b.Grant) })
 	data, err := json.Marshal(file)
 	if err == nil {
-		err = j.write(j.path, data)
+		err = j.write(data)
 	}
 
 	j.mu.Lock()

@@ -26,12 +26,13 @@ type life struct {
 	ended  sync.WaitGroup
 }
 
-// begin starts a journal. Commands append a line to the file out.
-func begin(t *testing.T, path, out string, count int, write func(string, []byte) error) *life {
+// begin starts a journal, at a path. Commands append a line to the file out.
+// Every write goes through a disk, if one is given.
+func begin(t *testing.T, path, out string, count int, disk func(write func() error) error) *life {
 	t.Helper()
 	l := &life{runner: NewRunner(slog.New(slog.DiscardHandler))}
 	var err error
-	l.Journal, err = OpenJournal(path, l.runner, func(sequence string) (all []Command) {
+	l.Journal, err = OpenJournal(durable.NewDir(filepath.Dir(path)), l.runner, func(sequence string) (all []Command) {
 		for i := range count {
 			if sequence == "ssh" {
 				all = append(all, Command{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("echo $WEBKNOCK_GRANT %d $WEBKNOCK_REASON >> %s", i, out)}, Timeout: time.Minute})
@@ -42,8 +43,8 @@ func begin(t *testing.T, path, out string, count int, write func(string, []byte)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if write != nil {
-		l.write = write
+	if write := l.write; disk != nil {
+		l.write = func(data []byte) error { return disk(func() error { return write(data) }) }
 	}
 	var ctx context.Context
 	ctx, l.cancel = context.WithCancel(t.Context())
@@ -57,7 +58,7 @@ func (l *life) stop() {
 	l.cancel()
 	l.ended.Wait()
 	l.runner.running.Wait()
-	l.Close()
+	l.dir.Close()
 }
 
 // settled waits until nothing is due and everything is written.
@@ -185,14 +186,14 @@ func TestAKillAtAnyWriteStartsNothingTwice(t *testing.T) {
 			dir := t.TempDir()
 			path, out := filepath.Join(dir, "commands.json"), filepath.Join(dir, "out")
 			writes, dead := 0, make(chan struct{})
-			l := begin(t, path, out, 2, func(path string, data []byte) error {
+			l := begin(t, path, out, 2, func(write func() error) error {
 				writes++
 				if writes <= at {
-					return durable.WriteFile(path, data)
+					return write()
 				}
 				if writes == at+1 {
 					if written {
-						if err := durable.WriteFile(path, data); err != nil {
+						if err := write(); err != nil {
 							t.Error(err)
 						}
 					}
@@ -246,13 +247,13 @@ func TestCommandsWaitUntilTheJournalCanBeWritten(t *testing.T) {
 	path, out := filepath.Join(dir, "commands.json"), filepath.Join(dir, "out")
 	var mu sync.Mutex
 	full := errors.New("no space left on device")
-	l := begin(t, path, out, 1, func(path string, data []byte) error {
+	l := begin(t, path, out, 1, func(write func() error) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if full != nil {
 			return full
 		}
-		return durable.WriteFile(path, data)
+		return write()
 	})
 	l.Settle()
 	l.Began(grant("g"))
@@ -296,7 +297,7 @@ func TestAJournalThatCannotBeReadIsSetAside(t *testing.T) {
 		if aside, err := os.ReadFile(path + ".corrupt"); err != nil || string(aside) != content {
 			t.Errorf("%q: aside is %q, %v", content, aside, err)
 		}
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 { // and the lock
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 			t.Errorf("%q: %v, %v", content, entries, err)
 		}
 	}
@@ -308,7 +309,7 @@ func TestTwoDaemonsDoNotShareAJournal(t *testing.T) {
 	first.Began(grant("g"))
 	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) { // until it is written
 	}
-	if _, err := OpenJournal(path, first.runner, nil, first.log); err == nil || !strings.Contains(err.Error(), "another webknock") {
+	if _, err := OpenJournal(durable.NewDir(filepath.Dir(path)), first.runner, nil, first.log); err == nil || !strings.Contains(err.Error(), "another webknock") {
 		t.Errorf("a second one: %v", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !strings.Contains(string(got), `"g"`) {

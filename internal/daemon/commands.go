@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,13 +27,13 @@ type commands struct {
 func (d *Daemon) newCommands(cfg *config.Config) (*commands, error) {
 	command.Isolate()
 	c := &commands{Runner: command.NewRunner(d.Log), software: "webknock/" + d.Version}
-	path := filepath.Join(cfg.State, "commands.json")
+	dir := d.state
 	if d.DryRun {
-		path = ""
+		dir = nil
 	}
 	closing := func(sequence string) []command.Command { return (*c.closing.Load())[sequence] }
 	var err error
-	if c.journal, err = command.OpenJournal(path, c.Runner, closing, d.Log); err != nil {
+	if c.journal, err = command.OpenJournal(dir, c.Runner, closing, d.Log); err != nil {
 		return nil, err
 	}
 	c.use(cfg)
@@ -105,7 +104,6 @@ func (c *commands) run(ctx context.Context) {
 	wg.Go(func() { c.journal.Run(ctx) })
 	wg.Wait()
 	c.Stop()
-	c.journal.Close()
 }
 
 // completed runs the commands for a completion.

@@ -27,6 +27,7 @@ import (
 	"webknock/httpd"
 	"webknock/httpd/admin"
 	"webknock/internal/acme"
+	"webknock/internal/durable"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/sequence"
@@ -53,6 +54,7 @@ type Daemon struct {
 	started  time.Time
 	gate     *firewall.Gate
 	shards   *shards
+	state    *durable.Dir
 	ledger   *onetime.Ledger
 	notifier notifier
 	notices  *notice.Sender
@@ -102,7 +104,8 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	if err := d.mayRun(cfg); err != nil {
 		return err
 	}
-	d.ledger = onetime.New(filepath.Join(cfg.State, "onetime.json"), o.Log)
+	d.state = durable.NewDir(cfg.State)
+	d.ledger = onetime.New(d.state, o.Log)
 	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
 	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
@@ -116,6 +119,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return err
 	}
 	defer socket.Close()
+	defer d.state.Close() // before the socket, whose end tells the next daemon that it may start
 	d.ledger.Configure(oneTimeUsers(cfg))
 	bound, err := d.bind(ctx, cfg, nil)
 	if err != nil {

@@ -102,15 +102,15 @@ func clientString(p netip.Prefix) string {
 	return p.String()
 }
 
-// lossInterval is how often the log hears of what was lost. Strangers can cause
-// it, so it is told in sums.
+// lossInterval is how often the log hears of what was lost, and of wrong codes.
+// Strangers can cause both, so they are told in sums.
 const lossInterval = 10 * time.Second
 
-// reportLosses logs what was lost since it last did, until ctx is done.
+// reportLosses logs what was lost, or wrong, since it last did, until ctx is done.
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, connections, bans, notices, commands uint64
+	var letters, clients, codes, connections, bans, notices, commands uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -124,6 +124,10 @@ func (d *Daemon) reportLosses(ctx context.Context) {
 		if n := d.shards.full.Load() - clients; n > 0 {
 			clients += n
 			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
+		}
+		if n := d.shards.wrong.Load() - codes; n > 0 {
+			codes += n
+			d.Log.Warn("one-time codes or tickets that do not count: wrong, used, too old or of a user who may not", "count", n)
 		}
 		if n := d.shards.unbanned.Load() - bans; n > 0 {
 			bans += n

@@ -25,6 +25,9 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 	var claims []onetime.Claim
 	repeated := false
 	for _, c := range k.Candidates {
+		if s.letter.Site && !onetime.WellFormed(c.Variable, c.Code) {
+			continue // a visitor of the site wants another page
+		}
 		state := s.tracker.State(client, c.Machine)
 		run, ok := c.Machine.Reaches(state, c.Step, s.now)
 		if !ok {
@@ -67,8 +70,8 @@ func (d *Daemon) redeemed(c completion) {
 		return
 	}
 	d.ledger.Await(c.by, func(err error) {
-		if err == nil && !c.sequence.Admits(c.by.User) {
-			err = errNotAdmitted
+		if err == nil && !c.permitted() {
+			err = errNotPermitted
 		}
 		if err != nil {
 			d.Log.Error("not let in", "sequence", c.sequence.Name, "client", c.letter.Client, "user", c.by.User, "error", err)
@@ -78,16 +81,28 @@ func (d *Daemon) redeemed(c completion) {
 	})
 }
 
-var errNotAdmitted = errors.New("the sequence does not admit its user any more")
+var errNotPermitted = errors.New("by the configuration as it is now, its user may not do that")
+
+// permitted reports whether the run's user may do what it asks for. The
+// configuration may be another than when its codes were looked at.
+func (c completion) permitted() bool {
+	return c.sequence.Admits(c.by.User) && c.ticket().Permitted(c.sequence.Opens, c.sequence.AllowAddress)
+}
+
+// ticket returns what a ticket of the run asks for, or nil.
+func (c completion) ticket() *onetime.Request {
+	if c.by == nil {
+		return nil
+	}
+	ticket, _ := c.by.Request.(*onetime.Request)
+	return ticket
+}
 
 // opening returns what a completion asks of the gate.
 func (c completion) opening() firewall.OpenRequest {
 	r := firewall.OpenRequest{Client: c.letter.Client, Doors: c.sequence.Opens, Closes: c.sequence.Closes, Sequence: c.sequence.Name, Cause: c}
 	r.User = c.user()
-	if c.by == nil {
-		return r
-	}
-	if ticket, ok := c.by.Request.(*onetime.Request); ok {
+	if ticket := c.ticket(); ticket != nil {
 		r.TTL = ticket.TTL
 		if len(ticket.Doors) > 0 {
 			r.Doors = ticket.Doors

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/base32"
 	"fmt"
 	"log/slog"
@@ -9,18 +10,25 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pquerna/otp/totp"
 
+	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/command"
+	"webknock/internal/durable"
+	"webknock/internal/notice"
 	"webknock/internal/onetime"
+	"webknock/sequence"
 )
 
 // onetimers starts shards with users and a ledger in a directory of its own. A
-// word of knock's is a path; {NAME} in it stands for the user's code of now, and
-// a word that begins with @ is a client, that the rest comes from.
-func onetimers(t *testing.T, sequences string, names ...string) (knocks func(words string) string) {
+// word of knock's is a path; {NAME} in it stands for the user's code of now,
+// {wrong} for nobody's, and a word that begins with @ is a client, that the rest
+// comes from.
+func onetimers(t *testing.T, sequences string, names ...string) (all *shards, knocks func(words string) string) {
 	t.Helper()
 	dir := t.TempDir()
 	text := "listeners: [{address: ':1'}]\ndoors: [{name: ssh, ports: [22/tcp]}]\nusers:\n"
@@ -38,13 +46,27 @@ func onetimers(t *testing.T, sequences string, names ...string) (knocks func(wor
 	if err != nil {
 		t.Fatal(err)
 	}
-	ledger := onetime.New(filepath.Join(dir, "onetime.json"), slog.New(slog.DiscardHandler))
+	ledger := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	ledger.Configure(oneTimeUsers(cfg))
 	all, completed := watched(t, r, ledger)
-	return func(words string) string {
+	return all, func(words string) string {
 		before := len(completed())
 		client := "192.0.2.1"
 		now := time.Now()
+		good := map[string]bool{}
+		for _, secret := range secrets {
+			for off := -2; off <= 2; off++ {
+				code, err := totp.GenerateCode(secret, now.Add(time.Duration(off)*30*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				good[code] = true
+			}
+		}
+		wrong := "000000"
+		for i := 1; good[wrong]; i++ {
+			wrong = fmt.Sprintf("%06d", i)
+		}
 		for _, word := range strings.Fields(words) {
 			if c, ok := strings.CutPrefix(word, "@"); ok {
 				client = c
@@ -52,6 +74,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (knocks func(wor
 				continue
 			}
 			site := strings.HasSuffix(word, "*")
+			word = strings.ReplaceAll(word, "{wrong}", wrong)
 			for _, name := range names {
 				for variable, at := range map[string]time.Time{"{" + name + "}": now, "{" + name + "+1}": now.Add(30 * time.Second)} {
 					code, err := totp.GenerateCode(secrets[name], at)
@@ -103,7 +126,8 @@ sequences:
 		{"five wrong codes", "/f/1 /f/2 /f/3 /f/4 /f/5 /f/{ann} /b @192.0.2.2 /f/{ann} /b", "first by ann"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := onetimers(t, sequences, "ann", "bob")(tt.knocks); got != tt.want {
+			_, knocks := onetimers(t, sequences, "ann", "bob")
+			if got := knocks(tt.knocks); got != tt.want {
 				t.Errorf("%s completes %q, want %q", tt.knocks, got, tt.want)
 			}
 		})
@@ -116,13 +140,85 @@ sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]
 shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 `
 	for knocks, want := range map[string]string{
-		"/1* /2* /3* /4*":       "",
-		"/f/1* /f/2* /f/3*":     "banned 192.0.2.1",
-		"/f/1* /x* /f/2* /y*":   "",
-		"/f/1* /f/2* /f/{ann}*": "",
+		"/1* /2* /3* /4*":                        "",
+		"/f/{wrong}* /f/{wrong}* /f/{wrong}*":    "banned 192.0.2.1",
+		"/f/{wrong}* /x* /f/{wrong}* /y*":        "",
+		"/f/{wrong}* /f/{wrong}* /f/{ann}*":      "",
+		"/f/1* /f/about* /f/1234567* /f/12345x*": "", // pages
 	} {
-		if got := onetimers(t, sequences, "ann")(knocks); got != want {
+		_, knock := onetimers(t, sequences, "ann")
+		if got := knock(knocks); got != want {
 			t.Errorf("%s: %q, want %q", knocks, got, want)
 		}
 	}
+}
+
+// A run may have begun under another configuration than that it completes under.
+func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
+	address := onetime.Request{Address: netip.MustParseAddr("198.51.100.7")}
+	web := onetime.Request{Doors: []string{"web"}}
+	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/t/{ticket}"}}}}}
+	with := func(change func(*config.Sequence)) *config.Sequence {
+		s := ticket
+		s.Opens = []string{"ssh", "web"}
+		change(&s)
+		return &s
+	}
+	as := with(func(*config.Sequence) {})
+	for _, tt := range []struct {
+		name     string
+		sequence *config.Sequence
+		request  any
+		want     bool
+	}{
+		{"a code", as, nil, true},
+		{"a door", as, &web, true},
+		{"a door that is not opened any more", with(func(s *config.Sequence) { s.Opens = []string{"ssh"} }), &web, false},
+		{"an address", with(func(s *config.Sequence) { s.AllowAddress = true }), &address, true},
+		{"an address that is not allowed any more", as, &address, false},
+		{"a user that is not admitted any more", with(func(s *config.Sequence) { s.Users = []string{"bob"} }), nil, false},
+	} {
+		c := completion{sequence: tt.sequence, by: &sequence.Pass{User: "ann", Request: tt.request}}
+		if got := c.permitted(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
+	all, knocks := onetimers(t, `sequences: [{name: s, steps: [/a, "/f/{totp}", /b], message: x}]`, "ann")
+	for _, tt := range []struct {
+		words string
+		want  uint64
+	}{
+		{"@192.0.2.1 /f/1 /a /x", 0}, // nobody has looked
+		{"@192.0.2.2 /a /f/1 /a /f/2 /f/3", 2},
+		{"@192.0.2.3 /a /f/{ann} /f/{ann} /b", 0},
+		{"@192.0.2.4 /a /f/{ann} /a /f/{ann}", 2}, // they are used
+	} {
+		before := all.wrong.Load()
+		knocks(tt.words)
+		if got := all.wrong.Load() - before; got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.words, got, tt.want)
+		}
+	}
+}
+
+func TestTheLogHearsOfWrongCodesInSums(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		d := &Daemon{Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
+		d.notices, d.commands = notice.NewSender(d.Log), &commands{Runner: command.NewRunner(d.Log)}
+		d.shards = newShards(1, nil, nil, nil, nil)
+		stop := start(t.Context(), d.reportLosses)
+		for _, n := range []uint64{0, 7, 0, 3} {
+			d.shards.wrong.Add(n)
+			time.Sleep(lossInterval) // in the bubble
+			synctest.Wait()
+		}
+		stop()
+		if got := strings.Count(log.String(), "codes"); got != 2 || !strings.Contains(log.String(), "count=7") || !strings.Contains(log.String(), "count=3") {
+			t.Errorf("logged:\n%s", &log)
+		}
+	})
 }

@@ -35,6 +35,7 @@ type shards struct {
 	rules  atomic.Pointer[rules]
 	lost   atomic.Uint64 // letters that found their mailbox full
 	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
+	wrong  atomic.Uint64 // knocks with a one-time code that passed no step
 
 	banned   *banned
 	unbanned atomic.Uint64 // clients that would have been banned beyond the bound of bans
@@ -211,6 +212,9 @@ func (s *shard) advance(r sequence.Request) {
 	client := track.Widen(s.letter.Client, s.rules.ipv6Prefix)
 	knock := s.rules.set.Match(r, s.hits[:0])
 	wrong := s.redeem(client, &knock)
+	if wrong {
+		s.wrong.Add(1)
+	}
 	s.hits = knock.Hits
 	completed, full := s.tracker.Knock(client, knock, s.now)
 	if full {

@@ -4,22 +4,14 @@ package durable
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
 )
 
-// WriteFile replaces a file as a whole, or leaves it as it is: when it returns
-// nil the new content is on the disk, under that name, even if the machine
-// loses power at once (fsync(2) of the file and of its directory). The file has
-// mode 0600; its directory must be there.
-func WriteFile(path string, data []byte) error {
-	return replace(path, data, func(*os.File) error { return nil })
-}
-
-// ReplaceFile is WriteFile for a file that is there and may be written: it keeps
-// its owner, its group and its mode. A symbolic link goes on pointing to it.
+// ReplaceFile replaces a file that is there and may be written as a whole, or
+// leaves it as it is. It keeps its owner, its group and its mode; a symbolic link
+// goes on pointing to it. When it returns nil the new content is on the disk.
 func ReplaceFile(path string, data []byte) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -43,10 +35,10 @@ func ReplaceFile(path string, data []byte) error {
 	})
 }
 
-// replace is WriteFile that prepares the new file before it has its name.
+// replace replaces a file by one of mode 0600, prepared before it has its name.
 func replace(path string, data []byte, prepare func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-") // mode 0600
+	f, err := os.CreateTemp(dir, temporary(filepath.Base(path))) // mode 0600
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -65,8 +57,11 @@ func replace(path string, data []byte, prepare func(*os.File) error) (err error)
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	return syncDir(dir)
 }
+
+// temporary returns how the names of files begin that are to replace another.
+func temporary(name string) string { return "." + name + "-" }
 
 // CreateFile writes a file that is not there yet, so that it survives a crash, or
 // none. It has mode 0600 and belongs to uid and gid; -1 is the process's own.
@@ -84,32 +79,14 @@ func CreateFile(path string, data []byte, uid, gid int) (err error) {
 	if err = errors.Join(err, f.Chown(uid, gid), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
 }
 
-// SyncDir makes names that were added to a directory durable (fsync(2)).
-func SyncDir(dir string) error {
+// syncDir makes names that were added to a directory durable (fsync(2)).
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-// ReadFile returns what WriteFile wrote last, or nothing if there is no such
-// file. One of more than max bytes is an error.
-func ReadFile(path string, max int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err == nil && int64(len(data)) > max {
-		err = fmt.Errorf("read %s: larger than %d bytes", path, max)
-	}
-	return data, err
 }

@@ -7,17 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"maps"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
 const (
+	fileName    = "onetime.json"
 	fileVersion = 1
 	maxFile     = 64 << 20         // bytes
 	retry       = time.Second      // after a write that has failed
@@ -69,8 +66,18 @@ func (b *burnt) full(id keyID) bool {
 	return b.Secrets[id] != nil && len(b.Secrets[id].Tickets) >= maxTickets
 }
 
+// add adds what another knows to be used.
+func (b *burnt) add(o burnt) {
+	for id, s := range o.Secrets {
+		to := b.of(id)
+		to.Counter = max(to.Counter, s.Counter)
+		maps.Copy(to.Tickets, s.Tickets)
+	}
+	b.advance(o.Mark)
+}
+
 // forgotten returns the time before which tickets may have been forgotten.
-func (b *burnt) forgotten() int64 { return b.Mark - int64(validity/time.Second) }
+func (b *burnt) forgotten() int64 { return b.Mark - validity }
 
 // advance moves the mark, and forgets tickets that it makes too old.
 func (b *burnt) advance(now int64) {
@@ -89,6 +96,9 @@ func (b *burnt) advance(now int64) {
 		}
 	}
 }
+
+// path returns where the file is.
+func (l *Ledger) path() string { return l.dir.Path(fileName) }
 
 // file is the file's form.
 type file struct {
@@ -129,8 +139,7 @@ func decodeBurnt(data []byte) (burnt, error) {
 	return f.burnt, nil
 }
 
-// load reads the file, unless that was done. Until it succeeds no code is
-// looked at.
+// load reads the file, unless that was done.
 func (l *Ledger) load() {
 	l.loading.Lock()
 	defer l.loading.Unlock()
@@ -140,64 +149,22 @@ func (l *Ledger) load() {
 	if done {
 		return
 	}
-	var data []byte
+	data, err := l.dir.Read(fileName, maxFile)
 	var b burnt
-	err := l.lock()
-	if err == nil {
-		data, err = durable.ReadFile(l.path, maxFile)
-	}
 	if err == nil {
 		if b, err = decodeBurnt(data); err != nil {
-			err = fmt.Errorf("%s is damaged: %w (put a copy back; or move it away, wait two minutes, and all that was used before counts as unused, except for its time)", l.path, err)
+			err = fmt.Errorf("%s is damaged: %w (put a copy back; or move it away, wait two minutes, and all that was used before counts as unused, except for its time)", l.path(), err)
 		}
 	}
 	if err != nil {
 		l.setProblem(err)
 		return
 	}
-	// What a write left behind that was cut off.
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(l.path), "."+filepath.Base(l.path)+"-*"))
-	for _, name := range left {
-		os.Remove(name)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.loaded, l.burnt, l.dirty = true, b, true // written once at once, to know whether it can be
+	l.burnt.add(b)
+	l.loaded, l.dirty = true, true // written once at once, to know whether it can be
 	l.rouse()
-}
-
-// lock keeps other processes away from the file, until this one ends or Run
-// returns: two that write it in turn would forget what the other has burnt.
-func (l *Ledger) lock() error {
-	if l.locked != nil {
-		return nil
-	}
-	dir := filepath.Dir(l.path)
-	if err := makeDir(dir); err != nil {
-		return err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return fmt.Errorf("another process uses %s (give each daemon a state of its own)", l.path)
-		}
-		return fmt.Errorf("lock %s: %w", dir, err)
-	}
-	l.locked = f
-	return nil
-}
-
-func (l *Ledger) unlock() {
-	l.loading.Lock()
-	defer l.loading.Unlock()
-	if l.locked != nil {
-		l.locked.Close()
-		l.locked = nil
-	}
 }
 
 // waiter is what waits for burns to be on the disk.
@@ -233,7 +200,6 @@ func (l *Ledger) valid(p *sequence.Pass) error {
 
 // Run writes what is burnt until ctx is done, and then a last time.
 func (l *Ledger) Run(ctx context.Context) {
-	defer l.unlock()
 	again := time.NewTicker(retry)
 	defer again.Stop()
 	for {
@@ -255,10 +221,18 @@ func (l *Ledger) Run(ctx context.Context) {
 func (l *Ledger) Problem() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.users) == 0 {
+	switch {
+	case len(l.users) == 0:
 		return nil
+	case !l.writing.IsZero() && time.Since(l.writing) > maxWait:
+		return l.slow()
 	}
 	return l.problem
+}
+
+// slow is the error of a disk that hangs.
+func (l *Ledger) slow() error {
+	return fmt.Errorf("one-time codes and tickets open nothing: it takes the disk of %s more than %v", l.path(), maxWait)
 }
 
 // setProblem logs changes of the problem.
@@ -274,7 +248,7 @@ func (l *Ledger) setProblem(err error) {
 	case err != nil && (old == nil || old.Error() != err.Error()):
 		l.log.Error(err.Error())
 	case err == nil && old != nil:
-		l.log.Info("the use of one-time codes and tickets is recorded again", "file", l.path)
+		l.log.Info("the use of one-time codes and tickets is recorded again", "file", l.path())
 	}
 }
 
@@ -283,7 +257,7 @@ func (l *Ledger) write() {
 	l.load()
 	b := l.begin()
 	if b.data != nil {
-		b.err = store(l.path, b.data)
+		b.err = l.dir.Write(fileName, b.data)
 	}
 	l.end(b)
 }
@@ -304,6 +278,7 @@ func (l *Ledger) begin() (b batch) {
 	if l.loaded && (l.dirty || l.burns > l.written || l.problem != nil) {
 		b.data = l.burnt.encode()
 		l.dirty = false
+		l.writing = time.Now()
 	}
 	return b
 }
@@ -313,6 +288,7 @@ func (l *Ledger) end(b batch) {
 		l.setProblem(b.err)
 	}
 	l.mu.Lock()
+	l.writing = time.Time{}
 	if b.data != nil && b.err == nil {
 		l.written = b.burns
 	} else if b.err != nil {
@@ -324,7 +300,7 @@ func (l *Ledger) end(b batch) {
 		case b.err != nil:
 			errs[i] = b.err
 		case time.Since(w.since) > maxWait:
-			errs[i] = fmt.Errorf("it took the disk of %s more than %v", l.path, maxWait)
+			errs[i] = l.slow()
 		default:
 			errs[i] = l.valid(w.pass)
 		}
@@ -333,23 +309,4 @@ func (l *Ledger) end(b batch) {
 	for i, w := range b.waiting {
 		w.done(errs[i])
 	}
-}
-
-// store writes the file.
-func store(path string, data []byte) error {
-	if err := makeDir(filepath.Dir(path)); err != nil {
-		return err
-	}
-	return durable.WriteFile(path, data)
-}
-
-// makeDir makes a directory durably, if there is none.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
 }

@@ -10,17 +10,19 @@ import (
 	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/base32"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/pquerna/otp/hotp"
 
+	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
@@ -32,11 +34,12 @@ const (
 )
 
 const (
-	// validity is how far a ticket's time may be from the server's.
-	validity = 60 * time.Second
+	// validity is how far a ticket's time may be from the server's, in seconds: a
+	// time.Duration does not hold all that a ticket may say.
+	validity = 60
 	// An authentic ticket that is refused is burnt as well, as it could come
 	// into its time when a clock is set right; but not one that is further off.
-	burnable = 24 * time.Hour
+	burnable = 24 * 60 * 60
 
 	maxTickets = 1024 // burnt tickets of a user that could still matter; beyond it none is accepted
 
@@ -54,24 +57,24 @@ type User struct {
 // A Ledger knows the users and what they have used. It may be used from several
 // goroutines.
 type Ledger struct {
-	path string
+	dir  *durable.Dir
 	log  *slog.Logger
 	wake chan struct{} // something waits for the writer
 
 	loading sync.Mutex // held while the file is read
-	locked  *os.File   // the file's directory, whose lock keeps other processes away; nil: not yet
 
 	mu      sync.Mutex
 	users   []*user
 	keys    map[keyID]*user
 	wrong   map[netip.Prefix]wrong
-	loaded  bool // burnt holds what the file held
+	loaded  bool // burnt holds what the file held; until then nothing passes
 	burnt   burnt
 	burns   uint64 // burns so far
 	written uint64 // of them on the disk
 	dirty   bool   // the file is to be written, burns or not
 	waiting []waiter
-	problem error // why nothing can be recorded; nil: it can
+	writing time.Time // since when the file is being written; zero: it is not
+	problem error     // why nothing can be recorded; nil: it can
 }
 
 // user is a configured user.
@@ -95,9 +98,9 @@ type wrong struct {
 	since time.Time
 }
 
-// New returns a ledger without users, whose memory is in a file.
-func New(path string, log *slog.Logger) *Ledger {
-	return &Ledger{path: path, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}}
+// New returns a ledger without users, whose memory is a file in a directory.
+func New(dir *durable.Dir, log *slog.Logger) *Ledger {
+	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[keyID]*spent{}}}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.
@@ -117,6 +120,15 @@ func (l *Ledger) Configure(users []User) {
 	if len(users) > 0 {
 		l.load()
 	}
+}
+
+// WellFormed reports whether a path segment has the form of a code; none that has
+// not is good.
+func WellFormed(variable, segment string) bool {
+	if variable == sequence.Ticket {
+		return len(segment) >= base64.RawURLEncoding.EncodedLen(minTicket) && len(segment) <= base64.RawURLEncoding.EncodedLen(maxTicket)
+	}
+	return len(segment) == digits && strings.Trim(segment, "0123456789") == ""
 }
 
 // A Claim is a step for which a code may count.
@@ -151,7 +163,7 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*se
 	passes := make([]*sequence.Pass, len(claims))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.loaded || l.limited(client, at) {
+	if l.limited(client, at) {
 		return passes
 	}
 	var proofs []proof // nearly always one
@@ -168,6 +180,9 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*se
 	}
 	if !passed {
 		l.countWrong(client, at)
+	}
+	if !l.loaded { // nobody knows whether they were used before; now they are
+		clear(passes)
 	}
 	return passes
 }
@@ -205,8 +220,7 @@ func (c Claim) admits(b bearer, r *Request) bool {
 	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.Key != b.id) {
 		return false
 	}
-	return r == nil || (c.AllowAddress || !r.Address.IsValid()) &&
-		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(c.Opens, door) })
+	return r.Permitted(c.Opens, c.AllowAddress)
 }
 
 func (l *Ledger) limited(client netip.Prefix, at time.Time) bool {
@@ -244,8 +258,8 @@ func (l *Ledger) rouse() {
 // clock that is set back brings none back, and a code that is by chance that of
 // two counters counts once.
 func (l *Ledger) burnTOTP(code string, at time.Time) (bearers []bearer) {
-	given, err := strconv.ParseUint(code, 10, 31)
-	if err != nil || len(code) != digits {
+	given, err := strconv.Atoi(code)
+	if err != nil || !WellFormed(sequence.TOTP, code) {
 		return nil
 	}
 	now := at.Unix() / int64(period/time.Second)
@@ -294,7 +308,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	}
 	now := max(clock.Unix(), l.burnt.Mark)
 	at := t.Time.Unix()
-	off := time.Duration(max(at-now, now-at)) * time.Second
+	off := max(at-now, now-at)
 	if at < l.burnt.forgotten() || off > burnable || l.burnt.has(u.id, n) {
 		return nil, nil
 	}
@@ -313,7 +327,7 @@ func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
 	if !good {
 		return nil, nil
 	}
-	return []bearer{{u, t.Time.Add(validity)}}, &t.Request
+	return []bearer{{u, t.Time.Add(validity * time.Second)}}, &t.Request
 }
 
 // errGone ends a run whose user has gone.

@@ -18,6 +18,7 @@ import (
 	"github.com/pquerna/otp/hotp"
 	"pgregory.net/rapid"
 
+	"webknock/internal/durable"
 	"webknock/sequence"
 )
 
@@ -47,7 +48,7 @@ func ledger(users ...User) *Ledger {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
-	l := New("/nowhere/onetime.json", slog.New(slog.DiscardHandler))
+	l := New(durable.NewDir("/nowhere"), slog.New(slog.DiscardHandler))
 	l.loaded = true
 	l.burnt, _ = decodeBurnt(nil)
 	l.Configure(users)
@@ -197,6 +198,16 @@ func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
 	}
 }
 
+func TestATicketOfAFarFutureIsNoGoodNow(t *testing.T) {
+	for at := int64(1) << 33; at <= maxTicketTime; at += 1 << 33 { // most are further off than a time.Duration tells
+		l := ledger()
+		ticket := mustSeal(t, aliceSecret, Ticket{Time: time.Unix(at, 0), User: "alice"})
+		if got := l.ticket(ticket, start); got != "" || len(l.burnt.Secrets) > 0 {
+			t.Errorf("a ticket of %d is good for %q at %d", at, got, start.Unix())
+		}
+	}
+}
+
 func TestAClockSetBackBringsNoTicketBack(t *testing.T) {
 	l := ledger()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
@@ -261,7 +272,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 	if got := l.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
 		t.Error("one user's tickets keep another out")
 	}
-	later := start.Add(validity + time.Second)
+	later := start.Add((validity + 1) * time.Second)
 	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
@@ -442,18 +453,18 @@ func TestNothingOpensTwice(t *testing.T) {
 	})
 }
 
-// on returns a ledger of alice with a file.
-func on(path string) *Ledger {
-	l := New(path, slog.New(slog.DiscardHandler))
+// on returns a ledger of alice with a file in a directory.
+func on(dir string) *Ledger {
+	l := New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	l.Configure([]User{{"alice", aliceSecret}})
 	return l
 }
 
 func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state", "onetime.json")
+	dir := filepath.Join(t.TempDir(), "state")
 	var done []error
 	wait := func(err error) { done = append(done, err) }
-	l := on(path)
+	l := on(dir)
 	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
 	l.Await(p, wait)
 	if len(done) != 0 {
@@ -463,17 +474,17 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	if len(done) != 1 || done[0] != nil || l.Problem() != nil {
 		t.Fatalf("answers %v, problem %v", done, l.Problem())
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
-	if other := on(path); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
+	if other := on(dir); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
 		t.Errorf("another process uses the same file: %v", other.Problem())
 	}
-	l.unlock()
-	next := on(path)
+	l.dir.Close()
+	next := on(dir)
 	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
 		t.Errorf("after a restart it is a code of %q", got)
 	}
@@ -487,7 +498,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		state := filepath.Join(dir, "state")
-		l := on(filepath.Join(state, "onetime.json"))
+		l := on(state)
 		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
 			t.Fatal(err)
 		}
@@ -527,16 +538,39 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	})
 }
 
+func TestADiskThatHangsIsAProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := on(t.TempDir())
+		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+		var answer error
+		l.Await(p, func(err error) { answer = err })
+		b := l.begin()
+		time.Sleep(maxWait) // in the bubble
+		if err := l.Problem(); err != nil {
+			t.Errorf("too early: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if l.Problem() == nil {
+			t.Error("nobody is told")
+		}
+		l.end(b)
+		if answer == nil || l.Problem() != nil {
+			t.Errorf("when it is done: answer %v, problem %v", answer, l.Problem())
+		}
+	})
+}
+
 func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 	valid := string(ledger().burnt.encode())
 	for _, content := range []string{"", "{}", "null", valid + "x", valid[:len(valid)-3], strings.Replace(valid, ":1,", ":2,", 1),
 		`{"version":1,"mark":-1,"secrets":{}}`, `{"version":1,"mark":1,"secrets":{"0102":{"counter":1,"tickets":{}}}}`,
 		`{"version":1,"mark":1,"secrets":{"0102030405060708":null}}`, `{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{"00":1}}}}`} {
-		path := filepath.Join(t.TempDir(), "onetime.json")
+		dir := t.TempDir()
+		path := filepath.Join(dir, "onetime.json")
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l := on(path)
+		l := on(dir)
 		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" {
 			t.Errorf("%q: a code of %q counts", content, got)
 		}
@@ -551,9 +585,44 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.write()
-		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "alice" || l.Problem() != nil {
-			t.Errorf("%q moved away: %q, %v", content, got, l.Problem())
+		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" || l.Problem() != nil {
+			t.Errorf("%q moved away: a code that came before is one of %q, %v", content, got, l.Problem())
 		}
+		if got := l.totp(totpAt(t, aliceSecret, start.Add(period)), start); got != "alice" {
+			t.Errorf("%q moved away: a new code is one of %q", content, got)
+		}
+	}
+}
+
+// What comes while another process has the file is used up, and so is what that
+// process has noted meanwhile.
+func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
+	dir := t.TempDir()
+	first, second := on(dir), on(dir)
+	ticket := func() string { return mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}) }
+	seen, used := ticket(), ticket()
+	if got := second.totp(totpAt(t, aliceSecret, start), start) + second.ticket(seen, start); got != "" {
+		t.Errorf("without the file: codes of %q", got)
+	}
+	if got := first.ticket(used, start); got != "alice" {
+		t.Fatalf("a ticket of %q", got)
+	}
+	first.write()
+	first.dir.Close()
+	second.write()
+	if err := second.Problem(); err != nil {
+		t.Fatal(err)
+	}
+	if got := second.totp(totpAt(t, aliceSecret, start), start) + second.ticket(seen, start) + second.ticket(used, start); got != "" {
+		t.Errorf("used codes of %q", got)
+	}
+	if got := second.ticket(ticket(), start); got != "alice" {
+		t.Errorf("a new ticket of %q", got)
+	}
+	second.write()
+	second.dir.Close()
+	if third := on(dir); third.ticket(seen, start)+third.ticket(used, start) != "" || third.Problem() != nil {
+		t.Errorf("after a restart they are good again, %v", third.Problem())
 	}
 }
 

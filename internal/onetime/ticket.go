@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"webknock/sequence"
 )
 
 // The format of a ticket, byte for byte, is in docs/protocol.md.
@@ -27,6 +29,7 @@ const (
 	clearLen      = 1 + len(keyID{})     // version and key id, the associated data
 	minPayload    = 8 + 4 + 1 + 1 + 1
 	maxPayload    = minPayload + 32 + maxDoors*33 + 16
+	minTicket     = clearLen + len(nonce{}) + minPayload + chacha20poly1305.Overhead
 	maxTicket     = clearLen + len(nonce{}) + maxPayload + chacha20poly1305.Overhead
 )
 
@@ -68,6 +71,13 @@ type Request struct {
 	TTL     time.Duration // of the grants, in whole seconds; 0: each door's own
 	Doors   []string      // none: all that the sequence opens
 	Address netip.Addr    // to open for; zero: the client's own
+}
+
+// Permitted reports whether a sequence that opens the given doors, and allows
+// an address or does not, may do what is asked for. Nil asks for nothing.
+func (r *Request) Permitted(opens []string, allowAddress bool) bool {
+	return r == nil || (allowAddress || !r.Address.IsValid()) &&
+		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(opens, door) })
 }
 
 // deriveKey returns the key of a user's tickets, and its id.
@@ -115,7 +125,7 @@ func (t Ticket) equal(o Ticket) bool {
 // openTicket returns the ticket that a path segment holds, and its nonce, or
 // false if none of the keys has sealed it. There is one spelling of a ticket.
 func openTicket(segment string, keys map[keyID]*user) (by *user, t Ticket, n nonce, ok bool) {
-	if len(segment) > base64.RawURLEncoding.EncodedLen(maxTicket) || base64.RawURLEncoding.DecodedLen(len(segment)) < clearLen+len(n)+minPayload+chacha20poly1305.Overhead {
+	if !WellFormed(sequence.Ticket, segment) {
 		return nil, t, n, false
 	}
 	// The decoder passes over line ends; where the lengths are right there are

@@ -21,7 +21,7 @@ var (
 
 // keysOf returns the keys of alice and bob.
 func keysOf() map[keyID]*user {
-	l := New("", nil)
+	l := New(nil, nil)
 	l.loaded = true
 	l.Configure([]User{{"alice", aliceSecret}, {"bob", bobSecret}})
 	return l.keys
