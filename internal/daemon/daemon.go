@@ -131,11 +131,11 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer backend.Close()
-	defer start(ctx, d.notices.Run)()
 	if d.commands, err = d.newCommands(cfg); err != nil {
 		return err
 	}
-	defer start(ctx, d.commands.run)() // until the gate has stopped
+	defer start(ctx, d.reportLosses)()
+	defer start(ctx, d.tell)() // until the gate has stopped
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
@@ -156,7 +156,6 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer d.end()
 	defer func() { endAuthorities(d.current(), nil) }()
 	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
-	defer start(ctx, d.reportLosses)()
 	defer start(ctx, func(ctx context.Context) {
 		if err := admin.Serve(ctx, socket, d, o.Log); err != nil {
 			o.Log.Error("the admin API has failed", "error", err)
