@@ -279,8 +279,10 @@ func TestAFileThatAllMayReadIsAWarning(t *testing.T) {
 }
 
 func TestTheSampleAndTheReadmeLoad(t *testing.T) {
-	if _, err := Load("../docs/webknock.yaml"); err != nil {
+	if cfg, err := Load("../docs/webknock.yaml"); err != nil {
 		t.Error(err)
+	} else if len(cfg.Users)+len(cfg.Notify)+len(cfg.Shield.Decoys) > 0 || len(cfg.Listeners) != 1 || len(cfg.Sequences) != 1 {
+		t.Errorf("the sample turns on what is off by default: %+v", cfg)
 	}
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
