@@ -3,6 +3,8 @@ package integration
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -56,7 +58,37 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 			}
 		}
 	}
-	if ran < 12 {
+	if ran < 16 {
 		t.Errorf("only %d commands found", ran)
+	}
+}
+
+var quoted = regexp.MustCompile("`(?:sudo )?webknock ([^`]+)`")
+
+// TestTheDocumentsNameCommandsThatExist asks for help about every command that
+// a document names, with the arguments and flags that it gives.
+func TestTheDocumentsNameCommandsThatExist(t *testing.T) {
+	documents, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, document := range append(documents, "../README.md", "../SECURITY.md", "../CHANGELOG.md") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range quoted.FindAllStringSubmatch(string(text), -1) {
+			named++
+			args := strings.Fields(m[1])
+			for _, args := range [][]string{{"help", args[0]}, append(args, "--help")} { // one knows commands, the other flags
+				if out, err := exec.Command(binary, args...).CombinedOutput(); err != nil {
+					t.Errorf("%s: %s: %v\n%s", document, m[0], err, out)
+				}
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("only %d commands found", named)
 	}
 }
