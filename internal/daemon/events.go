@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -73,7 +72,7 @@ func (d *Daemon) event(e firewall.Event) {
 		d.notices.Send(notice.Notice{Event: notice.Repair, Time: e.Time, Reason: e.Reason})
 		return
 	}
-	log := d.Log.With("door", e.Grant.Door, "client", clientString(e.Grant.Client), "grant", e.Grant.ID)
+	log := d.Log.With("door", e.Grant.Door, "client", firewall.ClientString(e.Grant.Client), "grant", e.Grant.ID)
 	if e.Grant.Sequence != "" {
 		log = log.With("sequence", e.Grant.Sequence)
 	}
@@ -92,15 +91,6 @@ func (d *Daemon) event(e firewall.Event) {
 		log.Info("grant adopted", "expires", e.Grant.Expires)
 	}
 	d.commands.event(e)
-}
-
-// clientString writes the client of a grant: an address, or a prefix if the
-// grant covers more than one.
-func clientString(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
 }
 
 // lossInterval is how often the log hears of what was lost. Strangers can cause
