@@ -175,6 +175,11 @@ func (r *Runner) watch(pid int, timeout time.Duration, done, exited <-chan struc
 		return ""
 	case <-timer.C:
 		reason = fmt.Sprintf("it takes longer than %v", timeout)
+		select {
+		case <-exited:
+			reason = fmt.Sprintf("what it left behind holds its output for longer than %v", timeout)
+		default:
+		}
 	case <-r.stopping:
 		timer.Reset(stopMoment)
 		select {
