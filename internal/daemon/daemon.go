@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"mime"
 	"net"
@@ -112,6 +113,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	// then the addresses: a start that fails for one of them touches no
 	// firewall.
 	socket, err := admin.Listen(d.socket(cfg), admin.Group, o.Log)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (run as root, or choose a place of your own: --socket PATH)", err)
+	}
 	if err != nil {
 		return err
 	}
