@@ -53,13 +53,17 @@ fuzz:
 bench: deps
 	$(GO) test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
 
-install: build
+# What make build has built, so that root needs no Go.
+install: $(if $(wildcard bin/webknock),,build)
 	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
 	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
 	install -D -m 0644 docs/man/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8
 	install -D -m 0644 docs/man/webknock.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
-	install -D -m 0644 docs/systemd/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service
-	install -D -m 0644 docs/systemd/webknock-guard.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in webknock.service webknock-guard.service; do \
+		sed 's,/usr/local/bin,$(PREFIX)/bin,' docs/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
+		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
+	done
 
 clean:
 	rm -rf bin

@@ -70,6 +70,7 @@ func TestTOMLAndJSONAreTheSame(t *testing.T) {
 func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 	for _, tt := range []struct{ old, new, want string }{
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 30", `w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)`},
+		{"listeners:", "admin: {metrics: '127.0.0.1:9090'}\nlisteners:", `w.yaml:1:18: admin.metrics: not supported yet (leave it out)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 500ms", `w.yaml:6:10: doors[0].ttl: 500ms is out of range (1s to 24h0m0s)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 1m\n    max_ttl: 30s", `w.yaml:7:14: doors[0].max_ttl: 30s is less than the door's ttl 1m0s (at least that)`},
 		{"ports: [22/tcp]", "port: [22/tcp]", `w.yaml:5:5: doors[0].port: unknown key (did you mean ports?)`},
@@ -279,8 +280,10 @@ func TestAFileThatAllMayReadIsAWarning(t *testing.T) {
 }
 
 func TestTheSampleAndTheReadmeLoad(t *testing.T) {
-	if _, err := Load("../docs/webknock.yaml"); err != nil {
+	if cfg, err := Load("../docs/webknock.yaml"); err != nil {
 		t.Error(err)
+	} else if len(cfg.Users)+len(cfg.Notify)+len(cfg.Shield.Decoys) > 0 || len(cfg.Listeners) != 1 || len(cfg.Sequences) != 1 {
+		t.Errorf("the sample turns on what is off by default: %+v", cfg)
 	}
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {

@@ -192,18 +192,10 @@ func (d *decoder) oneOf(to *string, words ...string) func(*yaml.Node, string) {
 	}
 }
 
-// notYet refuses a key whose feature is not built, unless it has its default.
-func (d *decoder) notYet(defaults ...string) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		empty := len(n.Content) == 0 && (n.Kind == yaml.SequenceNode || n.Kind == yaml.MappingNode || n.Tag == "!!null")
-		if empty || n.Kind == yaml.ScalarNode && slices.Contains(defaults, n.Value) {
-			return
-		}
-		right := "leave it out"
-		if len(defaults) > 0 {
-			right += ", or write " + defaults[0]
-		}
-		d.errorf(n, key, "not supported yet (%s)", right)
+// notYet refuses a key whose feature is not built, unless it is empty.
+func (d *decoder) notYet(n *yaml.Node, key string) {
+	if n.Kind != yaml.ScalarNode || n.Value != "" && n.Tag != "!!null" {
+		d.errorf(n, key, "not supported yet (leave it out)")
 	}
 }
 

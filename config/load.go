@@ -258,7 +258,7 @@ func (d *decoder) config(root *yaml.Node) *Config {
 		},
 		"shield": func(n *yaml.Node, key string) { d.shield(n, key, cfg) },
 		"admin": func(n *yaml.Node, key string) {
-			d.mapping(n, key, fields{"socket": d.path(&cfg.Admin.Socket), "metrics": d.notYet("")})
+			d.mapping(n, key, fields{"socket": d.path(&cfg.Admin.Socket), "metrics": d.notYet})
 		},
 		"log": func(n *yaml.Node, key string) {
 			level := "info"

@@ -1,13 +1,117 @@
 package config
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 )
+
+// off finds the lines of the sample that are off: its prose has one space
+// behind the #.
+var off = regexp.MustCompile(`(?m)^( *)#([^ \n]|  )`)
+
+func TestTheSampleShowsEveryKeyAndWorksWithAllOfThem(t *testing.T) {
+	sample, err := os.ReadFile("../docs/webknock.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := off.ReplaceAllString(string(sample), "$1$2")
+	dir := t.TempDir()
+	cert, key := certificate(t)
+	for name, content := range map[string]string{
+		"fullchain.pem": cert, "key.pem": key, "roots.pem": cert, "404.html": "not here\n",
+		"alice.totp": rfcSecret, "telegram.url": "telegram://123456789:AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr@telegram?chats=@channel",
+		"webknock.yaml": text,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Load(filepath.Join(dir, "webknock.yaml")); err != nil {
+		t.Error(err)
+	}
+	var document any
+	if err := yaml.Unmarshal([]byte(text), &document); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := jsonschema.NewCompiler().Compile("../docs/webknock.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(document); err != nil {
+		t.Error(err)
+	}
+	if n := mustShow(t, schema, "", document); n < 70 {
+		t.Errorf("the schema has only %d keys", n)
+	}
+}
+
+// mustShow reports the keys of a schema that none of the values at a place has,
+// and returns how many keys there are.
+func mustShow(t *testing.T, s *jsonschema.Schema, place string, values ...any) (keys int) {
+	t.Helper()
+	for s.Ref != nil {
+		s = s.Ref
+	}
+	for name, property := range s.Properties {
+		var shown []any
+		for _, v := range values {
+			if m, ok := v.(map[string]any); ok && m[name] != nil {
+				shown = append(shown, m[name])
+			}
+		}
+		if len(shown) == 0 {
+			t.Errorf("the sample lacks %s.%s", place, name)
+		}
+		keys += 1 + mustShow(t, property, place+"."+name, shown...)
+	}
+	for _, variant := range slices.Concat(s.AnyOf, s.OneOf) {
+		keys += mustShow(t, variant, place, values...)
+	}
+	if items := s.Items2020; items != nil {
+		var all []any
+		for _, v := range values {
+			list, _ := v.([]any)
+			all = append(all, list...)
+		}
+		keys += mustShow(t, items, place+"[]", all...)
+	}
+	return keys
+}
+
+// certificate returns a certificate and its key, in PEM.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)
+}
 
 // What the loader takes the schema takes, and what is wrong by its shape
 // neither does.

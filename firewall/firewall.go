@@ -110,6 +110,15 @@ type Grant struct {
 	Bytes    uint64
 }
 
+// ClientString writes a client as people read it: an address, or a prefix if it
+// covers more than one.
+func ClientString(client netip.Prefix) string {
+	if client.IsSingleIP() {
+		return client.Addr().String()
+	}
+	return client.String()
+}
+
 // Mode says what the backend does with packets to a guarded port that no
 // grant covers.
 type Mode uint8

@@ -806,6 +806,7 @@ func (g *Gate) repair(ctx context.Context) ([]Grant, error) {
 
 // reconcile takes over the grants that the firewall holds.
 func (g *Gate) reconcile(found []Grant) {
+	now := time.Now()
 	there := make(map[key]bool, len(found))
 	for _, f := range found {
 		k := keyOf(f)
@@ -823,13 +824,15 @@ func (g *Gate) reconcile(found []Grant) {
 			g.keep(f)
 			continue
 		}
+		if _, ended := g.ended[k]; ended && f.Expires.Sub(now) < time.Second {
+			continue // the firewall's clock is a little behind
+		}
 		if _, taken := g.ids[f.ID]; taken || f.ID == "" {
 			f.ID = g.newID()
 		}
 		g.keep(f)
-		g.observe(Event{Kind: Adopted, Time: time.Now(), Grant: f})
+		g.observe(Event{Kind: Adopted, Time: now, Grant: f})
 	}
-	now := time.Now()
 	for k, grant := range g.grants {
 		switch {
 		case there[k]:

@@ -390,6 +390,31 @@ func TestGrantsOfAnEarlierRunAreAdopted(t *testing.T) {
 	})
 }
 
+// The firewall's clock is not the gate's: an element may be there for a moment
+// after the grant has ended here.
+func TestAGrantThatTheFirewallEndsAMomentLaterEndsOnce(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		time.Sleep(ssh.TTL)
+		h.mustSay("grant.opened ssh "+alice, "grant.closed ssh "+alice+" expired")
+		hold := func(d time.Duration) {
+			g.Expires = time.Now().Add(d)
+			if err := h.backend.Memory.Commit(t.Context(), []Change{{Grant: g, New: true}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.Grants(t.Context()); err != nil { // looks at the firewall
+				t.Fatal(err)
+			}
+		}
+		hold(50 * time.Millisecond)
+		h.mustHold("ssh " + alice)
+		time.Sleep(time.Second)
+		h.mustSay()
+		hold(time.Minute) // that is no remainder: somebody has put it there
+		h.mustSay("grant.adopted ssh " + alice)
+	})
+}
+
 func TestReconfigureKeepsGrantsOfDoorsThatStay(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh", "vpn")

@@ -81,6 +81,10 @@ func TestOneCapabilityIsEnough(t *testing.T) {
 		return append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps", "-all,+net_admin",
 			"--ambient-caps", "-all,+net_admin", "--bounding-set", "-all,+net_admin", "--no-new-privs", binary}, append(args, "--config", w.config())...)
 	}
+	out, err := w.server.Command(t.Context(), "setpriv", nobody("serve", "--socket", "/run/nowhere/socket")...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "permission denied (run as root, or choose a place of your own: --socket PATH)") {
+		t.Errorf("serve with a socket at a place of root's: %v\n%s", err, out)
+	}
 	w.daemon = w.start(w.server.Command(context.Background(), "setpriv", nobody("serve")...))
 	w.daemon.wait(t, `"serving"`)
 	w.wholePath()
@@ -91,7 +95,7 @@ func TestOneCapabilityIsEnough(t *testing.T) {
 	w.mustPass(w.mallory, serverIP, 22, false)
 	w.must("close", "--all")
 	session.isReset()
-	out, err := w.server.Command(t.Context(), "setpriv", nobody("doctor")...).CombinedOutput()
+	out, err = w.server.Command(t.Context(), "setpriv", nobody("doctor")...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "dropped by webknock") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}

@@ -241,7 +241,8 @@ while :; do sleep 1; done`, w.dir))
 	}
 }
 
-// More commands than may wait are counted, and delay no door.
+// More commands than may wait are counted, also by a daemon that stops, and
+// delay no door.
 func TestTooManyCommands(t *testing.T) {
 	w := newWorld(t)
 	many := strings.Repeat("{on: complete, command: [/bin/sleep, '1000'], timeout: 1h}, ", 300)
@@ -251,11 +252,16 @@ func TestTooManyCommands(t *testing.T) {
 	w.knock(w.mallory, serverIP, "/open")
 	w.mustBecome("ssh "+aliceIP, "ssh "+malloryIP)
 	until(t, "the first", func() bool { return strings.Count(strings.Join(w.daemon.lines(), "\n"), "command started") >= 8 })
-	w.daemon.wait(t, "commands not run: too many wait")
-	if n := strings.Count(strings.Join(w.daemon.lines(), "\n"), "command started"); n != 8 {
+	w.daemon.stop(t, syscall.SIGTERM)
+	log := strings.Join(w.daemon.lines(), "\n")
+	if n := strings.Count(log, "command started"); n != 8 {
 		t.Errorf("%d run at once", n)
 	}
-	w.daemon.stop(t, syscall.SIGTERM)
+	for _, lost := range []string{"commands not run: too many wait", "commands are not run: webknock stops"} {
+		if !strings.Contains(log, lost) {
+			t.Errorf("not told: %s", lost)
+		}
+	}
 }
 
 func TestEveryEndOfAGrantIsTold(t *testing.T) {

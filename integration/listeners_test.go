@@ -207,20 +207,7 @@ cover: {status: 404}`, tt.source)), "/a, /b, /c", "/knock/a, /knock/b, /knock/c"
 // connection is refused, and no knock is lost.
 func TestARestartRefusesNobody(t *testing.T) {
 	w := newWorld(t)
-	var socket *os.File
-	err := w.server.Do(func() error {
-		l, err := net.Listen("tcp", ":8080")
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		socket, err = l.(*net.TCPListener).File()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	socket := w.socket()
 	text := listener(`address: "systemd:web"`)
 	w.configure(text)
 	serve := func() {
@@ -274,4 +261,23 @@ func TestARestartRefusesNobody(t *testing.T) {
 	if _, stderr, code := w.webknock("reload"); code != 1 || !strings.Contains(stderr, "handed over no socket other") {
 		t.Errorf("reload: exit %d, %s", code, stderr)
 	}
+}
+
+// socket is what systemd would hold for the server: port 8080, open.
+func (w *world) socket() (socket *os.File) {
+	w.t.Helper()
+	err := w.server.Do(func() error {
+		l, err := net.Listen("tcp", ":8080")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		socket, err = l.(*net.TCPListener).File()
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { socket.Close() })
+	return socket
 }

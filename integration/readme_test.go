@@ -3,6 +3,8 @@ package integration
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -56,7 +58,66 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 			}
 		}
 	}
-	if ran < 12 {
+	if ran < 16 {
 		t.Errorf("only %d commands found", ran)
 	}
+}
+
+var quoted = regexp.MustCompile("`(?:sudo )?webknock ([^`]+)`")
+
+// TestTheDocumentsNameCommandsThatExist asks for help about every command that
+// a document names, with the arguments and flags that it gives.
+func TestTheDocumentsNameCommandsThatExist(t *testing.T) {
+	named := 0
+	for document, text := range documents(t) {
+		for _, m := range quoted.FindAllStringSubmatch(text, -1) {
+			named++
+			args := strings.Fields(m[1])
+			for _, args := range [][]string{{"help", args[0]}, append(args, "--help")} { // one knows commands, the other flags
+				if out, err := exec.Command(binary, args...).CombinedOutput(); err != nil {
+					t.Errorf("%s: %s: %v\n%s", document, m[0], err, out)
+				}
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("only %d commands found", named)
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`) // that has no scheme
+
+func TestTheDocumentsLinkToWhatIsThere(t *testing.T) {
+	links := 0
+	for document, text := range documents(t) {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+				t.Errorf("%s: %v", document, err)
+			}
+		}
+	}
+	if links < 30 {
+		t.Errorf("only %d links found", links)
+	}
+}
+
+// documents returns the texts that people read, by file.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/recipes/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[file] = string(text)
+		}
+	}
+	return all
 }

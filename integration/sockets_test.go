@@ -134,20 +134,7 @@ func TestListenersComeAndGoUnderLoad(t *testing.T) {
 // came to one process or the next opens its door.
 func TestAnUpgradeUnderLoad(t *testing.T) {
 	w := newWorld(t)
-	var socket *os.File
-	err := w.server.Do(func() error {
-		l, err := net.Listen("tcp", ":8080")
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		socket, err = l.(*net.TCPListener).File()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	socket := w.socket()
 	w.configure(strings.Replace(listener(`address: "systemd:web"`), "[/a, /b, /c]", "[/a, /b, /c]\n    message: done", 1) +
 		"  - {name: single, steps: [/single], message: single}\nshield: {rate: 'off'}\n")
 	program := filepath.Join(w.dir, "webknock")

@@ -22,7 +22,7 @@ func newCheck(a *app) *cobra.Command {
 			for _, warning := range cfg.Warnings {
 				fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", warning)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s is right: %d doors, %d sequences\n", a.configFile, len(cfg.Doors), len(cfg.Sequences))
+			fmt.Fprintf(c.OutOrStdout(), "%s is right (doors: %d, sequences: %d)\n", a.configFile, len(cfg.Doors), len(cfg.Sequences))
 			return nil
 		},
 	}

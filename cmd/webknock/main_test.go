@@ -27,8 +27,8 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 	}{
 		{"version", 0, "webknock dev (go", ""},
 		{"version -o json", 0, `"version": "dev"`, ""},
-		{"check --config " + good, 0, "is right: 1 doors, 1 sequences", ""},
-		{"check --config " + bad, 1, "", bad + `:14:13: doors[0].ports[0]: "22" is no port`},
+		{"check --config " + good, 0, "is right (doors: 1, sequences: 1)", ""},
+		{"check --config " + bad, 1, "", bad + `:29:13: doors[0].ports[0]: "22" is no port`},
 		{"check --config " + bad + ".missing", 1, "", "--config"},
 		{"status --socket " + none, 1, "", "is webknock serve running?"},
 		{"open ssh", 2, "", "accepts 2 arg(s)"},

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"webknock/firewall"
 )
 
 // A Command is what is run, without a shell.
@@ -47,19 +49,11 @@ type Occasion struct {
 
 // attributes returns what the log says with every line about the command.
 func (o Occasion) attributes(c Command) []any {
-	all := []any{"sequence", o.Sequence, "event", string(o.Event), "command", filepath.Base(c.Argv[0]), "client", clientString(o.Client)}
+	all := []any{"sequence", o.Sequence, "event", string(o.Event), "command", filepath.Base(c.Argv[0]), "client", firewall.ClientString(o.Client)}
 	for _, optional := range [][2]string{{"door", o.Door}, {"grant", o.Grant}, {"user", o.User}} {
 		if optional[1] != "" {
 			all = append(all, slog.String(optional[0], optional[1]))
 		}
 	}
 	return all
-}
-
-// clientString writes an address, or a prefix if it is more than one.
-func clientString(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
 }

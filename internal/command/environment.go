@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"webknock/firewall"
 )
 
 // Bounds of what a request puts into the environment of a command, in bytes.
@@ -39,7 +41,7 @@ func (o Occasion) environment(c Command) []string {
 	}
 	env = append(env, c.Environment...)
 	for _, v := range [][2]string{
-		{"EVENT", string(o.Event)}, {"SEQUENCE", o.Sequence}, {"CLIENT", clientString(o.Client)}, {"USER", o.User},
+		{"EVENT", string(o.Event)}, {"SEQUENCE", o.Sequence}, {"CLIENT", firewall.ClientString(o.Client)}, {"USER", o.User},
 		{"DOOR", o.Door}, {"GRANT", o.Grant}, {"REASON", o.Reason},
 	} {
 		if v[1] != "" {

@@ -200,7 +200,7 @@ func (j *Journal) end(r *record, reason string) {
 	r.commands = j.commands(r.Sequence)
 	if len(r.commands) == 0 {
 		j.log.Warn("no commands for the end of a grant: its sequence has none any more", "sequence", r.Sequence, "door", r.Door,
-			"client", clientString(r.Client), "grant", r.Grant)
+			"client", firewall.ClientString(r.Client), "grant", r.Grant)
 	}
 	if r.Done = r.Started >= len(r.commands); !r.Done {
 		j.due = append(j.due, r)

@@ -61,22 +61,29 @@ func (r *Runner) Submit(c Command, o Occasion) {
 // Lost returns how many commands were never run since too many waited.
 func (r *Runner) Lost() uint64 { return r.lost.Load() }
 
-// Run runs what is submitted until ctx is done.
+// Run runs what is submitted until ctx is done. What waits then is not run.
 func (r *Runner) Run(ctx context.Context) {
 	for {
-		var next job
 		select {
-		case next = <-r.waiting:
+		case next := <-r.waiting:
+			select {
+			case r.slots <- struct{}{}:
+				r.start(next)
+				continue
+			case <-ctx.Done():
+				r.abandon(1 + len(r.waiting))
+			}
 		case <-ctx.Done():
-			return
+			r.abandon(len(r.waiting))
 		}
-		select {
-		case r.slots <- struct{}{}:
-			r.start(next)
-		case <-ctx.Done():
-			r.log.Warn("commands are not run: webknock stops", "count", 1+len(r.waiting))
-			return
-		}
+		return
+	}
+}
+
+// abandon says how many commands wait in vain.
+func (r *Runner) abandon(count int) {
+	if count > 0 {
+		r.log.Warn("commands are not run: webknock stops", "count", count)
 	}
 }
 
@@ -168,6 +175,11 @@ func (r *Runner) watch(pid int, timeout time.Duration, done, exited <-chan struc
 		return ""
 	case <-timer.C:
 		reason = fmt.Sprintf("it takes longer than %v", timeout)
+		select {
+		case <-exited:
+			reason = fmt.Sprintf("what it left behind holds its output for longer than %v", timeout)
+		default:
+		}
 	case <-r.stopping:
 		timer.Reset(stopMoment)
 		select {

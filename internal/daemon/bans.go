@@ -178,8 +178,8 @@ func (d *Daemon) ban(l httpd.Letter, reason string) {
 		d.shards.unbanned.Add(1)
 		return
 	}
-	d.Log.Warn("client banned", "client", clientString(client), "reason", reason, "until", ban.Until)
-	d.notices.Send(notice.Notice{Event: notice.Ban, Time: l.At, Client: clientString(client), Expires: ban.Until, Reason: reason})
+	d.Log.Warn("client banned", "client", firewall.ClientString(client), "reason", reason, "until", ban.Until)
+	d.notices.Send(notice.Notice{Event: notice.Ban, Time: l.At, Client: firewall.ClientString(client), Expires: ban.Until, Reason: reason})
 	if !l.Named || cfg.Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
 		d.shards.banned.tell(ban)
 	}
@@ -246,7 +246,7 @@ func (d *Daemon) adoptBans(ctx context.Context) error {
 func (d *Daemon) Bans(context.Context) ([]admin.Ban, error) {
 	var all []admin.Ban
 	for _, b := range d.shards.banned.all() {
-		all = append(all, admin.Ban{Client: clientString(b.Client), ExpiresAt: b.Until, Remaining: time.Until(b.Until).Seconds()})
+		all = append(all, admin.Ban{Client: firewall.ClientString(b.Client), ExpiresAt: b.Until, Remaining: time.Until(b.Until).Seconds()})
 	}
 	return all, nil
 }
@@ -270,7 +270,7 @@ func (d *Daemon) Unban(ctx context.Context, address string) error {
 	if err := d.gate.Ban(ctx, []firewall.Ban{{Client: client}}, false); err != nil {
 		return problemOf(err)
 	}
-	d.Log.Info("ban lifted", "client", clientString(client))
+	d.Log.Info("ban lifted", "client", firewall.ClientString(client))
 	return nil
 }
 

@@ -112,7 +112,7 @@ func (d *Daemon) Grants(ctx context.Context) ([]admin.Grant, error) {
 
 func grantOf(g firewall.Grant) admin.Grant {
 	return admin.Grant{
-		ID: g.ID, Door: g.Door, Client: clientString(g.Client), Sequence: g.Sequence, User: g.User,
+		ID: g.ID, Door: g.Door, Client: firewall.ClientString(g.Client), Sequence: g.Sequence, User: g.User,
 		OpenedAt: g.Opened, ExpiresAt: g.Expires, Remaining: max(0, time.Until(g.Expires).Seconds()),
 		Packets: g.Packets, Bytes: g.Bytes,
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"mime"
 	"net"
@@ -115,6 +116,9 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	// then the addresses: a start that fails for one of them touches no
 	// firewall.
 	socket, err := admin.Listen(d.socket(cfg), admin.Group, o.Log)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (run as root, or choose a place of your own: --socket PATH)", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -135,11 +139,11 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return explain(err)
 	}
 	defer backend.Close()
-	defer start(ctx, d.notices.Run)()
 	if d.commands, err = d.newCommands(cfg); err != nil {
 		return err
 	}
-	defer start(ctx, d.commands.run)() // until the gate has stopped
+	defer start(ctx, d.reportLosses)()
+	defer start(ctx, d.tell)() // until the gate has stopped
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
@@ -160,7 +164,6 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer d.end()
 	defer func() { endAuthorities(d.current(), nil) }()
 	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
-	defer start(ctx, d.reportLosses)()
 	defer start(ctx, func(ctx context.Context) {
 		if err := admin.Serve(ctx, socket, d, o.Log); err != nil {
 			o.Log.Error("the admin API has failed", "error", err)

@@ -2,7 +2,7 @@ package daemon
 
 import (
 	"context"
-	"net/netip"
+	"sync"
 	"time"
 
 	"webknock/firewall"
@@ -72,7 +72,7 @@ func (d *Daemon) event(e firewall.Event) {
 		d.notices.Send(notice.Notice{Event: notice.Repair, Time: e.Time, Reason: e.Reason})
 		return
 	}
-	log := d.Log.With("door", e.Grant.Door, "client", clientString(e.Grant.Client), "grant", e.Grant.ID)
+	log := d.Log.With("door", e.Grant.Door, "client", firewall.ClientString(e.Grant.Client), "grant", e.Grant.ID)
 	if e.Grant.Sequence != "" {
 		log = log.With("sequence", e.Grant.Sequence)
 	}
@@ -93,15 +93,6 @@ func (d *Daemon) event(e firewall.Event) {
 	d.commands.event(e)
 }
 
-// clientString writes the client of a grant: an address, or a prefix if the
-// grant covers more than one.
-func clientString(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
-}
-
 // lossInterval is how often the log hears of what was lost, and of wrong codes.
 // Strangers can cause both, so they are told in sums.
 const lossInterval = 10 * time.Second
@@ -110,44 +101,50 @@ const lossInterval = 10 * time.Second
 func (d *Daemon) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
-	var letters, clients, codes, connections, bans, notices, commands uint64
-	for {
+	for reported := (losses{}); ; {
 		select {
 		case <-ctx.Done():
+			d.reportSince(reported)
 			return
 		case <-tick.C:
+			reported = d.reportSince(reported)
 		}
-		if n := d.shards.lost.Load() - letters; n > 0 {
-			letters += n
-			d.Log.Warn("knocks lost: more than could be read", "count", n)
-		}
-		if n := d.shards.full.Load() - clients; n > 0 {
-			clients += n
-			d.Log.Warn("clients not tracked: clients.max is reached", "count", n, "max", d.config.Load().Clients.Max)
-		}
-		if n := d.shards.wrong.Load() - codes; n > 0 {
-			codes += n
-			d.Log.Warn("one-time codes or tickets that do not count: wrong, used, too old or of a user who may not", "count", n)
-		}
-		if n := d.shards.unbanned.Load() - bans; n > 0 {
-			bans += n
-			d.Log.Warn("clients not banned: so many are", "count", n, "max", maxBanned)
-		}
-		if n := d.notices.Lost() - notices; n > 0 {
-			notices += n
-			d.Log.Warn("notices lost: more than could be sent", "count", n)
-		}
-		if n := d.commands.Lost() - commands; n > 0 {
-			commands += n
-			d.Log.Warn("commands not run: too many wait", "count", n)
-		}
-		var evicted uint64
-		for _, l := range d.current() {
-			evicted += l.Evicted()
-		}
-		if evicted > connections {
-			d.Log.Warn("connections reset half-read: max_connections is reached", "count", evicted-connections)
-		}
-		connections = evicted
 	}
+}
+
+// losses are sums of what was lost, or wrong.
+type losses struct{ letters, clients, codes, connections, bans, notices, commands uint64 }
+
+// reportSince logs what was lost beyond what is reported, and returns what is
+// lost now.
+func (d *Daemon) reportSince(reported losses) losses {
+	now := losses{
+		letters: d.shards.lost.Load(), clients: d.shards.full.Load(), codes: d.shards.wrong.Load(), bans: d.shards.unbanned.Load(),
+		notices: d.notices.Lost(), commands: d.commands.Lost(),
+	}
+	for _, l := range d.current() {
+		now.connections += l.Evicted()
+	}
+	warn := func(now, reported uint64, what string, more ...any) {
+		if now > reported { // a listener that is gone takes its sum along
+			d.Log.Warn(what, append([]any{"count", now - reported}, more...)...)
+		}
+	}
+	warn(now.letters, reported.letters, "knocks lost: more than could be read")
+	warn(now.clients, reported.clients, "clients not tracked: clients.max is reached")
+	warn(now.codes, reported.codes, "one-time codes or tickets that do not count: wrong, used, too old or of a user who may not")
+	warn(now.bans, reported.bans, "clients not banned: so many are", "max", maxBanned)
+	warn(now.notices, reported.notices, "notices lost: more than could be sent")
+	warn(now.commands, reported.commands, "commands not run: too many wait")
+	warn(now.connections, reported.connections, "connections reset half-read: max_connections is reached")
+	return now
+}
+
+// tell sends notices and runs commands until ctx is done. They come to their
+// ends side by side, so that the daemon is gone in time.
+func (d *Daemon) tell(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { d.notices.Run(ctx) })
+	wg.Go(func() { d.commands.run(ctx) })
+	wg.Wait()
 }

@@ -12,7 +12,7 @@ import (
 // noticeOfGrant tells that a grant was opened.
 func (d *Daemon) noticeOfGrant(e firewall.Event) {
 	d.notices.Send(notice.Notice{
-		Event: notice.Grant, Time: e.Time, Sequence: e.Grant.Sequence, Client: clientString(e.Grant.Client), User: e.Grant.User,
+		Event: notice.Grant, Time: e.Time, Sequence: e.Grant.Sequence, Client: firewall.ClientString(e.Grant.Client), User: e.Grant.User,
 		Door: e.Grant.Door, Grant: e.Grant.ID, Expires: e.Grant.Expires,
 	})
 }

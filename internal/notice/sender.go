@@ -191,8 +191,14 @@ func (q *queue) close() {
 }
 
 func (q *queue) run() {
+	about := q.log.With("notify", q.target.Place, "service", q.target.Service)
+	late := 0
 	for n := range q.notices {
-		log := q.log.With("notify", q.target.Place, "service", q.target.Service, "event", n.Event)
+		if q.ended.Err() != nil {
+			late++
+			continue
+		}
+		log := about.With("event", n.Event)
 		switch text, err := render(q.target.Template, n); {
 		case err != nil:
 			log.Error("notice not sent: its template has failed", "error", err)
@@ -202,6 +208,9 @@ func (q *queue) run() {
 				log.Error("notice not sent", "reason", reason(err))
 			}
 		}
+	}
+	if late > 0 {
+		about.Error("notices not sent", "count", late, "reason", reason(context.Canceled))
 	}
 }
 
