@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -8,6 +9,7 @@ import (
 
 	"webknock/config"
 	"webknock/firewall/nft"
+	"webknock/httpd/admin"
 )
 
 func newGuard(a *app) *cobra.Command {
@@ -17,7 +19,8 @@ func newGuard(a *app) *cobra.Command {
 		Short: "Close all doors, without a daemon",
 		Long: "guard puts up what keeps the doors closed, and exits: for a unit that runs at boot, before\n" +
 			"the network and after nftables.service, so that no door is open until the daemon starts.\n" +
-			"Grants that run go on. With --print it writes that as a file for nft instead.",
+			"Grants that run go on. Where a daemon runs it leaves the doors to that. With --print it\n" +
+			"writes the guard as a file for nft instead.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(a.configFile)
@@ -26,6 +29,19 @@ func newGuard(a *app) *cobra.Command {
 			}
 			if print {
 				return nft.Print(c.OutOrStdout(), cfg.Firewall.Table, cfg.Firewall.Guard)
+			}
+			// A daemon would take what is put there beside it for a change of
+			// somebody else's, and put its own guard back.
+			s, err := a.api().Status(c.Context())
+			switch {
+			case errors.Is(err, admin.ErrNoDaemon), err == nil && s.Firewall.Backend != config.BackendNFTables:
+			case err != nil:
+				return err
+			case !s.Firewall.Guarded:
+				return errors.New("a daemon runs whose guard was taken away (webknock reload puts it back)")
+			default:
+				fmt.Fprintf(c.OutOrStdout(), "%d doors are guarded, by the running daemon\n", len(s.Doors))
+				return nil
 			}
 			backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {

@@ -72,6 +72,7 @@ const (
 type Firewall struct {
 	Backend string `json:"backend"`
 	Mode    string `json:"mode"`
+	Guarded bool   `json:"guarded"` // false: the guard was taken away
 }
 
 // Listener is an address that receives knocks.

@@ -27,6 +27,7 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		Clients:   d.shards.bound.Count(),
 	}
 	s.Problems = d.problems(ctx)
+	s.Firewall.Guarded, _ = d.gate.Guarding(ctx) // the error is a problem
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
