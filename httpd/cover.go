@@ -74,22 +74,18 @@ func (o Options) server() *http.Server {
 }
 
 // answer does with a connection what a cover that does not drop wants. It
-// reports false, and has done nothing, if other options are in force.
+// reports false, and has done nothing, if that is no longer in force.
 //
 // Under a constant response net/http sees HTTP/2 alone: a request by HTTP/1 that
 // it cannot read, or a Host that it does not like, it would answer with words
 // of its own. For the same reason it sees no handshake.
-func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
+func (l *Listener) answer(h *half, s *service) bool {
 	select {
 	case <-s.feed.ended:
 		return false
 	default:
 	}
-	h := &half{conn: tcp}
-	if !l.halves.add(h, s.Max) {
-		return true
-	}
-	defer l.halves.remove(h)
+	tcp := h.conn
 	conn, err := s.Clients.accept(tcp)
 	named := conn != net.Conn(tcp)
 	if err == nil {
@@ -111,6 +107,7 @@ func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
 		return true
 	}
 	tcp.SetDeadline(time.Time{})
+	l.halves.remove(h) // the server gives it another
 	select {
 	case s.feed.conns <- conn:
 	case <-s.feed.ended:
@@ -281,7 +278,13 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 type feed struct {
 	conns chan net.Conn
 	ended chan struct{}
+	end   func() // closes ended, once
 	addr  net.Addr
+}
+
+func newFeed(addr net.Addr) *feed {
+	ended := make(chan struct{})
+	return &feed{conns: make(chan net.Conn), ended: ended, end: sync.OnceFunc(func() { close(ended) }), addr: addr}
 }
 
 func (f *feed) Accept() (net.Conn, error) {
@@ -293,7 +296,7 @@ func (f *feed) Accept() (net.Conn, error) {
 	}
 }
 
-func (f *feed) Close() error   { return nil }
+func (f *feed) Close() error   { f.end(); return nil }
 func (f *feed) Addr() net.Addr { return f.addr }
 
 // secure wraps a connection in TLS, if the listener has that.

@@ -131,7 +131,7 @@ func (l *Listener) Use(o Options) {
 	if !o.Cover.Drops() {
 		s.Server = o.server()
 		s.ConnState = l.heads(o.Max)
-		s.feed = &feed{conns: make(chan net.Conn), ended: make(chan struct{}), addr: l.tcp.Addr()}
+		s.feed = newFeed(l.tcp.Addr())
 		go s.Serve(s.feed)
 	}
 	if old := l.service.Swap(s); old != nil {
@@ -157,12 +157,12 @@ func (s *service) loopable() bool {
 
 const shutdownTimeout = 30 * time.Second // for answers that are being given
 
-// end stops a service. Connections that are dropped need nothing.
+// end stops a service, once or again. Connections that are dropped need nothing.
 func (s *service) end(timeout time.Duration) {
 	if s.Server == nil {
 		return
 	}
-	close(s.feed.ended)
+	s.feed.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if s.Shutdown(ctx) != nil {
@@ -235,7 +235,7 @@ func (l *Listener) acceptEach() (more bool) {
 		switch {
 		case err == nil:
 			failing = l.accepted(failing)
-			l.wg.Go(func() { l.handle(conn) })
+			l.serveConn(conn)
 		case errors.Is(err, net.ErrClosed):
 			return false
 		case errors.Is(err, os.ErrDeadlineExceeded): // Use or Close
@@ -268,20 +268,29 @@ func (l *Listener) accepted(failing bool) bool {
 	return false
 }
 
+// serveConn gives a new connection a place, in the order of accepting, and a
+// goroutine.
+func (l *Listener) serveConn(conn *net.TCPConn) {
+	s := l.service.Load()
+	if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
+		l.wg.Go(func() { l.handle(h, s) })
+	}
+}
+
 // handle does with a connection what the options say.
-func (l *Listener) handle(conn *net.TCPConn) {
-	for {
-		s := l.service.Load()
-		if s.Server == nil {
-			if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
-				l.receive(h, s)
-			}
+func (l *Listener) handle(h *half, s *service) {
+	defer l.halves.remove(h)
+	for s.Server != nil {
+		if l.answer(h, s) {
 			return
 		}
-		if l.answer(conn, s) {
+		ended := s
+		if s = l.service.Load(); s == ended { // by Close
+			h.conn.Close()
 			return
 		}
 	}
+	l.receive(h, s)
 }
 
 // Close stops listening, and then resets the connections whose heads are not
@@ -307,9 +316,6 @@ func (l *Listener) Close() error {
 	case <-time.After(closeTimeout):
 	}
 	l.halves.close()
-	if ls != nil {
-		ls.wake()
-	}
 	return err
 }
 
