@@ -63,6 +63,9 @@ func (o Options) server() *http.Server {
 			o.knock(r, answered)
 			answer.ServeHTTP(w, r)
 		}),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, namedKey{}, proxiedOf(conn) != nil)
+		},
 		Protocols:                    protocols,
 		TLSConfig:                    o.TLS,
 		ReadHeaderTimeout:            HeadTimeout,
@@ -136,13 +139,25 @@ func (l *Listener) heads(max int) func(net.Conn, http.ConnState) {
 	}
 }
 
-// tcpOf returns the connection below TLS and the PROXY protocol.
-func tcpOf(conn net.Conn) *net.TCPConn {
+// namedKey is of the context of requests: whether the PROXY protocol has named
+// their client.
+type namedKey struct{}
+
+// proxiedOf returns what speaks the PROXY protocol below TLS; nil: nobody does.
+func proxiedOf(conn net.Conn) *proxyproto.Conn {
 	if secured, ok := conn.(*tls.Conn); ok {
 		conn = secured.NetConn()
 	}
-	if named, ok := conn.(*proxyproto.Conn); ok {
-		conn = named.Raw()
+	proxied, _ := conn.(*proxyproto.Conn)
+	return proxied
+}
+
+// tcpOf returns the connection below TLS and the PROXY protocol.
+func tcpOf(conn net.Conn) *net.TCPConn {
+	if proxied := proxiedOf(conn); proxied != nil {
+		conn = proxied.Raw()
+	} else if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
 	}
 	return conn.(*net.TCPConn)
 }
@@ -213,7 +228,8 @@ func (o Options) knock(r *http.Request, answered <-chan struct{}) {
 			return
 		}
 	}
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: o.Clients.Source == ProxyProtocol || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
+	named, _ := r.Context().Value(namedKey{}).(bool)
+	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: named || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}
@@ -298,11 +314,3 @@ func (f *feed) Accept() (net.Conn, error) {
 
 func (f *feed) Close() error   { f.end(); return nil }
 func (f *feed) Addr() net.Addr { return f.addr }
-
-// secure wraps a connection in TLS, if the listener has that.
-func secure(conn net.Conn, config *tls.Config) net.Conn {
-	if config == nil {
-		return conn
-	}
-	return tls.Server(conn, config)
-}

@@ -352,7 +352,10 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 	remote := addrPort(conn.RemoteAddr())
 	letter = Letter{Remote: remote, Local: addrPort(conn.LocalAddr()), Named: named, head: head}
 	if s.TLS != nil {
-		conn = secure(&quiet{Conn: conn}, s.TLS)
+		var err error
+		if conn, err = secure(conn, s.TLS); err != nil {
+			return letter, false
+		}
 	}
 	return letter, readHead(conn, head) && !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
 }
