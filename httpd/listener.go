@@ -56,6 +56,10 @@ type Listener struct {
 	noLoops bool   // there can be none
 	closed  bool
 
+	failure sync.Mutex
+	failed  time.Time   // when the log last heard that accepting fails, guarded by failure
+	failing atomic.Bool // and it has not heard of the end
+
 	wg sync.WaitGroup
 }
 
@@ -230,11 +234,11 @@ func (l *Listener) stopLoops() (more bool) {
 // acceptEach accepts connections, a goroutine each, until loops can do it or the
 // listener is closed. It reports whether there is more to serve.
 func (l *Listener) acceptEach() (more bool) {
-	for failing := false; ; {
+	for {
 		conn, err := l.tcp.AcceptTCP()
 		switch {
 		case err == nil:
-			failing = l.accepted(failing)
+			l.accepted()
 			l.serveConn(conn)
 		case errors.Is(err, net.ErrClosed):
 			return false
@@ -244,29 +248,36 @@ func (l *Listener) acceptEach() (more bool) {
 				return true
 			}
 		default:
-			failing = l.cannotAccept(err, failing)
+			l.cannotAccept(err)
 		}
 	}
 }
 
 // cannotAccept makes room where descriptors or memory have run out (accept(2)),
-// waits a moment, and logs it the first time.
-func (l *Listener) cannotAccept(err error, failing bool) bool {
-	if !failing {
+// and waits a moment. Strangers can cause it, so the log hears of it now and then.
+func (l *Listener) cannotAccept(err error) {
+	l.failure.Lock()
+	if now := time.Now(); now.Sub(l.failed) >= failureInterval {
+		l.failed = now
+		l.failing.Store(true)
 		l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
 	}
+	l.failure.Unlock()
 	l.halves.evict()
 	time.Sleep(acceptPause)
-	return true
 }
 
-// accepted logs that what failed before does no more.
-func (l *Listener) accepted(failing bool) bool {
-	if failing {
+// accepted logs that what failed before, as the log has heard, does no more.
+func (l *Listener) accepted() {
+	if l.failing.Load() && l.failing.Swap(false) {
 		l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
 	}
-	return false
 }
+
+const (
+	acceptPause     = 5 * time.Millisecond // after accepting has failed
+	failureInterval = 10 * time.Second     // at least, until the log hears of it again
+)
 
 // serveConn gives a new connection a place, in the order of accepting, and a
 // goroutine.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"webknock/sequence"
@@ -211,6 +212,26 @@ func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 	if conn, err := net.Dial("tcp", l.Addr().String()); err == nil {
 		conn.Close()
 		t.Error("a closed listener accepts")
+	}
+}
+
+func TestALogIsNotFloodedByWhatCannotBeAccepted(t *testing.T) {
+	var out bytes.Buffer
+	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Log: slog.New(slog.NewTextHandler(&out, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	synctest.Test(t, func(*testing.T) {
+		for range 10 { // connections that fail and succeed by turns
+			l.cannotAccept(syscall.EMFILE)
+			l.accepted()
+		}
+		time.Sleep(failureInterval)
+		l.cannotAccept(syscall.EMFILE)
+	})
+	if text := out.String(); strings.Count(text, "cannot accept") != 2 || strings.Count(text, "accepting connections again") != 1 {
+		t.Errorf("logged:\n%s", text)
 	}
 }
 

@@ -41,14 +41,12 @@ type loop struct {
 	scratch []byte // for what is read at once
 	serial  int32  // of what was parked last
 	due     bool   // epoll has a deadline, to reset what takes too long
-	failing bool   // to accept
 	parked  int    // guarded by halves.mu
 }
 
 const (
-	eventBatch  = 128                  // events that are taken at once
-	acceptBatch = 64                   // connections accepted before others are read
-	acceptPause = 5 * time.Millisecond // after accepting has failed
+	eventBatch  = 128 // events that are taken at once
+	acceptBatch = 64  // connections accepted before others are read
 )
 
 // newLoops has n loops accept connections.
@@ -184,10 +182,10 @@ func (lp *loop) accept() {
 		case unix.ECONNABORTED, unix.EINTR:
 			continue
 		default:
-			lp.failing = lp.cannotAccept(err, lp.failing)
+			lp.cannotAccept(err)
 			return
 		}
-		lp.failing = lp.accepted(lp.failing)
+		lp.accepted()
 	}
 }
 
