@@ -67,7 +67,7 @@ func (o Options) server() *http.Server {
 			return context.WithValue(ctx, namedKey{}, proxiedOf(conn) != nil)
 		},
 		Protocols:                    protocols,
-		TLSConfig:                    o.TLS,
+		TLSConfig:                    o.TLS.Clone(), // which the server may change, while handshakes go by o.TLS
 		ReadHeaderTimeout:            HeadTimeout,
 		IdleTimeout:                  time.Minute,
 		MaxHeaderBytes:               MaxHead,
