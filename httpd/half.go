@@ -137,8 +137,8 @@ func (hs *halves) evictOldest() bool {
 	for e := hs.list.Front(); e != nil; e = e.Next() {
 		if h := e.Value.(*half); !h.busy {
 			hs.drop(h)
+			hs.evicted.Add(1) // before the client can know
 			h.reset()
-			hs.evicted.Add(1)
 			return true
 		}
 	}
