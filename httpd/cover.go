@@ -100,42 +100,63 @@ func (l *Listener) answer(h *half, s *service) bool {
 		err = secured.Handshake()
 		conn, protocol = secured, secured.ConnectionState().NegotiatedProtocol
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		tcp.Close()
-		return true
-	}
-	if s.Cover.Status != 0 && protocol != "h2" {
+	case s.Cover.Status != 0 && protocol != "h2":
 		s.reply(tcp, conn, named)
 		closeSlowly(tcp, conn)
+	default:
+		tcp.SetDeadline(time.Time{})
+		s.waiting.begin(conn, h)
+		select {
+		case s.feed.conns <- conn:
+		case <-s.feed.ended:
+			tcp.Close()
+			s.waiting.end(conn)
+		}
 		return true
 	}
-	tcp.SetDeadline(time.Time{})
-	l.halves.remove(h) // the server gives it another
-	select {
-	case s.feed.conns <- conn:
-	case <-s.feed.ended:
-		tcp.Close()
-	}
+	l.halves.remove(h)
 	return true
 }
 
-// heads keeps account of the connections of a server that wait for a head, so
-// that they give way to others as those do that the listener reads itself.
-func (l *Listener) heads(max int) func(net.Conn, http.ConnState) {
-	var mu sync.Mutex
-	waiting := map[net.Conn]*half{}
-	return func(conn net.Conn, state http.ConnState) {
-		mu.Lock()
-		defer mu.Unlock()
-		if h, waits := waiting[conn]; waits {
-			l.halves.remove(h)
-			delete(waiting, conn)
+// waiting is the connections of a server that wait for a head. They give way to
+// others as those do that the listener reads itself, and in the same order.
+type waiting struct {
+	halves *halves
+	max    int
+	mu     sync.Mutex
+	places map[net.Conn]*half
+}
+
+// begin has a connection, which has its place, wait for a head.
+func (w *waiting) begin(conn net.Conn, h *half) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.places[conn] = h
+}
+
+// end takes the place of a connection away, if it waits.
+func (w *waiting) end(conn net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h, waits := w.places[conn]; waits {
+		w.halves.remove(h)
+		delete(w.places, conn)
+	}
+}
+
+// state is the ConnState of the server.
+func (w *waiting) state(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew: // has waited since it was accepted
+	case http.StateIdle:
+		if h := (&half{conn: tcpOf(conn)}); w.halves.add(h, w.max) {
+			w.begin(conn, h)
 		}
-		if state == http.StateNew || state == http.StateIdle {
-			if h := (&half{conn: tcpOf(conn)}); l.halves.add(h, max) {
-				waiting[conn] = h
-			}
-		}
+	default:
+		w.end(conn)
 	}
 }
 

@@ -68,6 +68,7 @@ type service struct {
 	Options
 	*http.Server // nil: they are dropped
 	feed         *feed
+	waiting      *waiting
 }
 
 // Listen binds a TCP address, host:port, for Serve. Every knock goes to
@@ -134,7 +135,8 @@ func (l *Listener) Use(o Options) {
 	s := &service{Options: o}
 	if !o.Cover.Drops() {
 		s.Server = o.server()
-		s.ConnState = l.heads(o.Max)
+		s.waiting = &waiting{halves: &l.halves, max: o.Max, places: map[net.Conn]*half{}}
+		s.ConnState = s.waiting.state
 		s.feed = newFeed(l.tcp.Addr())
 		go s.Serve(s.feed)
 	}
@@ -290,13 +292,13 @@ func (l *Listener) serveConn(conn *net.TCPConn) {
 
 // handle does with a connection what the options say.
 func (l *Listener) handle(h *half, s *service) {
-	defer l.halves.remove(h)
 	for s.Server != nil {
 		if l.answer(h, s) {
 			return
 		}
 		ended := s
 		if s = l.service.Load(); s == ended { // by Close
+			l.halves.remove(h)
 			h.conn.Close()
 			return
 		}
