@@ -158,7 +158,8 @@ func TestEvictionAcrossLoops(t *testing.T) {
 	var work, slow sync.WaitGroup
 	send := func(format string, n int) {
 		got, err := knock(l, func(local netip.AddrPort) string { return fmt.Sprintf(format, strings.Repeat("a", n), local) }, 1+n%3)
-		if len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		// A slow one may come too late, or be reset between two pieces.
+		if len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
