@@ -63,8 +63,11 @@ func (o Options) server() *http.Server {
 			o.knock(r, answered)
 			answer.ServeHTTP(w, r)
 		}),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, namedKey{}, proxiedOf(conn) != nil)
+		},
 		Protocols:                    protocols,
-		TLSConfig:                    o.TLS,
+		TLSConfig:                    o.TLS.Clone(), // which the server may change, while handshakes go by o.TLS
 		ReadHeaderTimeout:            HeadTimeout,
 		IdleTimeout:                  time.Minute,
 		MaxHeaderBytes:               MaxHead,
@@ -74,22 +77,18 @@ func (o Options) server() *http.Server {
 }
 
 // answer does with a connection what a cover that does not drop wants. It
-// reports false, and has done nothing, if other options are in force.
+// reports false, and has done nothing, if that is no longer in force.
 //
 // Under a constant response net/http sees HTTP/2 alone: a request by HTTP/1 that
 // it cannot read, or a Host that it does not like, it would answer with words
 // of its own. For the same reason it sees no handshake.
-func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
+func (l *Listener) answer(h *half, s *service) bool {
 	select {
 	case <-s.feed.ended:
 		return false
 	default:
 	}
-	h := &half{conn: tcp}
-	if !l.halves.add(h, s.Max) {
-		return true
-	}
-	defer l.halves.remove(h)
+	tcp := h.conn
 	conn, err := s.Clients.accept(tcp)
 	named := conn != net.Conn(tcp)
 	if err == nil {
@@ -101,51 +100,85 @@ func (l *Listener) answer(tcp *net.TCPConn, s *service) bool {
 		err = secured.Handshake()
 		conn, protocol = secured, secured.ConnectionState().NegotiatedProtocol
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		tcp.Close()
-		return true
-	}
-	if s.Cover.Status != 0 && protocol != "h2" {
+	case s.Cover.Status != 0 && protocol != "h2":
 		s.reply(tcp, conn, named)
 		closeSlowly(tcp, conn)
+	default:
+		tcp.SetDeadline(time.Time{})
+		s.waiting.begin(conn, h)
+		select {
+		case s.feed.conns <- conn:
+		case <-s.feed.ended:
+			tcp.Close()
+			s.waiting.end(conn)
+		}
 		return true
 	}
-	tcp.SetDeadline(time.Time{})
-	select {
-	case s.feed.conns <- conn:
-	case <-s.feed.ended:
-		tcp.Close()
-	}
+	l.halves.remove(h)
 	return true
 }
 
-// heads keeps account of the connections of a server that wait for a head, so
-// that they give way to others as those do that the listener reads itself.
-func (l *Listener) heads(max int) func(net.Conn, http.ConnState) {
-	var mu sync.Mutex
-	waiting := map[net.Conn]*half{}
-	return func(conn net.Conn, state http.ConnState) {
-		mu.Lock()
-		defer mu.Unlock()
-		if h, waits := waiting[conn]; waits {
-			l.halves.remove(h)
-			delete(waiting, conn)
-		}
-		if state == http.StateNew || state == http.StateIdle {
-			if h := (&half{conn: tcpOf(conn)}); l.halves.add(h, max) {
-				waiting[conn] = h
-			}
-		}
+// waiting is the connections of a server that wait for a head. They give way to
+// others as those do that the listener reads itself, and in the same order.
+type waiting struct {
+	halves *halves
+	max    int
+	mu     sync.Mutex
+	places map[net.Conn]*half
+}
+
+// begin has a connection, which has its place, wait for a head.
+func (w *waiting) begin(conn net.Conn, h *half) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.places[conn] = h
+}
+
+// end takes the place of a connection away, if it waits.
+func (w *waiting) end(conn net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h, waits := w.places[conn]; waits {
+		w.halves.remove(h)
+		delete(w.places, conn)
 	}
+}
+
+// state is the ConnState of the server.
+func (w *waiting) state(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew: // has waited since it was accepted
+	case http.StateIdle:
+		if h := (&half{conn: tcpOf(conn)}); w.halves.add(h, w.max) {
+			w.begin(conn, h)
+		}
+	default:
+		w.end(conn)
+	}
+}
+
+// namedKey is of the context of requests: whether the PROXY protocol has named
+// their client.
+type namedKey struct{}
+
+// proxiedOf returns what speaks the PROXY protocol below TLS; nil: nobody does.
+func proxiedOf(conn net.Conn) *proxyproto.Conn {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	proxied, _ := conn.(*proxyproto.Conn)
+	return proxied
 }
 
 // tcpOf returns the connection below TLS and the PROXY protocol.
 func tcpOf(conn net.Conn) *net.TCPConn {
-	if secured, ok := conn.(*tls.Conn); ok {
+	if proxied := proxiedOf(conn); proxied != nil {
+		conn = proxied.Raw()
+	} else if secured, ok := conn.(*tls.Conn); ok {
 		conn = secured.NetConn()
-	}
-	if named, ok := conn.(*proxyproto.Conn); ok {
-		conn = named.Raw()
 	}
 	return conn.(*net.TCPConn)
 }
@@ -216,7 +249,8 @@ func (o Options) knock(r *http.Request, answered <-chan struct{}) {
 			return
 		}
 	}
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: o.Clients.Source == ProxyProtocol || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
+	named, _ := r.Context().Value(namedKey{}).(bool)
+	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: named || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}
@@ -281,7 +315,13 @@ func (c Cover) reverse(clients Clients, log *slog.Logger) http.Handler {
 type feed struct {
 	conns chan net.Conn
 	ended chan struct{}
+	end   func() // closes ended, once
 	addr  net.Addr
+}
+
+func newFeed(addr net.Addr) *feed {
+	ended := make(chan struct{})
+	return &feed{conns: make(chan net.Conn), ended: ended, end: sync.OnceFunc(func() { close(ended) }), addr: addr}
 }
 
 func (f *feed) Accept() (net.Conn, error) {
@@ -293,13 +333,5 @@ func (f *feed) Accept() (net.Conn, error) {
 	}
 }
 
-func (f *feed) Close() error   { return nil }
+func (f *feed) Close() error   { f.end(); return nil }
 func (f *feed) Addr() net.Addr { return f.addr }
-
-// secure wraps a connection in TLS, if the listener has that.
-func secure(conn net.Conn, config *tls.Config) net.Conn {
-	if config == nil {
-		return conn
-	}
-	return tls.Server(conn, config)
-}

@@ -124,6 +124,37 @@ func TestTLSIsFollowedByNotOneByte(t *testing.T) {
 	}
 }
 
+// As the answer to a KeyUpdate would be.
+func TestWhatTLSWantsToSayAfterTheHandshakeIsNotSaid(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		o, _ := tlsOptions(t, nil, nil)
+		ours, theirs := net.Pipe()
+		said := make(chan []byte)
+		go func() {
+			client := tls.Client(theirs, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+			if err := client.Handshake(); err != nil {
+				t.Error(err)
+			}
+			io.WriteString(client, "x")
+			wire, _ := io.ReadAll(theirs)
+			said <- wire
+		}()
+		secured, err := secure(ours, o.TLS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(secured, "something")
+		secured.CloseWrite()
+		if n, err := secured.Read(make([]byte, 2)); n != 1 || err != nil {
+			t.Errorf("version %x: read %d bytes, %v", version, n, err)
+		}
+		ours.Close()
+		if wire := <-said; len(wire) > 0 {
+			t.Errorf("version %x: %x on the wire", version, wire)
+		}
+	}
+}
+
 func TestTLSSaysNothingOfWhatItRefuses(t *testing.T) {
 	o, _ := tlsOptions(t, []string{"home.example.org"}, []string{"http/1.1"})
 	l, _ := listenWith(t, o)
@@ -305,7 +336,8 @@ func TestTheRealSite(t *testing.T) {
 func TestThePROXYProtocol(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	source := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
-	for name, cover := range map[string]Cover{"drop": {}, "status": {Status: 404}} {
+	covers := map[string]Cover{"drop": {}, "status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}}
+	for name, cover := range covers {
 		for _, version := range []byte{1, 2} {
 			t.Run(fmt.Sprintf("%s, version %d", name, version), func(t *testing.T) {
 				l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, loopback}, Cover: cover})
@@ -315,7 +347,7 @@ func TestThePROXYProtocol(t *testing.T) {
 				}
 				io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n")
 				letter := <-letters
-				if letter.Client != netip.MustParseAddr("192.0.2.7") || letter.Remote.Port() != 4711 {
+				if letter.Client != netip.MustParseAddr("192.0.2.7") || letter.Remote.Port() != 4711 || !letter.Named {
 					t.Errorf("letter %+v", letter)
 				}
 				// Without a header, or with a wrong one, there is no knock.
@@ -330,6 +362,13 @@ func TestThePROXYProtocol(t *testing.T) {
 					t.Errorf("letters without a right header: %+v", <-letters)
 				}
 			})
+		}
+	}
+	for name, cover := range covers { // so that the firewall can be told of it
+		l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}, Cover: cover})
+		io.WriteString(dial(t, l), "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		if letter := <-letters; letter.Named || letter.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("%s: a client whom no proxy has named: %+v", name, letter)
 		}
 	}
 	t.Run("from others none is taken", func(t *testing.T) {

@@ -17,6 +17,7 @@ type half struct {
 
 	// What follows is of one that is parked.
 	loop     *loop
+	service  *service // in force when it came
 	fd       int
 	serial   int32 // tells it from others of the loop that had the descriptor
 	peer     netip.AddrPort
@@ -96,7 +97,9 @@ func (hs *halves) drop(h *half) {
 	h.place = nil
 	if h.conn == nil {
 		delete(hs.parked, h.fd)
-		h.loop.parked--
+		if h.loop.parked--; h.loop.parked == 0 && h.loop.stopping.Load() {
+			h.loop.wake() // it has nothing left to do
+		}
 	}
 }
 
@@ -134,8 +137,8 @@ func (hs *halves) evictOldest() bool {
 	for e := hs.list.Front(); e != nil; e = e.Next() {
 		if h := e.Value.(*half); !h.busy {
 			hs.drop(h)
+			hs.evicted.Add(1) // before the client can know
 			h.reset()
-			hs.evicted.Add(1)
 			return true
 		}
 	}

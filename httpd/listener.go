@@ -56,6 +56,10 @@ type Listener struct {
 	noLoops bool   // there can be none
 	closed  bool
 
+	failure sync.Mutex
+	failed  time.Time   // when the log last heard that accepting fails, guarded by failure
+	failing atomic.Bool // and it has not heard of the end
+
 	wg sync.WaitGroup
 }
 
@@ -64,6 +68,7 @@ type service struct {
 	Options
 	*http.Server // nil: they are dropped
 	feed         *feed
+	waiting      *waiting
 }
 
 // Listen binds a TCP address, host:port, for Serve. Every knock goes to
@@ -130,8 +135,9 @@ func (l *Listener) Use(o Options) {
 	s := &service{Options: o}
 	if !o.Cover.Drops() {
 		s.Server = o.server()
-		s.ConnState = l.heads(o.Max)
-		s.feed = &feed{conns: make(chan net.Conn), ended: make(chan struct{}), addr: l.tcp.Addr()}
+		s.waiting = &waiting{halves: &l.halves, max: o.Max, places: map[net.Conn]*half{}}
+		s.ConnState = s.waiting.state
+		s.feed = newFeed(l.tcp.Addr())
 		go s.Serve(s.feed)
 	}
 	if old := l.service.Swap(s); old != nil {
@@ -157,12 +163,12 @@ func (s *service) loopable() bool {
 
 const shutdownTimeout = 30 * time.Second // for answers that are being given
 
-// end stops a service. Connections that are dropped need nothing.
+// end stops a service, once or again. Connections that are dropped need nothing.
 func (s *service) end(timeout time.Duration) {
 	if s.Server == nil {
 		return
 	}
-	close(s.feed.ended)
+	s.feed.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if s.Shutdown(ctx) != nil {
@@ -230,12 +236,12 @@ func (l *Listener) stopLoops() (more bool) {
 // acceptEach accepts connections, a goroutine each, until loops can do it or the
 // listener is closed. It reports whether there is more to serve.
 func (l *Listener) acceptEach() (more bool) {
-	for failing := false; ; {
+	for {
 		conn, err := l.tcp.AcceptTCP()
 		switch {
 		case err == nil:
-			failing = l.accepted(failing)
-			l.wg.Go(func() { l.handle(conn) })
+			l.accepted()
+			l.serveConn(conn)
 		case errors.Is(err, net.ErrClosed):
 			return false
 		case errors.Is(err, os.ErrDeadlineExceeded): // Use or Close
@@ -244,44 +250,60 @@ func (l *Listener) acceptEach() (more bool) {
 				return true
 			}
 		default:
-			failing = l.cannotAccept(err, failing)
+			l.cannotAccept(err)
 		}
 	}
 }
 
 // cannotAccept makes room where descriptors or memory have run out (accept(2)),
-// waits a moment, and logs it the first time.
-func (l *Listener) cannotAccept(err error, failing bool) bool {
-	if !failing {
+// and waits a moment. Strangers can cause it, so the log hears of it now and then.
+func (l *Listener) cannotAccept(err error) {
+	l.failure.Lock()
+	if now := time.Now(); now.Sub(l.failed) >= failureInterval {
+		l.failed = now
+		l.failing.Store(true)
 		l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
 	}
+	l.failure.Unlock()
 	l.halves.evict()
 	time.Sleep(acceptPause)
-	return true
 }
 
-// accepted logs that what failed before does no more.
-func (l *Listener) accepted(failing bool) bool {
-	if failing {
+// accepted logs that what failed before, as the log has heard, does no more.
+func (l *Listener) accepted() {
+	if l.failing.Load() && l.failing.Swap(false) {
 		l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
 	}
-	return false
+}
+
+const (
+	acceptPause     = 5 * time.Millisecond // after accepting has failed
+	failureInterval = 10 * time.Second     // at least, until the log hears of it again
+)
+
+// serveConn gives a new connection a place, in the order of accepting, and a
+// goroutine.
+func (l *Listener) serveConn(conn *net.TCPConn) {
+	s := l.service.Load()
+	if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
+		l.wg.Go(func() { l.handle(h, s) })
+	}
 }
 
 // handle does with a connection what the options say.
-func (l *Listener) handle(conn *net.TCPConn) {
-	for {
-		s := l.service.Load()
-		if s.Server == nil {
-			if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
-				l.receive(h, s)
-			}
+func (l *Listener) handle(h *half, s *service) {
+	for s.Server != nil {
+		if l.answer(h, s) {
 			return
 		}
-		if l.answer(conn, s) {
+		ended := s
+		if s = l.service.Load(); s == ended { // by Close
+			l.halves.remove(h)
+			h.conn.Close()
 			return
 		}
 	}
+	l.receive(h, s)
 }
 
 // Close stops listening, and then resets the connections whose heads are not
@@ -307,9 +329,6 @@ func (l *Listener) Close() error {
 	case <-time.After(closeTimeout):
 	}
 	l.halves.close()
-	if ls != nil {
-		ls.wake()
-	}
 	return err
 }
 
@@ -346,7 +365,10 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 	remote := addrPort(conn.RemoteAddr())
 	letter = Letter{Remote: remote, Local: addrPort(conn.LocalAddr()), Named: named, head: head}
 	if s.TLS != nil {
-		conn = secure(&quiet{Conn: conn}, s.TLS)
+		var err error
+		if conn, err = secure(conn, s.TLS); err != nil {
+			return letter, false
+		}
 	}
 	return letter, readHead(conn, head) && !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
 }

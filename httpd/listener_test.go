@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"webknock/sequence"
@@ -65,6 +67,8 @@ func open(l Letter) (*http.Request, error) { return l.Open(bufio.NewReaderSize(n
 
 func TestEveryHeadIsPostedAndReset(t *testing.T) {
 	large := "X: " + strings.Repeat("x", 1000) + "\r\n"
+	byTLS, _ := tlsOptions(t, nil, nil)
+	ways := map[string]Options{"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS}
 	for _, tt := range []struct {
 		name string
 		sent string
@@ -101,24 +105,94 @@ func TestEveryHeadIsPostedAndReset(t *testing.T) {
 		{"101 lines", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 98) + "\r\n", ""},
 		{"100 lines", "GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 97) + "\r\n", "GET h /a"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			l, letters := listen(t, 16)
-			conn := dial(t, l)
-			go io.WriteString(conn, tt.sent) // may meet the reset
-			mustReset(t, conn)
-			letter := <-letters
-			if letter.Remote.String() != conn.LocalAddr().String() || letter.Local != l.Addr() || letter.Client != letter.Remote.Addr() {
-				t.Errorf("letter from %v (%v) to %v", letter.Remote, letter.Client, letter.Local)
-			}
-			req, err := open(letter)
-			switch {
-			case err != nil && tt.want != "":
-				t.Errorf("malformed: %v", err)
-			case err == nil && tt.want != fmt.Sprintf("%s %s %s", req.Method, req.Host, req.URL.Path):
-				t.Errorf("got %q %q %q, want %q", req.Method, req.Host, req.URL.Path, tt.want)
-			}
-		})
+		for way, options := range ways {
+			t.Run(tt.name+", "+way, func(t *testing.T) {
+				l, letters := listenWith(t, options)
+				conn := dial(t, l)
+				if options.TLS != nil {
+					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				}
+				sent := make(chan error)
+				go func() {
+					half := len(tt.sent) / 2
+					_, first := io.WriteString(conn, tt.sent[:half])
+					_, second := io.WriteString(conn, tt.sent[half:])
+					sent <- errors.Join(first, second)
+				}()
+				conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+				got, err := io.ReadAll(conn)
+				// The kernel tells of the reset once, the writer or the reader.
+				if err := errors.Join(err, <-sent); len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("%q came, and the connection ended with %v, want a reset", got, err)
+				}
+				letter := <-letters
+				if letter.Remote.String() != conn.LocalAddr().String() || letter.Local != l.Addr() || letter.Client != letter.Remote.Addr() || letter.TLS != (options.TLS != nil) {
+					t.Errorf("letter from %v (%v) to %v, by TLS: %v", letter.Remote, letter.Client, letter.Local, letter.TLS)
+				}
+				req, err := open(letter)
+				switch {
+				case err != nil && tt.want != "":
+					t.Errorf("malformed: %v", err)
+				case err == nil && tt.want != fmt.Sprintf("%s %s %s", req.Method, req.Host, req.URL.Path):
+					t.Errorf("got %q %q %q, want %q", req.Method, req.Host, req.URL.Path, tt.want)
+				}
+			})
+		}
 	}
+}
+
+// A pieces is a connection on which data comes in pieces.
+type pieces struct {
+	net.Conn
+	all [][]byte
+}
+
+func (p *pieces) Read(to []byte) (int, error) {
+	if len(p.all) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(to, p.all[0])
+	if p.all[0] = p.all[0][n:]; len(p.all[0]) == 0 {
+		p.all = p.all[1:]
+	}
+	return n, nil
+}
+
+// FuzzHeadsInPieces has loops and goroutines find the same end of a head, in
+// whatever pieces it comes.
+func FuzzHeadsInPieces(f *testing.F) {
+	f.Add([]byte("GET / HTTP/1.1\r\nHost: h\r\n\r\nrest"), 15, 16)
+	f.Add([]byte("GET / HTTP/1.1\n\n"), 15, 0)
+	f.Add(bytes.Repeat([]byte("x\n"), MaxHead), 1000, MaxHead)
+	f.Add(append(bytes.Repeat([]byte("x"), MaxHead-1), "\n\nx"...), MaxHead, 1)
+	f.Fuzz(func(t *testing.T, data []byte, first, second int) {
+		a := max(0, min(first, len(data)))
+		b := a + max(0, min(second, len(data)-a))
+		var all [][]byte
+		for _, piece := range [][]byte{data[:a], data[a:b], data[b:]} {
+			if len(piece) > 0 {
+				all = append(all, piece)
+			}
+		}
+		var h half
+		var looped []byte
+		ended := false
+		for _, piece := range all {
+			for len(piece) > 0 && !ended {
+				n := min(len(piece), MaxHead+1-len(looped)) // as resume reads
+				looped, piece = append(looped, piece[:n]...), piece[n:]
+				var end int
+				if end, ended = h.end(looped); ended {
+					looped = looped[:end]
+				}
+			}
+		}
+		read := getBuffer()
+		complete := readHead(&pieces{all: all}, read)
+		if complete != ended || complete && !bytes.Equal(read.bytes, looped) {
+			t.Errorf("a goroutine reads %q (%v), a loop %q (%v)", read.bytes, complete, looped, ended)
+		}
+	})
 }
 
 func TestALetterIsPostedBeforeTheReset(t *testing.T) {
@@ -211,6 +285,26 @@ func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 	if conn, err := net.Dial("tcp", l.Addr().String()); err == nil {
 		conn.Close()
 		t.Error("a closed listener accepts")
+	}
+}
+
+func TestALogIsNotFloodedByWhatCannotBeAccepted(t *testing.T) {
+	var out bytes.Buffer
+	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Log: slog.New(slog.NewTextHandler(&out, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	synctest.Test(t, func(*testing.T) {
+		for range 10 { // connections that fail and succeed by turns
+			l.cannotAccept(syscall.EMFILE)
+			l.accepted()
+		}
+		time.Sleep(failureInterval)
+		l.cannotAccept(syscall.EMFILE)
+	})
+	if text := out.String(); strings.Count(text, "cannot accept") != 2 || strings.Count(text, "accepting connections again") != 1 {
+		t.Errorf("logged:\n%s", text)
 	}
 }
 

@@ -3,6 +3,7 @@ package httpd
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -40,14 +41,12 @@ type loop struct {
 	scratch []byte // for what is read at once
 	serial  int32  // of what was parked last
 	due     bool   // epoll has a deadline, to reset what takes too long
-	failing bool   // to accept
 	parked  int    // guarded by halves.mu
 }
 
 const (
-	eventBatch  = 128                  // events that are taken at once
-	acceptBatch = 64                   // connections accepted before others are read
-	acceptPause = 5 * time.Millisecond // after accepting has failed
+	eventBatch  = 128 // events that are taken at once
+	acceptBatch = 64  // connections accepted before others are read
 )
 
 // newLoops has n loops accept connections.
@@ -92,8 +91,8 @@ func (ls *loops) loop() (*loop, error) {
 	}
 	lp := &loop{loops: ls, epoll: os.NewFile(uintptr(fd), "epoll"), events: make([]unix.EpollEvent, eventBatch), scratch: make([]byte, MaxHead+1)}
 	lp.ready, err = lp.epoll.SyscallConn()
-	if err == nil { // one loop, not all, is woken for a new connection
-		err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, ls.socket, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: int32(ls.socket)})
+	if err == nil { // EPOLLEXCLUSIVE would be in vain: the runtime waits for this epoll with one of its own
+		err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, ls.socket, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(ls.socket)})
 	}
 	if err != nil {
 		lp.epoll.Close()
@@ -115,18 +114,16 @@ func (lp *loop) watch(fd int, serial int32) (err error) {
 func (ls *loops) stop() {
 	ls.stopped.Do(func() {
 		ls.stopping.Store(true)
-		ls.wake()
+		for _, lp := range ls.all {
+			lp.wake()
+		}
 		ls.accepts.Wait()
 		ls.release()
 	})
 }
 
-// wake has every loop look at what it still has to do.
-func (ls *loops) wake() {
-	for _, lp := range ls.all {
-		lp.epoll.SetReadDeadline(time.Unix(1, 0))
-	}
-}
+// wake has the loop look at what it still has to do.
+func (lp *loop) wake() { lp.epoll.SetReadDeadline(time.Unix(1, 0)) }
 
 // release closes the socket. The loops no longer accept, or never began.
 func (ls *loops) release() {
@@ -185,15 +182,21 @@ func (lp *loop) accept() {
 		case unix.ECONNABORTED, unix.EINTR:
 			continue
 		default:
-			lp.failing = lp.cannotAccept(err, lp.failing)
+			lp.cannotAccept(err)
 			return
 		}
-		lp.failing = lp.accepted(lp.failing)
+		lp.accepted()
 	}
 }
 
-// begin reads the head of a new connection.
+// begin reads the head of a new connection, unless other options have come into
+// force with which loops cannot do.
 func (lp *loop) begin(fd int, peer netip.AddrPort) {
+	s := lp.service.Load()
+	if !s.loopable() {
+		lp.handOver(fd)
+		return
+	}
 	n, err := read(fd, lp.scratch)
 	if err != unix.EAGAIN && (err != nil || n == 0) {
 		shut(fd)
@@ -201,17 +204,27 @@ func (lp *loop) begin(fd int, peer netip.AddrPort) {
 	}
 	var h half
 	if end, complete := h.end(lp.scratch[:n]); complete {
-		lp.drop(fd, peer, lp.scratch[:end])
+		s.drop(fd, peer, lp.scratch[:end])
 		return
 	}
 	lp.serial = max(lp.serial+1, 1)
-	lp.park(&half{loop: lp, fd: fd, serial: lp.serial, peer: peer, head: append([]byte(nil), lp.scratch[:n]...), line: h.line})
+	lp.park(&half{loop: lp, service: s, fd: fd, serial: lp.serial, peer: peer, head: append([]byte(nil), lp.scratch[:n]...), line: h.line})
+}
+
+// handOver has a goroutine serve a connection.
+func (lp *loop) handOver(fd int) {
+	file := os.NewFile(uintptr(fd), "connection")
+	conn, err := net.FileConn(file) // has a descriptor of its own
+	file.Close()
+	if err == nil {
+		lp.serveConn(conn.(*net.TCPConn))
+	}
 }
 
 // park has a connection wait for the rest of its head.
 func (lp *loop) park(h *half) {
 	h.deadline = time.Now().Add(HeadTimeout)
-	if lp.halves.add(h, lp.service.Load().Max) && !lp.due {
+	if lp.halves.add(h, h.service.Max) && !lp.due {
 		lp.due = true
 		lp.epoll.SetReadDeadline(h.deadline)
 	}
@@ -229,7 +242,7 @@ func (lp *loop) resume(fd int, serial int32) {
 	switch {
 	case complete:
 		lp.halves.remove(h)
-		lp.drop(fd, h.peer, h.head[:end])
+		h.service.drop(fd, h.peer, h.head[:end])
 	case err != unix.EAGAIN && (err != nil || n == 0): // a head that never ends is no knock
 		lp.halves.remove(h)
 		shut(fd)
@@ -240,8 +253,7 @@ func (lp *loop) resume(fd int, serial int32) {
 
 // drop posts a head, and only then resets its connection, so that the letter is
 // in its mailbox before the client can know of the end.
-func (lp *loop) drop(fd int, peer netip.AddrPort, head []byte) {
-	s := lp.service.Load()
+func (s *service) drop(fd int, peer netip.AddrPort, head []byte) {
 	if s.Challenge != nil {
 		if answer := s.Challenge(head); answer != nil { // no knock, and whoever has asked has to read it
 			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})

@@ -3,6 +3,7 @@ package httpd
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
@@ -183,6 +184,61 @@ func TestAWebSocketGoesThrough(t *testing.T) {
 		got := make([]byte, 7)
 		if _, err := io.ReadFull(reader, got); err != nil || string(got[2:]) != "world" {
 			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// However an answer ends, what the knock completes goes on behind it.
+func TestAnAnswerIsOutHoweverItEnds(t *testing.T) {
+	asked := make(chan struct{})
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/aborts":
+			io.WriteString(w, "half an ans")
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		case "/hangs":
+			asked <- struct{}{}
+			<-r.Context().Done()
+		}
+	}))
+	defer site.Close()
+	l, letters, clients := coverOf(t, site.URL)
+	for version, client := range clients {
+		for _, path := range []string{"/", "/aborts", "/hangs"} {
+			ctx, leave := context.WithCancel(t.Context())
+			req, err := http.NewRequestWithContext(ctx, "GET", "https://"+l.Addr().String()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			failed := make(chan error)
+			go func() {
+				res, err := client.Do(req)
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+				failed <- err
+			}()
+			letter := <-letters
+			if path == "/hangs" {
+				<-asked
+				select {
+				case <-letter.Answered:
+					t.Errorf("HTTP/%d, %s: the answer is out before the site has begun it", version, path)
+				default:
+				}
+				leave()
+			}
+			select {
+			case <-letter.Answered:
+			case <-time.After(20 * time.Second):
+				t.Errorf("HTTP/%d, %s: the answer is never out", version, path)
+			}
+			if err := <-failed; (err == nil) != (path == "/") {
+				t.Errorf("HTTP/%d, %s: %v", version, path, err)
+			}
+			leave()
 		}
 	}
 }

@@ -121,24 +121,45 @@ func serverName(hello *tls.ClientHelloInfo) string {
 	return strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
 }
 
-// A quiet connection keeps what is written until something is read, so that
-// what TLS has to say about a handshake that fails is never said.
+// secure makes the handshake of a connection that is to be dropped. What TLS has
+// to say about one that fails is never said, nor is anything after it, as the
+// answer to a KeyUpdate (RFC 8446, section 4.6.3).
+func secure(conn net.Conn, config *tls.Config) (*tls.Conn, error) {
+	q := &quiet{Conn: conn}
+	secured := tls.Server(q, config)
+	if err := secured.Handshake(); err != nil {
+		return nil, err
+	}
+	q.mute = true
+	return secured, q.flush()
+}
+
+// A quiet connection keeps what is written until something is read.
 type quiet struct {
 	net.Conn
 	held []byte
+	mute bool // what is written from now on is thrown away
 }
 
 func (q *quiet) Write(p []byte) (int, error) {
-	q.held = append(q.held, p...)
+	if !q.mute {
+		q.held = append(q.held, p...)
+	}
 	return len(p), nil
 }
 
 func (q *quiet) Read(p []byte) (int, error) {
-	if len(q.held) > 0 {
-		if _, err := q.Conn.Write(q.held); err != nil {
-			return 0, err
-		}
-		q.held = q.held[:0]
+	if err := q.flush(); err != nil {
+		return 0, err
 	}
 	return q.Conn.Read(p)
+}
+
+func (q *quiet) flush() error {
+	if len(q.held) == 0 {
+		return nil
+	}
+	_, err := q.Conn.Write(q.held)
+	q.held = q.held[:0]
+	return err
 }

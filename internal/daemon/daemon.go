@@ -72,8 +72,9 @@ type Daemon struct {
 	effects sync.WaitGroup // of completions, that wait for an answer to be out
 
 	mu          sync.Mutex
-	completions map[string]uint64 // by sequence
-	unguarded   string            // why nothing is guarded, if nothing is
+	completions map[string]uint64            // by sequence
+	waiting     map[netip.Addr]chan struct{} // the latest completion of a client that waits; closed when it is carried out
+	unguarded   string                       // why nothing is guarded, if nothing is
 
 	trial trial
 }
@@ -97,7 +98,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	for _, warning := range cfg.Warnings {
 		o.Log.Warn(warning)
 	}
-	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}}
+	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
 	rules, err := newRules(cfg, nil)
 	if err != nil {
 		return err

@@ -9,23 +9,35 @@ import (
 	"webknock/internal/notice"
 )
 
-// complete does what a completed sequence is for. It is called by the shard of
-// the client and must not wait.
+// complete does what a completed sequence is for, behind whatever the client has
+// completed before. It is called by the shard of the client and must not wait.
 func (d *Daemon) complete(c completion) {
+	client := c.letter.Client
+	done := make(chan struct{})
 	d.mu.Lock()
 	d.completions[c.sequence.Name]++
+	before := d.waiting[client]
+	now := c.letter.Answered == nil && before == nil
+	if !now {
+		d.waiting[client] = done
+	}
 	d.mu.Unlock()
-	if c.letter.Answered == nil {
+	if now {
 		d.effect(c)
 		return
 	}
 	d.effects.Go(func() {
-		select {
-		case <-c.letter.Answered:
-		case <-time.After(answerPatience):
+		awaitAnswer(c.letter.Answered)
+		if before != nil {
+			<-before
 		}
-		time.Sleep(answerMargin)
 		d.effect(c)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.waiting[client] == done {
+			delete(d.waiting, client)
+		}
+		close(done)
 	})
 }
 
@@ -37,6 +49,18 @@ const (
 	answerPatience = time.Second
 	answerMargin   = 5 * time.Millisecond
 )
+
+// awaitAnswer returns when an answer is out; nil: there is none.
+func awaitAnswer(answered <-chan struct{}) {
+	if answered == nil {
+		return
+	}
+	select {
+	case <-answered:
+	case <-time.After(answerPatience):
+	}
+	time.Sleep(answerMargin)
+}
 
 // effect carries out a completion.
 func (d *Daemon) effect(c completion) {

@@ -169,24 +169,21 @@ func (s *shard) run(ctx context.Context, firstSweep time.Duration) {
 // read opens a letter and hands its request to the router. A malformed request
 // is a knock that matches nothing.
 func (s *shard) read(l httpd.Letter) {
-	s.rules, s.letter = s.shards.rules.Load(), l
+	s.rules = s.shards.rules.Load()
 	// Letters of one client may come in by several goroutines; time does not
 	// run backwards for it.
 	s.now = max(s.now, l.At.Sub(s.origin))
-	if s.banned.has(firewall.Offender(l.Client)) {
+	if s.banned.has(firewall.Offender(l.Client)) || s.moot(&l) {
 		l.Discard()
 		return
 	}
-	if s.moot(&l) {
-		l.Discard()
-		return
-	}
-	var err error
-	if s.request, err = l.Open(s.reader); err != nil {
+	request, err := l.Open(s.reader)
+	s.letter, s.request = l, request // without its head, whose memory is given back
+	if err != nil {
 		s.advance(sequence.Request{})
 		return
 	}
-	s.router.ServeHTTP(nobody{}, s.request)
+	s.router.ServeHTTP(nobody{}, request)
 }
 
 // moot reports whether a letter surely changes nothing, malformed or not, so that
