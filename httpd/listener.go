@@ -207,7 +207,7 @@ func (l *Listener) startLoops() bool {
 	if l.loops != nil {
 		return true
 	}
-	ls, err := newLoops(l, runtime.GOMAXPROCS(0))
+	ls, err := newLoops(l, max(1, runtime.GOMAXPROCS(0)/2))
 	if err != nil {
 		l.service.Load().Log.Warn("connections are read by a goroutine each", "error", err)
 		l.noLoops = true

@@ -406,11 +406,20 @@ sequences:
 	alice := caller{world: w, port: 8080}
 	text := get("/" + strings.Repeat("x", 1200)) // takes long to match
 	var clients []netip.AddrPort
-	for range 500 { // a mailbox has room for 256
-		clients = append(clients, alice.send(text))
+	var conns []net.Conn
+	for range 1000 { // a mailbox has room for 256
+		conn := alice.dial()
+		conns = append(conns, conn)
+		clients = append(clients, conn.LocalAddr().(*net.TCPAddr).AddrPort())
 	}
-	for _, c := range clients {
-		l.ended(c)
+	for _, conn := range conns {
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, conn := range conns {
+		mustBeReset(t, conn)
+		l.ended(clients[i])
 	}
 	l.whole()
 	for i, c := range clients {
