@@ -411,8 +411,6 @@ sequences:
 		conn := alice.dial()
 		conns = append(conns, conn)
 		clients = append(clients, conn.LocalAddr().(*net.TCPAddr).AddrPort())
-	}
-	for _, conn := range conns {
 		if _, err := io.WriteString(conn, text); err != nil {
 			t.Fatal(err)
 		}
