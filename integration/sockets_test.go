@@ -89,21 +89,7 @@ func TestListenersComeAndGoUnderLoad(t *testing.T) {
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	var knocks, failed atomic.Int64
-	for range 4 {
-		load.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, reset := w.send(w.mallory, "GET /other HTTP/1.1\r\nHost: h\r\n\r\n", false); !reset {
-					failed.Add(1)
-				}
-				knocks.Add(1)
-			}
-		})
-	}
+	w.hammer(&load, stop, 4, "/other", &knocks, &failed)
 	status := func() (out string, exit int) {
 		return w.curl(w.alice, "--write-out", "%{http_code}", "http://"+serverIP+":8081/a")
 	}
@@ -126,6 +112,26 @@ func TestListenersComeAndGoUnderLoad(t *testing.T) {
 	load.Wait()
 	if failed.Load() > 0 || knocks.Load() == 0 {
 		t.Errorf("%d of %d knocks were not reset", failed.Load(), knocks.Load())
+	}
+}
+
+// hammer has some clients ask for a path over and over, until stop is closed. It
+// counts their knocks, and those that do not end with a reset.
+func (w *world) hammer(load *sync.WaitGroup, stop <-chan struct{}, clients int, path string, knocks, unreset *atomic.Int64) {
+	for range clients {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, reset := w.send(w.mallory, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n", false); !reset {
+					unreset.Add(1)
+				}
+				knocks.Add(1)
+			}
+		})
 	}
 }
 
@@ -177,21 +183,7 @@ func TestAnUpgradeUnderLoad(t *testing.T) {
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	var singles, unreset atomic.Int64
-	for range 8 { // knocks that are a whole sequence each: none may be lost
-		load.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, reset := w.send(w.mallory, "GET /single HTTP/1.1\r\nHost: h\r\n\r\n", false); !reset {
-					unreset.Add(1)
-				}
-				singles.Add(1)
-			}
-		})
-	}
+	w.hammer(&load, stop, 8, "/single", &singles, &unreset) // a whole sequence each: none may be lost
 	var sequences, again atomic.Int64
 	load.Go(func() { // and one that opens a door, begun again if progress was lost
 		for {
