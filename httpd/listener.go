@@ -76,11 +76,7 @@ type service struct {
 func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	config := net.ListenConfig{
 		KeepAlive: -1, // connections do not live long enough
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			ctrl := raw.Control(func(fd uintptr) { err = prepare(int(fd)) })
-			return errors.Join(ctrl, err)
-		},
+		Control:   func(_, _ string, raw syscall.RawConn) error { return control(raw, prepare) },
 	}
 	config.SetMultipathTCP(false) // SO_LINGER 0 of an MPTCP socket resets no subflow
 	network := "tcp"
@@ -98,8 +94,7 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 	raw, err := l.SyscallConn()
 	if err == nil {
-		ctrl := raw.Control(func(fd uintptr) { err = prepare(int(fd)) })
-		err = errors.Join(ctrl, err)
+		err = control(raw, prepare)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Addr(), err)

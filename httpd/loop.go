@@ -1,7 +1,6 @@
 package httpd
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -62,8 +61,11 @@ func newLoops(l *Listener, n int) (_ *loops, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ctrl := raw.Control(func(fd uintptr) { ls.socket, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err := errors.Join(ctrl, err); err != nil {
+	err = control(raw, func(fd int) (err error) {
+		ls.socket, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	for range n {
@@ -102,11 +104,10 @@ func (ls *loops) loop() (*loop, error) {
 }
 
 // watch has the loop wait for more of what it parks.
-func (lp *loop) watch(fd int, serial int32) (err error) {
-	ctrl := lp.ready.Control(func(epoll uintptr) {
-		err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd), Pad: serial})
+func (lp *loop) watch(fd int, serial int32) error {
+	return control(lp.ready, func(epoll int) error {
+		return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd), Pad: serial})
 	})
-	return errors.Join(ctrl, err)
 }
 
 // stop ends accepting, and returns when it has ended. Heads that are parked are
@@ -160,7 +161,7 @@ func (lp *loop) run() {
 		}
 		// Behind everything that sets a deadline, lest one from wake is lost.
 		if accepts && lp.stopping.Load() {
-			lp.ready.Control(func(fd uintptr) { unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, lp.socket, nil) })
+			control(lp.ready, func(epoll int) error { return unix.EpollCtl(epoll, unix.EPOLL_CTL_DEL, lp.socket, nil) })
 			lp.accepts.Done()
 			accepts = false
 		}

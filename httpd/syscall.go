@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"errors"
 	"net/netip"
 	"syscall"
 	"unsafe"
@@ -10,6 +11,12 @@ import (
 
 // The system calls of the loops. None of them blocks, so the scheduler need not
 // hear of them, and none allocates.
+
+// control calls f with a descriptor that the runtime has.
+func control(raw syscall.RawConn, f func(fd int) error) (err error) {
+	ctrl := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(ctrl, err)
+}
 
 // poll takes the events that are there (epoll_wait(2)).
 func poll(epoll int, events []unix.EpollEvent) int {
