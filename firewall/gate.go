@@ -26,17 +26,18 @@ type Gate struct {
 	apart   time.Duration // at least, between two transactions
 
 	// What follows belongs to Run.
-	guard   Guard
-	guarded bool
-	grants  map[key]Grant
-	count   map[string]int // grants by door
-	ids     map[string]key
-	ends    ends
-	closing map[key]string             // grants to be closed, and why, that the firewall would not close
-	ended   map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
-	bans    map[netip.Prefix]time.Time // that hold, and until when
-	cut     []Grant                    // grants that have ended, whose sessions are to end
-	failing error                      // the latest failure, until the firewall is known to be right
+	guard     Guard
+	guarded   bool
+	grants    map[key]Grant
+	count     map[string]int // grants by door
+	ids       map[string]key
+	ends      ends
+	closing   map[key]string             // grants to be closed, and why, that the firewall would not close
+	ended     map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
+	bans      map[netip.Prefix]time.Time // that hold, and until when
+	cut       []Grant                    // grants that have ended, whose sessions are to end
+	committed time.Time                  // when the last transaction was over
+	failing   error                      // the latest failure, until the firewall is known to be right
 }
 
 // key tells grants apart: there is one for a door and a client.
@@ -136,7 +137,6 @@ func (g *Gate) Run(ctx context.Context) {
 	end := time.NewTimer(0)
 	defer end.Stop()
 	retry := minRetry
-	var worked time.Time // when orders were last carried out
 	for {
 		next := pollInterval
 		if len(g.ends) > 0 {
@@ -150,12 +150,13 @@ func (g *Gate) Run(ctx context.Context) {
 			}
 			return
 		case o := <-g.orders:
-			// One that comes alone is carried out at once; of many that come
-			// one after the other, some share a transaction.
-			time.Sleep(g.apart - time.Since(worked))
+			if o.stage != nil {
+				// One that comes alone is carried out at once; of many that come
+				// one after the other, some share a transaction.
+				time.Sleep(g.apart - time.Since(g.committed))
+			}
 			failed := g.failing
 			g.work(ctx, []order{o})
-			worked = time.Now()
 			if failed == nil && g.failing != nil {
 				poll.Reset(minRetry)
 			}
@@ -439,7 +440,9 @@ func (g *Gate) try(ctx context.Context, batch []order) (plan, []order, error) {
 	if changes := p.changes(); len(changes) > 0 {
 		ctx, cancel := call(ctx)
 		defer cancel()
-		if err := g.backend.Commit(ctx, changes); err != nil {
+		err := g.backend.Commit(ctx, changes)
+		g.committed = time.Now()
+		if err != nil {
 			return p, batch, fmt.Errorf("change %d grants: %w", len(changes), err)
 		}
 	}
