@@ -26,8 +26,7 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 		Firewall:  admin.Firewall{Backend: d.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
 		Clients:   d.shards.bound.Count(),
 	}
-	s.Problems = d.problems(ctx)
-	s.Firewall.Guarded, _ = d.gate.Guarding(ctx) // the error is a problem
+	s.Problems, s.Firewall.Guarded = d.problems(ctx)
 	if until := d.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
 	}
@@ -57,8 +56,9 @@ func (d *Daemon) Status(ctx context.Context) (admin.Status, error) {
 	return s, nil
 }
 
-// problems returns what keeps the state from being ok.
-func (d *Daemon) problems(ctx context.Context) (problems []string) {
+// problems returns what keeps the state from being ok, and whether the doors are
+// guarded.
+func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool) {
 	guarded, problem := d.gate.Guarding(ctx)
 	if problem != nil {
 		problems = append(problems, problem.Error())
@@ -75,7 +75,7 @@ func (d *Daemon) problems(ctx context.Context) (problems []string) {
 			problems = append(problems, "there is no certificate for "+domain+" yet (the log says why)")
 		}
 	}
-	return problems
+	return problems, guarded
 }
 
 // Clients implements admin.Control.

@@ -171,7 +171,13 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		}
 	})()
 	defer start(ctx, d.watchdog)()
-	defer start(ctx, func(ctx context.Context) { watchState(ctx, d.problems, d.notices.Send) })()
+	defer start(ctx, func(ctx context.Context) {
+		problems := func(ctx context.Context) []string {
+			problems, _ := d.problems(ctx)
+			return problems
+		}
+		watchState(ctx, problems, d.notices.Send)
+	})()
 
 	o.Log.Info("serving", "version", o.Version, "config", o.ConfigFile, "firewall", d.backendName(cfg),
 		"doors", len(cfg.Doors), "sequences", len(cfg.Sequences))
