@@ -338,10 +338,14 @@ func TestAdministratorsOpenAndClose(t *testing.T) {
 func TestStartsThatFailSayWhy(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
-	if _, stderr, code := w.webknock("serve"); code != 1 || !strings.Contains(stderr, "another webknock serves here") {
-		t.Errorf("second start: exit %d, %s", code, stderr)
+	held := fmt.Sprintf("table webknock: another webknock keeps this table: process %d (%s serve --config %s)", w.daemon.cmd.Process.Pid, binary, w.config())
+	if _, stderr, code := w.webknock("serve"); code != 1 || !strings.Contains(stderr, held) {
+		t.Errorf("second start: exit %d, %s; want %s", code, stderr, held)
 	}
-	if _, stderr, code := w.webknock("serve", "--socket", w.dir+"/other.sock"); code != 1 || !strings.Contains(stderr, "another program listens there") {
+	if _, stderr, code := w.webknock("serve", "--dry-run"); code != 1 || !strings.Contains(stderr, "another webknock serves here") {
+		t.Errorf("second socket: exit %d, %s", code, stderr)
+	}
+	if _, stderr, code := w.webknock("serve", "--dry-run", "--socket", w.dir+"/other.sock"); code != 1 || !strings.Contains(stderr, "another program listens there") {
 		t.Errorf("port in use: exit %d, %s", code, stderr)
 	}
 	w.daemon.stop(t, syscall.SIGTERM)

@@ -43,6 +43,12 @@ func newGuard(a *app) *cobra.Command {
 				fmt.Fprintf(c.OutOrStdout(), "%d doors are guarded, by the running daemon\n", len(s.Doors))
 				return nil
 			}
+			lock, err := nft.LockTable(c.Context(), cfg.Firewall.Table, slog.Default())
+			if err != nil {
+				return err
+			}
+			defer lock.Close()
+			lock.Stopping()
 			backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return err

@@ -40,6 +40,12 @@ func unguard(ctx context.Context, configFile string) error {
 	if err != nil {
 		return err
 	}
+	lock, err := nft.LockTable(ctx, cfg.Firewall.Table, slog.Default())
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	lock.Stopping()
 	backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err

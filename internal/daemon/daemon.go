@@ -113,6 +113,14 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
 
+	if d.backendName(cfg) == config.BackendNFTables {
+		lock, err := nft.LockTable(ctx, cfg.Firewall.Table, o.Log)
+		if err != nil {
+			return err
+		}
+		defer lock.Close() // last of all
+		defer context.AfterFunc(ctx, lock.Stopping)()
+	}
 	// The socket comes first, since it tells whether another daemon runs, and
 	// then the addresses: a start that fails for one of them touches no
 	// firewall.
