@@ -93,16 +93,8 @@ func markFailures(c *cobra.Command) {
 	}
 }
 
-// api returns the client of the running daemon.
+// api returns the client of the running daemon. It finds the socket although
+// the configuration has errors.
 func (a *app) api() admin.API {
-	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_SOCKET"), os.Getenv("WEBKNOCK_ADMIN_SOCKET"), a.configuredSocket(), defaultSocket)}
-}
-
-// configuredSocket returns the socket of the configuration, if it can be read.
-func (a *app) configuredSocket() string {
-	cfg, err := config.Load(a.configFile)
-	if err != nil {
-		return ""
-	}
-	return cfg.Admin.Socket
+	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_SOCKET"), os.Getenv("WEBKNOCK_ADMIN_SOCKET"), config.Peek(a.configFile).Socket)}
 }
