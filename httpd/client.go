@@ -91,9 +91,19 @@ func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (ne
 	return netip.Addr{}, errClient
 }
 
-// parseAddress reads an address, which may have a port.
+// parseAddress reads an address as proxies write it: bare, an IPv6 address in
+// brackets, either with a port, with a zone, and all of that in quotes. The zone
+// is an interface of the proxy's and does not count.
+// Examples: 192.0.2.7, 192.0.2.7:4711, 2001:db8::7, [2001:db8::7],
+// [2001:db8::7]:4711, fe80::7%eth0, "[2001:db8::7]:4711".
 func parseAddress(text string) (netip.Addr, error) {
 	text = strings.TrimSpace(text)
+	if len(text) >= 2 && strings.HasPrefix(text, `"`) && strings.HasSuffix(text, `"`) {
+		text = text[1 : len(text)-1]
+	}
+	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		text += ":0" // netip knows brackets only with a port
+	}
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
 		var with netip.AddrPort
@@ -101,10 +111,11 @@ func parseAddress(text string) (netip.Addr, error) {
 			addr = with.Addr()
 		}
 	}
-	if err != nil || addr.Zone() != "" || !nameable(addr.Unmap()) {
+	addr = addr.WithZone("").Unmap()
+	if err != nil || !nameable(addr) {
 		return netip.Addr{}, errClient
 	}
-	return addr.Unmap(), nil
+	return addr, nil
 }
 
 // nameable reports whether an address may be a client's.
@@ -171,14 +182,15 @@ func splitForwarded(values []string) (nodes []string, err error) {
 	return nodes, nil
 }
 
-// cutValue cuts a token or a quoted string off (RFC 9110, section 5.6).
+// cutValue cuts a token or a quoted string off (RFC 9110, section 5.6). Colons and
+// brackets need quotes by the RFC, but not every proxy writes them.
 func cutValue(text string) (value, rest string, err error) {
 	if !strings.HasPrefix(text, `"`) {
 		end := strings.IndexAny(text, ";, \t")
 		if end < 0 {
 			end = len(text)
 		}
-		if strings.ContainsAny(text[:end], `"[]`) {
+		if strings.Contains(text[:end], `"`) {
 			return "", "", errClient
 		}
 		return text[:end], text[end:], nil

@@ -149,15 +149,18 @@ func headEnd(data []byte) int {
 	}
 }
 
-// Prefetch reports whether a browser asks ahead of its user, so that the
-// request is no knock: Sec-Purpose (Fetch standard) or the older Purpose names
-// prefetch.
+// Prefetch reports whether a browser asks ahead of its user, or for a preview, so
+// that the request is no knock. Browsers say so in Sec-Purpose (Fetch standard;
+// "prefetch;prerender" as well), and older ones in Purpose, X-Purpose (Safari)
+// and X-Moz (Firefox).
 func Prefetch(h http.Header) bool {
-	for _, name := range []string{"Sec-Purpose", "Purpose"} {
+	for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
 		for _, value := range h[name] {
-			token, _, _ := strings.Cut(value, ";")
-			if strings.EqualFold(strings.TrimSpace(token), "prefetch") {
-				return true
+			for token := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == ';' || r == ',' }) {
+				switch strings.ToLower(strings.TrimSpace(token)) {
+				case "prefetch", "prerender", "preview":
+					return true
+				}
 			}
 		}
 	}

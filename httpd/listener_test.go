@@ -325,8 +325,17 @@ func TestPrefetch(t *testing.T) {
 		{"Sec-Purpose: prefetch;prerender", true},
 		{"Purpose: prefetch", true},
 		{"Purpose: Prefetch", true},
-		{"Purpose: preview", false},
-		{"X-Purpose: prefetch", false},
+		{"Sec-Purpose: prefetch;anonymous-client-ip", true},
+		{"Sec-Purpose: Prefetch ; prerender", true},
+		{"Sec-Purpose: prerender", true},
+		{"Purpose: preview", true},
+		{"X-Purpose: preview", true},
+		{"X-Purpose: prefetch", true},
+		{"X-Moz: prefetch", true},
+		{"Sec-Purpose: navigate", false},
+		{"Purpose: prefetched", false},
+		{"Purpose:", false},
+		{"X-Requested-With: prefetch", false},
 	} {
 		name, value, _ := strings.Cut(tt.header, ": ")
 		if got := Prefetch(http.Header{name: {value}}); got != tt.want {
