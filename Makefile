@@ -1,4 +1,4 @@
-# webknock. The targets: build test lint demo fuzz bench install clean
+# webknock. The targets: build test lint demo fuzz bench install uninstall clean
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -10,7 +10,7 @@ NEEDED   = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packa
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build test lint demo fuzz bench install clean deps
+.PHONY: build test lint demo fuzz bench install uninstall clean deps
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
@@ -64,6 +64,22 @@ install: $(if $(wildcard bin/webknock),,build)
 		sed 's,/usr/local/bin,$(PREFIX)/bin,' docs/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
 		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
 	done
+
+# The guard goes first: without the program nobody can be let in, and only the
+# program takes the guard away. Configuration and state stay. With DESTDIR nothing
+# runs here, so that only files are removed.
+uninstall:
+ifeq ($(DESTDIR),)
+	$(PREFIX)/bin/webknock unguard
+	@if [ -d /run/systemd/system ]; then systemctl disable --now webknock.service webknock-guard.service; fi
+endif
+	rm -f $(DESTDIR)$(PREFIX)/bin/webknock
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/webknock
+ifeq ($(DESTDIR),)
+	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endif
 
 clean:
 	rm -rf bin
