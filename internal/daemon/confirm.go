@@ -21,6 +21,9 @@ type trial struct {
 	until time.Time // zero: nothing waits for confirmation
 	timer *time.Timer
 	undo  func(context.Context) error
+	// undoing is set while undo runs, which may take as long as the firewall
+	// takes; mu is not held meanwhile.
+	undoing bool
 }
 
 // begin has undo called after a time, unless it is confirmed before.
@@ -38,11 +41,18 @@ func (d *Daemon) unconfirmed() {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	d.trial.mu.Lock()
-	defer d.trial.mu.Unlock()
 	if d.trial.until.IsZero() {
+		d.trial.mu.Unlock()
 		return // confirmed meanwhile
 	}
-	if err := d.trial.undo(context.Background()); err != nil {
+	undo := d.trial.undo
+	d.trial.undoing = true
+	d.trial.mu.Unlock()
+	err := undo(context.Background())
+	d.trial.mu.Lock()
+	defer d.trial.mu.Unlock()
+	d.trial.undoing = false
+	if err != nil {
 		d.Log.Error("nobody has confirmed, and the change cannot be undone; trying again", "error", err)
 		d.trial.timer = time.AfterFunc(revertRetry, d.unconfirmed)
 		return
@@ -64,6 +74,9 @@ func (d *Daemon) Confirm(context.Context) error {
 	if d.trial.until.IsZero() {
 		return admin.NewProblem(http.StatusConflict, "nothing waits for confirmation")
 	}
+	if d.trial.undoing {
+		return admin.NewProblem(http.StatusConflict, "too late: the change is being undone")
+	}
 	d.trial.timer.Stop()
 	d.trial.until = time.Time{}
 	d.Log.Info("confirmed")
@@ -72,11 +85,15 @@ func (d *Daemon) Confirm(context.Context) error {
 
 // end undoes at once what waits for confirmation when the daemon stops.
 func (d *Daemon) end() {
-	if d.pending().IsZero() {
-		return
+	d.trial.mu.Lock()
+	waits := !d.trial.until.IsZero()
+	if waits {
+		d.trial.timer.Stop()
 	}
-	d.trial.timer.Stop()
-	d.unconfirmed()
+	d.trial.mu.Unlock()
+	if waits {
+		d.unconfirmed()
+	}
 }
 
 // startUnconfirmed takes the guard away again, and stays.

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A firewall that does not answer holds up neither the status nor who confirms.
+func TestAChangeThatIsBeingUndoneHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &Daemon{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+		began, answer := make(chan bool), make(chan error)
+		d.begin(time.Minute, func(context.Context) error {
+			began <- true
+			return <-answer
+		})
+		<-began
+		if d.pending().IsZero() {
+			t.Error("nothing is pending while the change is not undone")
+		}
+		if err := d.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "too late") {
+			t.Errorf("confirmed meanwhile: %v", err)
+		}
+		answer <- errors.New("the firewall fails")
+		synctest.Wait()
+		if d.pending().IsZero() {
+			t.Error("what failed is taken for undone")
+		}
+		go func() { <-began; answer <- nil }()
+		d.end() // at once
+		if !d.pending().IsZero() {
+			t.Error("pending after the end")
+		}
+	})
+}
