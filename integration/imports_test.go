@@ -23,6 +23,7 @@ var may = map[string][]string{
 	"webknock/internal/notice":       {},
 	"webknock/integration/lab":       {},
 	"webknock/internal/acme":         {},
+	"webknock/internal/ticket":       {},
 }
 
 // standardOnly may import nothing but the standard library.

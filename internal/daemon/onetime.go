@@ -9,6 +9,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/onetime"
+	"webknock/internal/ticket"
 	"webknock/sequence"
 )
 
@@ -90,11 +91,11 @@ func (c completion) permitted() bool {
 }
 
 // ticket returns what a ticket of the run asks for, or nil.
-func (c completion) ticket() *onetime.Request {
+func (c completion) ticket() *ticket.Request {
 	if c.by == nil {
 		return nil
 	}
-	ticket, _ := c.by.Request.(*onetime.Request)
+	ticket, _ := c.by.Request.(*ticket.Request)
 	return ticket
 }
 

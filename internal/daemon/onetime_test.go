@@ -21,6 +21,7 @@ import (
 	"webknock/internal/durable"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
+	"webknock/internal/ticket"
 	"webknock/sequence"
 )
 
@@ -155,8 +156,8 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 
 // A run may have begun under another configuration than that it completes under.
 func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
-	address := onetime.Request{Address: netip.MustParseAddr("198.51.100.7")}
-	web := onetime.Request{Doors: []string{"web"}}
+	address := ticket.Request{Address: netip.MustParseAddr("198.51.100.7")}
+	web := ticket.Request{Doors: []string{"web"}}
 	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/t/{ticket}"}}}}}
 	with := func(change func(*config.Sequence)) *config.Sequence {
 		s := ticket

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"time"
 
+	"webknock/internal/ticket"
 	"webknock/sequence"
 )
 
@@ -26,35 +27,35 @@ const (
 // ticket is forgotten only when the mark, which stands in the same file, has
 // gone past it.
 type burnt struct {
-	Mark    int64            `json:"mark"` // the latest time at which a ticket was accepted, in seconds since 1970
-	Secrets map[keyID]*spent `json:"secrets"`
+	Mark    int64                   `json:"mark"` // the latest time at which a ticket was accepted, in seconds since 1970
+	Secrets map[ticket.KeyID]*spent `json:"secrets"`
 }
 
 // spent is what was used of one secret, configured or not: a user that is
 // removed and comes back finds it.
 type spent struct {
-	Counter int64           `json:"counter"` // the latest of TOTP; 0: none
-	Tickets map[nonce]int64 `json:"tickets"` // the time of each
+	Counter int64                  `json:"counter"` // the latest of TOTP; 0: none
+	Tickets map[ticket.Nonce]int64 `json:"tickets"` // the time of each
 }
 
 // of returns what was used of a secret, to be added to.
-func (b *burnt) of(id keyID) *spent {
+func (b *burnt) of(id ticket.KeyID) *spent {
 	s := b.Secrets[id]
 	if s == nil {
-		s = &spent{Tickets: map[nonce]int64{}}
+		s = &spent{Tickets: map[ticket.Nonce]int64{}}
 		b.Secrets[id] = s
 	}
 	return s
 }
 
-func (b *burnt) counter(id keyID) int64 {
+func (b *burnt) counter(id ticket.KeyID) int64 {
 	if s := b.Secrets[id]; s != nil {
 		return s.Counter
 	}
 	return 0
 }
 
-func (b *burnt) has(id keyID, n nonce) bool {
+func (b *burnt) has(id ticket.KeyID, n ticket.Nonce) bool {
 	if s := b.Secrets[id]; s != nil {
 		_, has := s.Tickets[n]
 		return has
@@ -62,7 +63,7 @@ func (b *burnt) has(id keyID, n nonce) bool {
 	return false
 }
 
-func (b *burnt) full(id keyID) bool {
+func (b *burnt) full(id ticket.KeyID) bool {
 	return b.Secrets[id] != nil && len(b.Secrets[id].Tickets) >= maxTickets
 }
 
@@ -117,7 +118,7 @@ func (b burnt) encode() []byte {
 // decodeBurnt reads what encode writes; nil is what was never written.
 func decodeBurnt(data []byte) (burnt, error) {
 	if data == nil {
-		return burnt{Secrets: map[keyID]*spent{}}, nil
+		return burnt{Secrets: map[ticket.KeyID]*spent{}}, nil
 	}
 	var f file
 	d := json.NewDecoder(bytes.NewReader(data))

@@ -7,10 +7,8 @@
 package onetime
 
 import (
-	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/base32"
-	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -23,6 +21,7 @@ import (
 	"github.com/pquerna/otp/hotp"
 
 	"webknock/internal/durable"
+	"webknock/internal/ticket"
 	"webknock/sequence"
 )
 
@@ -65,7 +64,7 @@ type Ledger struct {
 
 	mu      sync.Mutex
 	users   []*user
-	keys    map[keyID]*user
+	keys    map[ticket.KeyID]*user
 	wrong   map[netip.Prefix]wrong
 	loaded  bool // burnt holds what the file held; until then nothing passes
 	burnt   burnt
@@ -81,8 +80,8 @@ type Ledger struct {
 type user struct {
 	name   string
 	base32 string // secret
-	id     keyID
-	aead   cipher.AEAD
+	id     ticket.KeyID
+	key    ticket.Key
 	codes  [2*skew + 2]totp // by counter, modulo
 }
 
@@ -100,19 +99,19 @@ type wrong struct {
 
 // New returns a ledger without users, whose memory is a file in a directory.
 func New(dir *durable.Dir, log *slog.Logger) *Ledger {
-	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[keyID]*spent{}}}
+	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[ticket.KeyID]*spent{}}}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.
 // A ledger touches its file only once it has users.
 func (l *Ledger) Configure(users []User) {
 	var all []*user
-	keys := map[keyID]*user{}
+	keys := map[ticket.KeyID]*user{}
 	for _, u := range users {
-		aead, id := deriveKey(u.Secret)
-		of := &user{name: u.Name, base32: base32.StdEncoding.EncodeToString(u.Secret), id: id, aead: aead}
+		key := ticket.NewKey(u.Secret)
+		of := &user{name: u.Name, base32: base32.StdEncoding.EncodeToString(u.Secret), id: key.ID, key: key}
 		all = append(all, of)
-		keys[id] = of
+		keys[key.ID] = of
 	}
 	l.mu.Lock()
 	l.users, l.keys = all, keys
@@ -126,7 +125,7 @@ func (l *Ledger) Configure(users []User) {
 // not is good.
 func WellFormed(variable, segment string) bool {
 	if variable == sequence.Ticket {
-		return len(segment) >= base64.RawURLEncoding.EncodedLen(minTicket) && len(segment) <= base64.RawURLEncoding.EncodedLen(maxTicket)
+		return ticket.WellFormed(segment)
 	}
 	return len(segment) == digits && strings.Trim(segment, "0123456789") == ""
 }
@@ -146,7 +145,7 @@ type proof struct {
 	variable, code string
 	burn           uint64
 	bearers        []bearer
-	request        *Request // of a ticket
+	request        *ticket.Request // of a ticket
 }
 
 type bearer struct {
@@ -216,7 +215,7 @@ func (c Claim) pass(p proof) *sequence.Pass {
 	return nil
 }
 
-func (c Claim) admits(b bearer, r *Request) bool {
+func (c Claim) admits(b bearer, r *ticket.Request) bool {
 	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.Key != b.id) {
 		return false
 	}
@@ -301,9 +300,15 @@ func (u *user) code(counter int64) int32 {
 
 // burnTicket opens a ticket. The time that counts is the later of the clock and
 // the mark, so that no clock that is set back makes an old ticket young again.
-func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *Request) {
-	u, t, n, ok := openTicket(code, l.keys)
-	if !ok {
+func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *ticket.Request) {
+	t, id, n, ok := ticket.Open(code, func(id ticket.KeyID) *ticket.Key {
+		if u := l.keys[id]; u != nil {
+			return &u.key
+		}
+		return nil
+	})
+	u := l.keys[id]
+	if !ok || t.User != u.name {
 		return nil, nil
 	}
 	now := max(clock.Unix(), l.burnt.Mark)

@@ -199,7 +199,7 @@ func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
 }
 
 func TestATicketOfAFarFutureIsNoGoodNow(t *testing.T) {
-	for at := int64(1) << 33; at <= maxTicketTime; at += 1 << 33 { // most are further off than a time.Duration tells
+	for at := int64(1) << 33; at <= 1<<40; at += 1 << 33 { // most are further off than a time.Duration tells
 		l := ledger()
 		ticket := mustSeal(t, aliceSecret, Ticket{Time: time.Unix(at, 0), User: "alice"})
 		if got := l.ticket(ticket, start); got != "" || len(l.burnt.Secrets) > 0 {
@@ -375,7 +375,7 @@ func TestNothingOpensTwice(t *testing.T) {
 		}
 		secrets := map[string][]byte{"alice": aliceSecret, "bob": bobSecret}
 		ticket := func(name string, at time.Time) {
-			sealed, err := seal(secrets[name], Ticket{Time: at, User: name}, nonce{byte(len(made) >> 8), byte(len(made))})
+			sealed, err := sealWith(secrets[name], Ticket{Time: at, User: name}, Nonce{byte(len(made) >> 8), byte(len(made))})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,9 @@
-package onetime
+// Package ticket makes and opens tickets: sealed, single-use requests to open
+// doors, each one path segment long. docs/protocol.md has the format.
+//
+// A client calls [Seal]. A server keeps a [Key] for each user and calls [Open];
+// it must also remember the nonce, so that a ticket counts once.
+package ticket
 
 import (
 	"crypto/cipher"
@@ -16,40 +21,37 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
-
-	"webknock/sequence"
 )
 
-// The format of a ticket, byte for byte, is in docs/protocol.md.
 const (
-	ticketVersion = 1
-	ticketLabel   = "webknock ticket v1" // info of HKDF
-	maxDoors      = 32                   // in a ticket
-	maxTicketTime = 1 << 40              // seconds since 1970
-	clearLen      = 1 + len(keyID{})     // version and key id, the associated data
-	minPayload    = 8 + 4 + 1 + 1 + 1
-	maxPayload    = minPayload + 32 + maxDoors*33 + 16
-	minTicket     = clearLen + len(nonce{}) + minPayload + chacha20poly1305.Overhead
-	maxTicket     = clearLen + len(nonce{}) + maxPayload + chacha20poly1305.Overhead
+	version    = 1
+	label      = "webknock ticket v1" // info of HKDF
+	maxDoors   = 32                   // in a ticket
+	maxTime    = 1 << 40              // seconds since 1970
+	clearLen   = 1 + len(KeyID{})     // version and key id, the associated data
+	minPayload = 8 + 4 + 1 + 1 + 1
+	maxPayload = minPayload + 32 + maxDoors*33 + 16
+	minLen     = clearLen + len(Nonce{}) + minPayload + chacha20poly1305.Overhead
+	maxLen     = clearLen + len(Nonce{}) + maxPayload + chacha20poly1305.Overhead
 )
 
-// keyID tells a secret from others without a hint of what it is.
-type keyID [8]byte
+// KeyID identifies a secret without revealing anything of it.
+type KeyID [8]byte
 
-// nonce is what makes each ticket another; none is accepted twice.
-type nonce [chacha20poly1305.NonceSizeX]byte
-
-// MarshalText writes hexadecimal.
-func (k keyID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, k[:]), nil }
-
-// UnmarshalText reads what MarshalText writes.
-func (k *keyID) UnmarshalText(text []byte) error { return unhex(k[:], text) }
+// Nonce makes each ticket unique. A server accepts none twice.
+type Nonce [chacha20poly1305.NonceSizeX]byte
 
 // MarshalText writes hexadecimal.
-func (n nonce) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, n[:]), nil }
+func (k KeyID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, k[:]), nil }
 
 // UnmarshalText reads what MarshalText writes.
-func (n *nonce) UnmarshalText(text []byte) error { return unhex(n[:], text) }
+func (k *KeyID) UnmarshalText(text []byte) error { return unhex(k[:], text) }
+
+// MarshalText writes hexadecimal.
+func (n Nonce) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, n[:]), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (n *Nonce) UnmarshalText(text []byte) error { return unhex(n[:], text) }
 
 func unhex(to, text []byte) error {
 	if len(text) != hex.EncodedLen(len(to)) {
@@ -80,9 +82,16 @@ func (r *Request) Permitted(opens []string, allowAddress bool) bool {
 		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(opens, door) })
 }
 
-// deriveKey returns the key of a user's tickets, and its id.
-func deriveKey(secret []byte) (cipher.AEAD, keyID) {
-	okm, err := hkdf.Key(sha256.New, secret, nil, ticketLabel, chacha20poly1305.KeySize+len(keyID{}))
+// A Key opens the tickets of one user.
+type Key struct {
+	ID   KeyID
+	aead cipher.AEAD
+}
+
+// NewKey derives the key of a user's tickets from the user's secret (HKDF-SHA256,
+// RFC 5869).
+func NewKey(secret []byte) Key {
+	okm, err := hkdf.Key(sha256.New, secret, nil, label, chacha20poly1305.KeySize+len(KeyID{}))
 	if err != nil {
 		panic(err) // more than 255 hashes were asked for
 	}
@@ -90,17 +99,24 @@ func deriveKey(secret []byte) (cipher.AEAD, keyID) {
 	if err != nil {
 		panic(err) // the key is of another length
 	}
-	return aead, keyID(okm[chacha20poly1305.KeySize:])
+	return Key{KeyID(okm[chacha20poly1305.KeySize:]), aead}
 }
 
-// Seal returns a ticket as the one path segment that {ticket} stands for.
+// Seal returns a ticket as the path segment that {ticket} stands for. It returns
+// an error for a ticket that every server would refuse.
 func Seal(secret []byte, t Ticket) (string, error) {
-	var n nonce
+	var n Nonce
 	rand.Read(n[:])
-	return seal(secret, t, n)
+	return SealWith(secret, t, n)
 }
 
-func seal(secret []byte, t Ticket, n nonce) (string, error) {
+// SealWith is Seal with a chosen nonce, for test vectors. A nonce must never be
+// used twice with one secret.
+func SealWith(secret []byte, t Ticket, n Nonce) (string, error) {
+	return NewKey(secret).seal(t, n)
+}
+
+func (k Key) seal(t Ticket, n Nonce) (string, error) {
 	payload := binary.BigEndian.AppendUint64(nil, uint64(t.Time.Unix()))
 	payload = binary.BigEndian.AppendUint32(payload, uint32(t.TTL/time.Second))
 	payload = append(append(payload, byte(len(t.User))), t.User...)
@@ -110,46 +126,53 @@ func seal(secret []byte, t Ticket, n nonce) (string, error) {
 	}
 	address := t.Address.AsSlice()
 	payload = append(append(payload, byte(len(address))), address...)
-	if back, err := parsePayload(payload); err != nil || !back.equal(t) {
+	if back, err := parsePayload(payload); err != nil || !back.Equal(t) {
 		return "", errors.New("such a ticket would be refused")
 	}
-	aead, id := deriveKey(secret)
-	ticket := append(append([]byte{ticketVersion}, id[:]...), n[:]...)
-	return base64.RawURLEncoding.EncodeToString(aead.Seal(ticket, n[:], payload, ticket[:clearLen])), nil
+	ticket := append(append([]byte{version}, k.ID[:]...), n[:]...)
+	return base64.RawURLEncoding.EncodeToString(k.aead.Seal(ticket, n[:], payload, ticket[:clearLen])), nil
 }
 
-func (t Ticket) equal(o Ticket) bool {
+// Equal reports whether both tickets ask for the same.
+func (t Ticket) Equal(o Ticket) bool {
 	return t.Time.Unix() == o.Time.Unix() && t.User == o.User && t.TTL == o.TTL && slices.Equal(t.Doors, o.Doors) && t.Address == o.Address
 }
 
-// openTicket returns the ticket that a path segment holds, and its nonce, or
-// false if none of the keys has sealed it. There is one spelling of a ticket.
-func openTicket(segment string, keys map[keyID]*user) (by *user, t Ticket, n nonce, ok bool) {
-	if !WellFormed(sequence.Ticket, segment) {
-		return nil, t, n, false
+// WellFormed reports whether a path segment has the length of a ticket.
+func WellFormed(segment string) bool {
+	return len(segment) >= base64.RawURLEncoding.EncodedLen(minLen) && len(segment) <= base64.RawURLEncoding.EncodedLen(maxLen)
+}
+
+// Open returns the ticket that a path segment holds, the id of the key that
+// sealed it and its nonce. It reports false for any other segment; there is one
+// spelling of a ticket. Key returns the key of an id, or nil.
+func Open(segment string, key func(KeyID) *Key) (t Ticket, id KeyID, n Nonce, ok bool) {
+	if !WellFormed(segment) {
+		return t, id, n, false
 	}
 	// The decoder passes over line ends; where the lengths are right there are
 	// none. The key id comes first, so that a stranger's ticket costs little.
 	var clear [clearLen]byte
 	encoding := base64.RawURLEncoding.Strict()
 	size, err := encoding.Decode(clear[:], []byte(segment[:encoding.EncodedLen(clearLen)]))
-	if err != nil || size != clearLen || clear[0] != ticketVersion {
-		return nil, t, n, false
+	if err != nil || size != clearLen || clear[0] != version {
+		return t, id, n, false
 	}
-	if by = keys[keyID(clear[1:])]; by == nil {
-		return nil, t, n, false
+	by := key(KeyID(clear[1:]))
+	if by == nil {
+		return t, id, n, false
 	}
 	raw, err := encoding.DecodeString(segment)
 	if err != nil || encoding.EncodedLen(len(raw)) != len(segment) {
-		return nil, t, n, false
+		return t, id, n, false
 	}
-	n = nonce(raw[clearLen:])
+	n = Nonce(raw[clearLen:])
 	payload, err := by.aead.Open(nil, n[:], raw[clearLen+len(n):], raw[:clearLen])
 	if err != nil {
-		return nil, t, n, false
+		return t, id, n, false
 	}
 	t, err = parsePayload(payload)
-	return by, t, n, err == nil && t.User == by.name
+	return t, by.ID, n, err == nil
 }
 
 var (
@@ -190,7 +213,7 @@ func parsePayload(data []byte) (t Ticket, err error) {
 	switch {
 	case err != nil:
 		return Ticket{}, err
-	case len(data) > 0 || !named || at > maxTicketTime:
+	case len(data) > 0 || !named || at > maxTime:
 		return Ticket{}, errForm
 	}
 	t.Time = time.Unix(int64(at), 0)
