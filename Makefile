@@ -1,41 +1,64 @@
-# webknock. The targets: build test lint demo fuzz bench install uninstall clean
+# webknock. The targets: build test test-hosts lint demo fuzz bench install uninstall clean
 
 GO      ?= go
 PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-# What the tests need beside Go, as Debian calls it.
-PACKAGES = apache2 ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump ufw uidmap
-NEEDED   = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap openssl python3 ssh sshd ssh-keygen sysctl tcpdump ufw
+# What each target needs beside Go: packages as Debian calls them, and by which
+# programs or files they are known to be there.
+TEST_PACKAGES  = apache2-bin ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump ufw uidmap util-linux
+TEST_NEEDS     = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap nsenter openssl python3 ssh sshd ssh-keygen sysctl tcpdump ufw
+HOSTS_PACKAGES = chromium conntrack dbus debootstrap docker.io firefox-esr firewalld nodejs $(if $(shell command -v npm),,npm) systemd-container
+HOSTS_NEEDS    = chromium conntrack dbus-daemon debootstrap dockerd firefox-esr firewalld node npm systemd-nspawn
+DEMO_PACKAGES  = curl iproute2 openssh-client openssh-server util-linux
+DEMO_NEEDS     = curl ip nsenter sshd ssh-keygen
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build test lint demo fuzz bench install uninstall clean deps
+.PHONY: build test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
 
-test: deps
+test: deps-test
 	$(GO) mod download    # in namespaces of their own the tests reach no network
 	$(GO) test -race -count=1 -timeout 9m -parallel 8 ./...
 
-# As root: installs what is missing. Otherwise: says what would.
-deps:
-	@missing=; for p in $(NEEDED); do command -v $$p >/dev/null || [ -e $$p ] || missing="$$missing $$p"; done; \
+# Tests against whole systems, as root: Docker, firewalld, browsers, a booted
+# systemd.
+test-hosts: deps-test deps-hosts
+	$(GO) mod download
+	cd integration/hosts && npm ci --silent --no-audit --no-fund --ignore-scripts
+	$(GO) test -tags hosts -count=1 -timeout 20m -v ./integration/hosts
+
+# As root: installs what is missing, and starts and enables nothing. Otherwise:
+# says what would.
+deps: deps-test
+deps-test: export PACKAGES = $(TEST_PACKAGES)
+deps-test: export NEEDED = $(TEST_NEEDS)
+deps-hosts: export PACKAGES = $(HOSTS_PACKAGES)
+deps-hosts: export NEEDED = $(HOSTS_NEEDS)
+deps-demo: export PACKAGES = $(DEMO_PACKAGES)
+deps-demo: export NEEDED = $(DEMO_NEEDS)
+deps-test deps-hosts deps-demo:
+	@[ -e /proc/self/ns/net ] || { echo "/proc is missing, which Go and the tests need (in a chroot: mount -t proc proc /proc)"; exit 1; }
+	@missing=; for p in $$NEEDED; do command -v $$p >/dev/null || [ -e $$p ] || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then \
-		echo "The tests need$$missing. Install them with:"; \
-		echo "    sudo apt-get install $(PACKAGES)"; exit 1; \
+		echo "What is missing:$$missing. Install it with:"; \
+		echo "    sudo apt-get install" $$PACKAGES; exit 1; \
 	fi; \
-	echo "Missing:$$missing. Installing the Debian packages $(PACKAGES)"; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
+	echo "Missing:$$missing. Installing the Debian packages" $$PACKAGES; \
+	integration/packages.sh $$PACKAGES
 
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags hosts ./integration/...
 	$(GO) tool staticcheck ./...
+	$(GO) tool staticcheck -tags hosts ./integration/...
 
-demo: deps build
+demo: deps-demo build
 	$(GO) run ./integration/demo bin/webknock
 
 # Every fuzz target for FUZZTIME.
@@ -50,7 +73,7 @@ fuzz:
 
 # As root. Those of integration measure the built program beside others, and
 # take minutes.
-bench: deps
+bench: deps-test
 	$(GO) test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
 
 # What make build has built, so that root needs no Go.

@@ -30,6 +30,12 @@ func TestMain(m *testing.M) {
 		if err == nil {
 			err = lab.PrivateRun()
 		}
+		if err == nil {
+			err = lab.ReadOnly("/etc", "/usr", "/var")
+		}
+		if err == nil {
+			err = lab.PrivateEmpty("/var/lib/nginx") // where it buffers
+		}
 		if err == nil { // whatever the host has, sshd lets root in by its key
 			err = lab.PrivateFile("/etc/shadow", "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n")
 		}
@@ -126,6 +132,9 @@ sequences:
 func (w *world) configure(text string) {
 	w.t.Helper()
 	text += "\nadmin: {socket: " + w.dir + "/webknock.sock}\n"
+	if !strings.Contains(text, "\nstate:") {
+		text += "state: " + w.dir + "/state\n"
+	}
 	if err := os.WriteFile(w.config(), []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}

@@ -33,7 +33,8 @@ sequences:
   - name: ssh
     steps: [/a, /b, /c]
     opens: [ssh]
-admin: {socket: %s/webknock.sock}
+admin: {socket: %[1]s/webknock.sock}
+state: %[1]s/state
 `
 )
 
@@ -57,14 +58,14 @@ func main() {
 }
 
 func demo(ctx context.Context, webknock string) (err error) {
+	if err := lab.Need("curl", "ip", "nsenter", "ssh-keygen", "/usr/sbin/sshd"); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "webknock-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := lab.Need("curl", "ip", "nsenter", "ssh-keygen", "/usr/sbin/sshd"); err != nil {
-		return err
-	}
 	n, err := lab.New()
 	if err != nil {
 		return err

@@ -28,6 +28,10 @@ func Enter() {
 	if os.Getenv(inside) != "" {
 		return
 	}
+	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
+		fmt.Fprintln(os.Stderr, "lab: /proc is missing, or the kernel has no network namespaces (in a chroot: mount -t proc proc /proc)")
+		os.Exit(1)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
@@ -64,15 +68,44 @@ func Enter() {
 	case errors.As(err, &exit) && exit.Exited():
 		os.Exit(exit.ExitCode())
 	}
-	fmt.Fprintln(os.Stderr, "lab:", err, "(an ordinary user needs user namespaces and the package uidmap)")
+	if os.Getuid() == 0 {
+		fmt.Fprintln(os.Stderr, "lab: make namespaces for network and mounts:", err, "(root needs CAP_SYS_ADMIN, which a container may lack)")
+	} else {
+		fmt.Fprintln(os.Stderr, "lab:", err, "(an ordinary user needs user namespaces and the package uidmap)")
+	}
 	os.Exit(1)
 }
 
-// Need fails with what to install if one of the programs is missing.
+// Need fails with what to install if some of the programs are missing.
 func Need(programs ...string) error {
+	var missing []string
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			return fmt.Errorf("%s is missing (as root: make deps)", p)
+			missing = append(missing, p)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("missing: %s (make installs what its targets need, as root)", strings.Join(missing, " "))
+	}
+	return nil
+}
+
+// ReadOnly has every write into these directories fail, for this process and
+// those that it starts, save into the directory for temporary files. So a test
+// that changes the host is found at once. PrivateRun has to come before.
+func ReadOnly(directories ...string) error {
+	for _, dir := range directories {
+		var s unix.Statfs_t
+		err := syscall.Mount(dir, dir, "", syscall.MS_BIND|syscall.MS_REC, "")
+		if err == nil {
+			err = unix.Statfs(dir, &s)
+		}
+		if err == nil { // an ordinary user may not take flags away
+			keep := uintptr(s.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME)
+			err = syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY|keep, "")
+		}
+		if err != nil {
+			return fmt.Errorf("make %s read-only: %w", dir, err)
 		}
 	}
 	return nil
@@ -81,11 +114,22 @@ func Need(programs ...string) error {
 // PrivateRun gives this process a /run of its own, with the directory that
 // sshd wants. The host's stays as it is.
 func PrivateRun() error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts from the host: %w (/ has to be a mount point: in a chroot, mount --bind TREE TREE before you enter it)", err)
+	}
 	return errors.Join(
-		syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""),
 		syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"),
 		os.Mkdir("/run/sshd", 0o755),
 	)
+}
+
+// PrivateEmpty puts an empty directory over one, for this process and those that
+// it starts. PrivateRun has to come before.
+func PrivateEmpty(over string) error {
+	if err := syscall.Mount("tmpfs", over, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("put an empty directory over %s: %w", over, err)
+	}
+	return nil
 }
 
 // PrivateCopy puts a directory that holds copies of others' contents over

@@ -1,0 +1,47 @@
+//go:build hosts
+
+package hosts
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"webknock/integration/lab"
+)
+
+var (
+	binary  string // the program under test
+	scratch string // a directory that is deleted when the tests end
+)
+
+func TestMain(m *testing.M) {
+	lab.Enter()
+	os.Exit(func() int {
+		err := lab.Need("chromium", "conntrack", "curl", "dbus-daemon", "debootstrap", "dockerd", "firefox-esr", "firewalld", "ip", "nft", "node", "nsenter", "systemd-nspawn")
+		if err == nil && os.Getuid() != 0 {
+			err = fmt.Errorf("these tests need root")
+		}
+		if err == nil {
+			err = lab.PrivateRun()
+		}
+		if err == nil {
+			scratch, err = os.MkdirTemp("", "webknock-hosts-")
+		}
+		if err == nil {
+			defer os.RemoveAll(scratch)
+			binary = filepath.Join(scratch, "webknock")
+			build := exec.Command("go", "build", "-o", binary, "../../cmd/webknock")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			build.Stderr = os.Stderr
+			err = build.Run()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
