@@ -5,6 +5,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -32,6 +33,7 @@ type Config struct {
 	State     string          // directory
 	Notify    []notice.Target // of all events and of sequences
 	Warnings  []string        // what is allowed, and should be mended
+	Source    *Source         // nil: not read from a file
 }
 
 // Listener is an address that receives knocks.
@@ -49,6 +51,10 @@ type TLS struct {
 	Certificate, Key string   // files
 	ACME             *ACME    // in place of the files
 	ServerNames      []string // lower case; empty: any
+
+	// Kept is in place of files that cannot be used any more; see Restore.
+	Kept *tls.Certificate
+	lost bool // there is no such certificate either
 }
 
 // ACME is how certificates are obtained.

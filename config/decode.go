@@ -19,11 +19,26 @@ type decoder struct {
 	warnings []string
 	steps    map[string]*yaml.Node // by their key
 
+	// kept is the source of a configuration that was in force. With it, errors
+	// of other files than that are only lacks.
+	kept  *Source
+	lacks []string
+
 	unwritten map[*yaml.Node]User // whose totp_file is not there yet, by the node of its path
 }
 
 func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
 	d.errs = append(d.errs, d.at(n, key, fmt.Sprintf(format, args...)))
+}
+
+// lackf reports an error of something outside of the configuration's own text:
+// a file or a user. A configuration that was in force does without.
+func (d *decoder) lackf(n *yaml.Node, key, format string, args ...any) {
+	if d.kept == nil {
+		d.errorf(n, key, format, args...)
+		return
+	}
+	d.lacks = append(d.lacks, key+": "+fmt.Sprintf(format, args...))
 }
 
 // warnf remembers what is allowed, and should be mended.

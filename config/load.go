@@ -58,6 +58,9 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Source, err = sourceOf(cfg, data); err != nil {
+		return nil, err
+	}
 	if info.Mode().Perm()&0o004 != 0 {
 		cfg.Warnings = append(cfg.Warnings, file+": everybody may read it, and the paths in it are secrets (chmod o-r)")
 	}
@@ -76,15 +79,22 @@ func Parse(file string, data []byte) (*Config, error) {
 // decode validates the tree of a configuration, in which users may be new, with
 // a file that is not written yet.
 func decode(file string, root *yaml.Node, unwritten map[*yaml.Node]User) (*Config, error) {
-	d := &decoder{name: file, steps: map[string]*yaml.Node{}, unwritten: unwritten}
-	if err := override(root); err != nil {
+	values, err := environment()
+	if err != nil {
 		return nil, err
 	}
+	override(root, values)
+	return (&decoder{name: file, unwritten: unwritten}).decode(root)
+}
+
+// decode validates a tree to which the environment has been applied.
+func (d *decoder) decode(root *yaml.Node) (*Config, error) {
+	d.steps = map[string]*yaml.Node{}
 	cfg := d.config(root)
 	if len(d.errs) > 0 {
 		return nil, d.sorted()
 	}
-	cfg.File = file
+	cfg.File = d.name
 	cfg.Warnings = d.warnings
 	return cfg, nil
 }
@@ -110,27 +120,33 @@ func parse(file string, data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// override sets the scalars that viper finds in the environment.
-func override(root *yaml.Node) error {
+// environment returns the values of the overrides that viper finds, by key.
+func environment() (map[string]string, error) {
 	v := viper.New()
 	v.SetEnvPrefix("WEBKNOCK")
 	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(nil)); err != nil {
-		return err
+		return nil, err
 	}
+	values := map[string]string{}
 	for key := range overrides {
 		if err := v.BindEnv(key); err != nil {
-			return err
+			return nil, err
 		}
-		if !v.IsSet(key) {
-			continue
+		if v.IsSet(key) {
+			values[key] = v.GetString(key)
 		}
-		variable := "WEBKNOCK_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-		value := &yaml.Node{Kind: yaml.ScalarNode, Tag: envTag, Value: v.GetString(key), HeadComment: variable}
-		set(root, strings.Split(key, "."), value)
 	}
-	return nil
+	return values, nil
+}
+
+// override sets scalars of the environment, by key.
+func override(root *yaml.Node, values map[string]string) {
+	for key, value := range values {
+		variable := "WEBKNOCK_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		set(root, strings.Split(key, "."), &yaml.Node{Kind: yaml.ScalarNode, Tag: envTag, Value: value, HeadComment: variable})
+	}
 }
 
 // set puts a value at a path of mappings, over what is there.
@@ -449,8 +465,8 @@ var socketName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,255}$`)
 func (d *decoder) tls(n *yaml.Node, key string) *TLS {
 	t := new(TLS)
 	there := d.mapping(n, key, fields{
-		"certificate": d.file(&t.Certificate),
-		"key":         d.secretFile(&t.Key),
+		"certificate": d.certificateFile(&t.Certificate),
+		"key":         d.certificateKey(&t.Key),
 		"acme":        func(n *yaml.Node, key string) { t.ACME = d.acme(n, key) },
 		"server_names": func(n *yaml.Node, key string) {
 			d.strs(&t.ServerNames)(n, key)
@@ -474,7 +490,9 @@ func (d *decoder) tls(n *yaml.Node, key string) *TLS {
 		return t
 	}
 	if d.need(n, key, there, "certificate") && d.need(n, key, there, "key") && t.Certificate != "" && t.Key != "" {
-		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
+		if d.kept != nil {
+			d.keptCertificate(t, key)
+		} else if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
 			d.errorf(there["certificate"], key+".certificate", "cannot be used: %v (a chain and its key, in PEM)", err)
 		}
 	}
@@ -528,7 +546,7 @@ func (d *decoder) acme(n *yaml.Node, key string) *ACME {
 			}
 			var err error
 			if a.CA, err = os.ReadFile(file); err != nil || !x509.NewCertPool().AppendCertsFromPEM(a.CA) {
-				d.errorf(n, key, "%s has no certificate (the roots to trust for the directory, in PEM)", file)
+				d.lackf(n, key, "%s has no certificate (the roots to trust for the directory, in PEM)", file)
 			}
 		},
 	})
@@ -549,7 +567,7 @@ func (d *decoder) file(to *string) func(*yaml.Node, string) {
 		s = beside(d.name, s)
 		f, err := os.Open(s)
 		if err != nil {
-			d.errorf(n, key, "cannot be read: %v (a file that webknock may read)", err)
+			d.lackf(n, key, "cannot be read: %v (a file that webknock may read)", err)
 			return
 		}
 		f.Close()
@@ -575,7 +593,7 @@ func (d *decoder) secretFile(to *string) func(*yaml.Node, string) {
 			return
 		}
 		if info, err := os.Stat(*to); err == nil && info.Mode().Perm()&0o007 != 0 {
-			d.errorf(n, key, "everybody may read %s, and it is a secret (chmod o= %s)", *to, *to)
+			d.lackf(n, key, "everybody may read %s, and it is a secret (chmod o= %s)", *to, *to)
 		}
 	}
 }
@@ -595,7 +613,8 @@ func (d *decoder) cover(n *yaml.Node, key string) (c Cover) {
 			}
 			var err error
 			if c.Body, err = os.ReadFile(c.BodyFile); err != nil || len(c.Body) > maxBody {
-				d.errorf(n, key, "cannot be used (a file of up to 1 MiB)")
+				d.lackf(n, key, "cannot be used (a file of up to 1 MiB)")
+				c.Body = nil
 			}
 		},
 		"proxy": func(n *yaml.Node, key string) {
@@ -798,7 +817,7 @@ func (d *decoder) sequence(n *yaml.Node, key string, cfg *Config, doors, users, 
 			s.Steps[i].Within = within
 		}
 		step := fmt.Sprintf("%s.steps[%d]", key, i)
-		if s.Steps[i].Trigger.Template != "" && len(cfg.Users) == 0 {
+		if s.Steps[i].Trigger.Template != "" && len(users) == 0 {
 			d.errorf(d.steps[step], step, "asks for something of a user, and there are none (webknock user add NAME)")
 		}
 		if matchesOneOf(s.Steps[i].Trigger, s.Ignore) {

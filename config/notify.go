@@ -32,7 +32,9 @@ func (d *decoder) targets(to *[]notice.Target, events []notice.Event, standard .
 			} else {
 				d.target(n, key, &t, events)
 			}
-			*to = append(*to, t)
+			if t.URL != "" {
+				*to = append(*to, t)
+			}
 		})
 	}
 }
@@ -102,7 +104,7 @@ func (d *decoder) serviceURLFile(t *notice.Target) func(*yaml.Node, string) {
 		}
 		text, err := os.ReadFile(file)
 		if text = bytes.TrimSpace(text); err != nil || len(text) > maxURLFile || bytes.ContainsAny(text, "\r\n") {
-			d.errorf(n, key, "cannot be used (a file with the URL as its one line)")
+			d.lackf(n, key, "cannot be used (a file with the URL as its one line)")
 			return
 		}
 		d.service(n, key, t, string(text))
@@ -112,7 +114,8 @@ func (d *decoder) serviceURLFile(t *notice.Target) func(*yaml.Node, string) {
 func (d *decoder) service(n *yaml.Node, key string, t *notice.Target, url string) {
 	var err error
 	if t.Service, err = notice.Check(url); err != nil {
-		d.errorf(n, key, "%v", err)
+		d.lackf(n, key, "%v", err)
+		return
 	}
 	t.URL = url
 }

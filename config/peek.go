@@ -26,8 +26,8 @@ func Peek(file string) Basics {
 	if data, err := os.ReadFile(file); err == nil {
 		root = peek(file, data)
 	}
-	if override(root) != nil {
-		root = &yaml.Node{Kind: yaml.MappingNode}
+	if values, err := environment(); err == nil {
+		override(root, values)
 	}
 	value := func(valid func(string) bool, path ...string) string {
 		n := root

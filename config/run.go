@@ -41,7 +41,13 @@ const (
 
 func (d *decoder) commands(to *[]Command) func(*yaml.Node, string) {
 	return func(n *yaml.Node, key string) {
-		d.list(n, key, func(n *yaml.Node, key string) { *to = append(*to, d.command(n, key)) })
+		d.list(n, key, func(n *yaml.Node, key string) {
+			c := d.command(n, key)
+			if c.User != "" && c.Credential == nil && d.kept != nil {
+				return // and never as the daemon instead
+			}
+			*to = append(*to, c)
+		})
 	}
 }
 
@@ -72,7 +78,7 @@ func (d *decoder) command(n *yaml.Node, key string) Command {
 			}
 			var err error
 			if c.Credential, err = credential(name); err != nil {
-				d.errorf(n, key, "%v (a user of this system)", err)
+				d.lackf(n, key, "%v (a user of this system)", err)
 			}
 			c.User = name
 		},

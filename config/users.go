@@ -64,13 +64,19 @@ func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bo
 			}
 			for _, other := range cfg.Users {
 				if bytes.Equal(other.Secret, u.Secret) {
-					d.errorf(n, key, "user %q has the same secret (give each a secret of its own)", other.Name)
+					d.lackf(n, key, "user %q has the same secret (give each a secret of its own)", other.Name)
+					if d.kept != nil {
+						u.Secret = nil
+					}
 				}
 			}
 		},
 	})
 	d.need(n, key, there, "name")
 	d.need(n, key, there, "totp_file")
+	if d.kept != nil && u.Secret == nil {
+		return // nobody's codes match: without a secret anybody could make them
+	}
 	cfg.Users = append(cfg.Users, u)
 }
 
@@ -86,7 +92,7 @@ func (d *decoder) secret(u *User, n *yaml.Node, key string) bool {
 	}
 	var err error
 	if u.Secret, err = readSecret(u.File); err != nil {
-		d.errorf(n, key, "%s %v", u.File, err)
+		d.lackf(n, key, "%s %v", u.File, err)
 	}
 	return err == nil
 }

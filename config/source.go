@@ -1,0 +1,145 @@
+package config
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A Source is what a Config was read from, and what it needs of other files that
+// may be lost when it is read again. It holds secrets: paths, keys of
+// certificates. Secrets of users are not in it, so that one that is deleted
+// opens nothing any more.
+type Source struct {
+	File        string            `json:"file"` // absolute; tells the format, and what relative paths are beside
+	Text        string            `json:"text"`
+	Environment map[string]string `json:"environment"` // overrides, by key
+	// Certificates is the content of the files of listeners' certificates and
+	// keys, in PEM, by path.
+	Certificates map[string]string `json:"certificates"`
+}
+
+// Hash tells sources apart by their text and its format.
+func (s *Source) Hash() string {
+	sum := sha256.Sum256([]byte(filepath.Ext(s.File) + "\x00" + s.Text))
+	return hex.EncodeToString(sum[:])
+}
+
+// sourceOf returns the source of a configuration that was read from data.
+func sourceOf(cfg *Config, data []byte) (*Source, error) {
+	file, err := filepath.Abs(cfg.File)
+	if err != nil {
+		return nil, err
+	}
+	values, err := environment()
+	if err != nil {
+		return nil, err
+	}
+	return &Source{File: file, Text: string(data), Environment: values}, nil
+}
+
+// WithCertificates returns the source of a configuration with the certificates
+// and keys as they are on the disk now. Where a pair cannot be used, it keeps
+// what it has.
+func (c *Config) WithCertificates() *Source {
+	s := *c.Source
+	s.Certificates = map[string]string{}
+	for _, l := range c.Listeners {
+		if l.TLS == nil || l.TLS.ACME != nil {
+			continue
+		}
+		files := []string{l.TLS.Certificate, l.TLS.Key}
+		if _, err := tls.LoadX509KeyPair(files[0], files[1]); err != nil {
+			for _, file := range files {
+				if old, ok := c.Source.Certificates[file]; ok {
+					s.Certificates[file] = old
+				}
+			}
+			continue
+		}
+		for _, file := range files {
+			if content, err := os.ReadFile(file); err == nil {
+				s.Certificates[file] = string(content)
+			}
+		}
+	}
+	return &s
+}
+
+// Restore reads a configuration that was in force once more. It does without
+// what other files or users of the system it names and that are not there any
+// more, and returns what that is, with the key of each:
+//
+//   - A certificate is that of the source; without one there, the listener is
+//     left out.
+//   - A user whose secret cannot be read is left out: his codes match nothing.
+//     A secret that others may read is used.
+//   - A command whose user there is not is never run.
+//   - A cover whose body cannot be read has an empty one.
+//   - A target of notices whose URL cannot be read is left out.
+//
+// The environment is that of the source. An error means that this version of
+// webknock does not understand the source.
+func Restore(s *Source) (cfg *Config, lacks []string, err error) {
+	root, err := parse(s.File, []byte(s.Text))
+	if err != nil {
+		return nil, nil, err
+	}
+	override(root, s.Environment)
+	d := &decoder{name: s.File, kept: s}
+	if cfg, err = d.decode(root); err != nil {
+		return nil, nil, err
+	}
+	cfg.Listeners = slices.DeleteFunc(cfg.Listeners, func(l Listener) bool { return l.TLS != nil && l.TLS.lost })
+	cfg.Source = s
+	return cfg, d.lacks, nil
+}
+
+// certificateFile and certificateKey read the paths of a pair. Of a
+// configuration that was in force keptCertificate looks at the files.
+func (d *decoder) certificateFile(to *string) func(*yaml.Node, string) {
+	if d.kept != nil {
+		return d.keptPath(to)
+	}
+	return d.file(to)
+}
+
+func (d *decoder) certificateKey(to *string) func(*yaml.Node, string) {
+	if d.kept != nil {
+		return d.keptPath(to)
+	}
+	return d.secretFile(to)
+}
+
+func (d *decoder) keptPath(to *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, key string) {
+		if s, ok := d.text(n, key); ok {
+			*to = beside(d.name, s)
+		}
+	}
+}
+
+// keptCertificate finds the pair of a configuration that was in force: that of
+// its files or, if those cannot be used, the one kept in the source.
+func (d *decoder) keptCertificate(t *TLS, key string) {
+	_, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+	if err == nil {
+		return
+	}
+	lack := fmt.Sprintf("%s.certificate: cannot be used: %v", key, err)
+	kept, keptErr := tls.X509KeyPair([]byte(d.kept.Certificates[t.Certificate]), []byte(d.kept.Certificates[t.Key]))
+	if keptErr == nil {
+		t.Kept = &kept
+		lack += " (the last good one serves)"
+	} else {
+		t.lost = true
+		lack += " (the listener does not serve)"
+	}
+	d.lacks = append(d.lacks, lack)
+}
