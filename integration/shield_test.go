@@ -135,7 +135,10 @@ func TestABanMayEndGrants(t *testing.T) {
 	w.knock(w.alice, serverIP, "/a", "/b", "/c")
 	w.knock(w.mallory, serverIP, "/a", "/b", "/c")
 	w.mustBecome("ssh "+aliceIP, "ssh "+malloryIP)
-	w.knock(w.alice, serverIP, "/a", "/a", "/a", "/a")
+	w.knock(w.alice, serverIP, "/a", "/a", "/a", "/a") // sent again, as browsers do
+	w.knock(w.alice, serverIP, "/a?1", "/a?2")
+	w.mustBecome("ssh "+aliceIP, "ssh "+malloryIP)
+	w.knock(w.alice, serverIP, "/a?3")
 	w.mustBecome("ssh " + malloryIP)
 }
 

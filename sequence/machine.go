@@ -142,15 +142,6 @@ func (m *Machine) Reaches(s State, step int, now time.Duration) (run *Pass, ok b
 	return h.pass, ok
 }
 
-// Stands returns the pass with which a client in state s stands at the one-time
-// step at index step, or nil if it does not stand there, or did for too long.
-func (m *Machine) Stands(s State, step int, now time.Duration) *Pass {
-	if h := s.at(step + 1); h != nil && now <= m.deadline(*h) {
-		return h.pass
-	}
-	return nil
-}
-
 // reach returns the hypothesis of a client in state s that stands at step with
 // a knock made now. A run that comes from the step before reached this one
 // last, and no run that was here already can have begun later.

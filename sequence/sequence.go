@@ -8,8 +8,10 @@
 // # When a sequence completes
 //
 // Take one client's knocks since its last completion of the sequence. Strike
-// out those that Ignore matches and, unless the sequence is Strict, those that
-// match none of its steps. The sequence completes with a knock exactly when
+// out those that Ignore matches, those that the caller strikes out
+// ([Knock.Strike]: one-time codes that this client has itself used before), and,
+// unless the sequence is Strict, those that match none of its steps. A prefetch
+// never gets here. The sequence completes with a knock exactly when
 // some run of latest knocks, ending with it, has the form
 //
 //	s1+ s2+ … sn

@@ -127,6 +127,7 @@ type Knock struct {
 	// code were good. They are no hits, until Pass makes them some.
 	Candidates []Candidate
 	path       string
+	struck     bool
 }
 
 // A Candidate is a one-time step whose template a request fits.
@@ -213,6 +214,10 @@ func (k *Knock) Pass(c Candidate, p *Pass) {
 	k.hit(place{c.Machine, c.Step}).Pass = p
 }
 
+// Strike makes the knock count in no sequence, as if it had never been made. It is
+// for a client that sends again a one-time code that it has used itself.
+func (k *Knock) Strike() { k.Hits, k.Candidates, k.struck = k.Hits[:0], nil, true }
+
 // Steps returns the steps of a sequence that the knock matches, and whether it
 // counts as a knock there at all.
 func (k Knock) Steps(m *Machine) (steps Steps, counts bool) {
@@ -228,7 +233,7 @@ func (k Knock) Hit(m *Machine) (hit Hit, counts bool) {
 			return hit, true
 		}
 	}
-	return Hit{}, !m.ignores(k.path)
+	return Hit{}, !k.struck && !m.ignores(k.path)
 }
 
 func (k *Knock) add(p place, r Request) {

@@ -17,55 +17,6 @@ import (
 	"webknock/internal/notice"
 )
 
-// Why a client is banned.
-const (
-	tooManyKnocks = "too many knocks without a completion"
-	decoy         = "a decoy"
-)
-
-// maxCounted bounds the clients of a shard whose knocks are counted. Under a
-// flood of addresses all are forgotten, and counting begins anew.
-const maxCounted = 4096
-
-// count is how many knocks a client has made since a time.
-type count struct {
-	knocks int
-	since  time.Duration
-}
-
-// counted counts a knock, and reports whether it is one too many.
-func (s *shard) counted(client netip.Prefix) bool {
-	ban := s.rules.ban
-	c, known := s.counts[client]
-	if !known && len(s.counts) >= maxCounted {
-		clear(s.counts)
-	}
-	if !known || s.now-c.since > ban.Within {
-		c = count{since: s.now}
-	}
-	c.knocks++
-	s.counts[client] = c
-	return c.knocks >= ban.Knocks
-}
-
-// offends counts a knock against its client, and returns why that is banned for
-// it; empty: it is not. It is asked after what the knock completes is known, and
-// whether it brought a wrong one-time code: visitors of a site bring none.
-func (s *shard) offends(path string, completed, wrong bool) (reason string) {
-	client := firewall.Offender(s.letter.Client)
-	switch {
-	case slices.Contains(s.rules.decoys, path):
-		return decoy
-	case s.rules.ban.Knocks == 0 || s.letter.Site && !wrong || s.rules.set.Ignores(path):
-	case completed:
-		delete(s.counts, client)
-	case s.counted(client):
-		delete(s.counts, client)
-		return tooManyKnocks
-	}
-	return ""
-}
-
 // maxBanned bounds the clients that are banned at once; the firewall's sets have
 // as much room. Further ones are not banned until others no longer are.
 const maxBanned = 65536

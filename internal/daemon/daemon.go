@@ -304,6 +304,7 @@ func newRules(cfg *config.Config, old *rules) (*rules, error) {
 	r := &rules{set: set, ipv6Prefix: cfg.Clients.IPv6Prefix, ban: cfg.Shield.Ban, decoys: cfg.Shield.Decoys, sequences: map[*sequence.Machine]*config.Sequence{}}
 	for i, m := range set.Machines() {
 		r.sequences[m] = &cfg.Sequences[i]
+		r.oneTime = r.oneTime || slices.ContainsFunc(cfg.Sequences[i].Steps, func(step sequence.Step) bool { return step.Trigger.Template != "" })
 	}
 	return r, nil
 }

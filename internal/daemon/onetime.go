@@ -3,8 +3,11 @@ package daemon
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"webknock/config"
 	"webknock/firewall"
@@ -24,7 +27,6 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 	slices.SortStableFunc(k.Candidates, func(a, b sequence.Candidate) int { return cmp.Compare(b.Step, a.Step) })
 	var reached []sequence.Candidate
 	var claims []onetime.Claim
-	repeated := false
 	for _, c := range k.Candidates {
 		if s.letter.Site && !onetime.WellFormed(c.Variable, c.Code) {
 			continue // a visitor of the site wants another page
@@ -34,12 +36,6 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 		if !ok {
 			continue
 		}
-		p := c.Machine.Stands(state, c.Step, s.now)
-		if p != nil && p.Code == c.Code && !s.letter.At.After(p.Until) && (run == nil || run.User == p.User) {
-			k.Pass(c, p) // the client's own code once more
-			repeated = true
-			continue
-		}
 		seq := s.rules.sequences[c.Machine]
 		reached = append(reached, c)
 		claims = append(claims, onetime.Claim{
@@ -47,20 +43,54 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 			Admits: seq.Admits, Opens: seq.Opens, AllowAddress: seq.AllowAddress,
 		})
 	}
-	if repeated || len(claims) == 0 {
+	if len(claims) == 0 {
 		return false
 	}
 	wrong = true
-	for i, p := range s.ledger.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims) {
+	for i, p := range s.ledger.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims, s.again) {
 		if p == nil {
 			continue
 		}
 		wrong = false
+		s.used.add(usedCode{client, strings.Clone(p.Code)}, p.Until, s.letter.At)
 		if hit, _ := k.Hit(reached[i].Machine); hit.Pass == nil {
 			k.Pass(reached[i], p)
 		}
 	}
 	return wrong
+}
+
+// maxUsed bounds the used codes that a shard remembers. Beyond it all are forgotten.
+const maxUsed = 1024
+
+// A usedCode is a one-time code or ticket, and the client that has used it, as
+// track.Widen returned it.
+type usedCode struct {
+	client netip.Addr
+	code   string
+}
+
+// usedCodes remembers until when each would have been good. A client that sends
+// such a code again has reloaded a page, or its browser has. That is not guessing,
+// as the same code from another client may be. The codes are in memory alone:
+// after a restart they are wrong.
+type usedCodes map[usedCode]time.Time
+
+func (u usedCodes) add(c usedCode, until, now time.Time) {
+	maps.DeleteFunc(u, func(_ usedCode, until time.Time) bool { return now.After(until) })
+	if len(u) >= maxUsed {
+		clear(u)
+	}
+	u[c] = until
+}
+
+// usedBefore reports whether a knock brings a code, still within its validity, that
+// its client has itself used before. It opens nothing, and does no harm either.
+func (s *shard) usedBefore(client netip.Addr, k sequence.Knock) bool {
+	return len(s.used) > 0 && slices.ContainsFunc(k.Candidates, func(c sequence.Candidate) bool {
+		until, used := s.used[usedCode{client, c.Code}]
+		return used && !s.letter.At.After(until)
+	})
 }
 
 // redeemed completes a sequence once no crash can bring back the codes of its

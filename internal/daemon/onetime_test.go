@@ -108,6 +108,14 @@ sequences:
 		{"a wrong code starts over", "/a /m/000000x /m/{bob} /b", ""},
 		{"the same client repeats the code", "/a /m/{bob} /m/{bob} /b", "middle by bob"},
 		{"and of the first step", "/f/{ann} /f/{ann} /b", "first by ann"},
+		{"while the next run goes on", "/a /m/{ann} /b /a /m/{ann} /m/{bob} /b", "middle by ann, middle by bob"},
+		{"a page that reloads itself after the end", "/f/{ann} /b /f/{bob} /f/{ann} /f/{ann} /b", "first by ann, first by bob"},
+		{"at another step's place", "/f/{ann} /b /a /m/{ann} /m/{bob} /b", "first by ann, middle by bob"},
+		{"ten times over", "/f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /f/{ann} /b", "first by ann"},
+		{"six times after the end and then another", "/f/{ann} /b /f/{ann} /x /f/{ann} /x /f/{ann} /x /f/{ann} /x /f/{ann} /x /f/{ann} /f/{bob} /b", "first by ann, first by bob"},
+		{"a wrong code ten times is one", "/f/1 /f/1 /f/1 /f/1 /f/1 /f/1 /f/1 /f/1 /f/1 /f/1 /f/{ann} /b", "first by ann"},
+		{"but not with another between", "/f/1 /x /f/1 /x /f/1 /x /f/1 /x /f/1 /f/{ann} /b", ""},
+		{"nor does another's code become one's own", "/f/{ann} /b @192.0.2.2 /f/{ann} /f/{bob} /f/{ann} /b", "first by ann"},
 		{"a session is sent again", "/f/{ann} /b /f/{ann} /b", "first by ann"},
 		{"from elsewhere", "/f/{ann} @192.0.2.2 /f/{ann} /b", ""},
 		{"while the run goes on", "/a /m/{bob} @192.0.2.2 /a /m/{bob} /b @192.0.2.1 /b", "middle by bob"},
@@ -141,11 +149,14 @@ sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]
 shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 `
 	for knocks, want := range map[string]string{
-		"/1* /2* /3* /4*":                        "",
-		"/f/{wrong}* /f/{wrong}* /f/{wrong}*":    "banned 192.0.2.1",
-		"/f/{wrong}* /x* /f/{wrong}* /y*":        "",
-		"/f/{wrong}* /f/{wrong}* /f/{ann}*":      "",
-		"/f/1* /f/about* /f/1234567* /f/12345x*": "", // pages
+		"/1* /2* /3* /4*":                                                 "",
+		"/f/{wrong}?1* /f/{wrong}?2* /f/{wrong}*":                         "banned 192.0.2.1",
+		"/f/{wrong}* /x* /f/{wrong}* /y* /f/{wrong}*":                     "banned 192.0.2.1",
+		"/f/{wrong}* /x* /f/{wrong}* /y*":                                 "",
+		"/f/{wrong}* /f/{wrong}* /f/{wrong}* /f/{wrong}*":                 "", // sent again
+		"/f/{wrong}* /f/{wrong}?2* /f/{ann}*":                             "",
+		"/f/{ann}* /b* /f/{ann}* /x* /f/{ann}* /y* /f/{ann}* /f/{wrong}*": "s by ann", // a page that reloads itself
+		"/f/1* /f/about* /f/1234567* /f/12345x*":                          "",         // pages
 	} {
 		_, knock := onetimers(t, sequences, "ann")
 		if got := knock(knocks); got != want {

@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -34,14 +33,15 @@ const (
 // shards reads the letters of all listeners. Each shard belongs to one
 // goroutine and reads the letters of its clients in the order they came.
 type shards struct {
-	shards [shardCount]*shard
-	seed   maphash.Seed
-	origin time.Time
-	bound  *track.Bound
-	rules  atomic.Pointer[rules]
-	lost   atomic.Uint64 // letters that found their mailbox full
-	full   atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
-	wrong  atomic.Uint64 // knocks with a one-time code that passed no step
+	shards    [shardCount]*shard
+	seed      maphash.Seed
+	origin    time.Time
+	bound     *track.Bound
+	rules     atomic.Pointer[rules]
+	lost      atomic.Uint64 // letters that found their mailbox full
+	full      atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
+	wrong     atomic.Uint64 // knocks with a one-time code that passed no step
+	forgotten atomic.Uint64 // clients whose knocks were no longer counted, since there were too many
 
 	resting atomic.Bool // delivery will come
 	rest    *time.Timer // until delivery
@@ -67,6 +67,7 @@ type rules struct {
 	ipv6Prefix int
 	ban        config.Ban
 	decoys     []string
+	oneTime    bool // some step needs a one-time code
 	sequences  map[*sequence.Machine]*config.Sequence
 }
 
@@ -81,10 +82,12 @@ type shard struct {
 	router  http.Handler
 	reader  *bufio.Reader
 	hits    []sequence.Hit
-	counts  map[netip.Prefix]count // knocks of clients since their last completion
-	rules   *rules                 // of the letter being read
-	letter  httpd.Letter           // being read
-	request *http.Request          // of the letter being read; nil: malformed
+	offenders
+	used    usedCodes
+	rules   *rules        // of the letter being read
+	letter  httpd.Letter  // being read
+	request *http.Request // of the letter being read; nil: malformed
+	again   bool          // the letter being read has the same head as the client's previous one
 	now     time.Duration
 }
 
@@ -96,13 +99,14 @@ func newShards(max int, r *rules, ledger *onetime.Ledger, complete func(completi
 	all.rest = time.AfterFunc(time.Hour, all.deliver)
 	for i := range all.shards {
 		s := &shard{
-			shards:  all,
-			mailbox: make(chan httpd.Letter, mailboxSize),
-			bell:    make(chan struct{}, 1),
-			asked:   make(chan func()),
-			tracker: track.New(all.origin, all.bound),
-			counts:  map[netip.Prefix]count{},
-			reader:  bufio.NewReaderSize(nil, httpd.MaxHead),
+			shards:    all,
+			mailbox:   make(chan httpd.Letter, mailboxSize),
+			bell:      make(chan struct{}, 1),
+			asked:     make(chan func()),
+			tracker:   track.New(all.origin, all.bound),
+			offenders: newOffenders(),
+			used:      usedCodes{},
+			reader:    bufio.NewReaderSize(nil, httpd.MaxHead),
 		}
 		s.router = httpd.Router(s.knock)
 		all.shards[i] = s
@@ -215,6 +219,7 @@ func (s *shard) read(l httpd.Letter) {
 		l.Discard()
 		return
 	}
+	s.again = s.sentAgain(&l)
 	request, err := l.Open(s.reader)
 	s.letter, s.request = l, request // without its head, whose memory is given back
 	if err != nil {
@@ -225,14 +230,14 @@ func (s *shard) read(l httpd.Letter) {
 }
 
 // moot reports whether a letter surely changes nothing, malformed or not, so that
-// it need not be opened: its client has begun nothing, it asks for what is no
-// part of anything, and nobody counts. Most letters of strangers are such.
+// it need not be opened: its client has begun nothing and has brought no wrong code
+// just now, it asks for what is no part of anything, and nobody counts. Most letters of strangers are such.
 func (s *shard) moot(l *httpd.Letter) bool {
 	if s.rules.ban.Knocks > 0 {
 		return false
 	}
 	path, plain := l.Path()
-	return plain && !s.rules.set.Concerns(path) && !slices.Contains(s.rules.decoys, path) &&
+	return plain && !s.watches(l) && !s.rules.set.Concerns(path) && !slices.Contains(s.rules.decoys, path) &&
 		!s.tracker.Knows(track.Widen(l.Client, s.rules.ipv6Prefix))
 }
 
@@ -246,8 +251,12 @@ func (s *shard) knock(_ http.ResponseWriter, r *http.Request) {
 func (s *shard) advance(r sequence.Request) {
 	client := track.Widen(s.letter.Client, s.rules.ipv6Prefix)
 	knock := s.rules.set.Match(r, s.hits[:0])
+	struck := s.usedBefore(client, knock)
+	if struck {
+		knock.Strike()
+	}
 	wrong := s.redeem(client, &knock)
-	if wrong {
+	if wrong && !s.again {
 		s.wrong.Add(1)
 	}
 	s.hits = knock.Hits
@@ -257,6 +266,9 @@ func (s *shard) advance(r sequence.Request) {
 	}
 	for _, done := range completed {
 		s.complete(completion{s.rules.sequences[done.Machine], s.letter, s.request, done.By})
+	}
+	if struck {
+		return
 	}
 	if reason := s.offends(r.Path, len(completed) > 0, wrong); reason != "" {
 		s.ban(s.letter, reason)

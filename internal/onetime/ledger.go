@@ -157,8 +157,9 @@ type bearer struct {
 // all users whose code it is, and returns for each claim the pass of the first
 // user that it admits, or nil. A knock that gets no pass counts against its
 // client, and after too many of them that client's codes are not looked at for
-// a while.
-func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*sequence.Pass {
+// a while. Again says that the client has just sent the same request, as browsers
+// do by themselves: that does not count once more.
+func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Pass {
 	passes := make([]*sequence.Pass, len(claims))
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,7 +178,7 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim) []*se
 			passed = true
 		}
 	}
-	if !passed {
+	if !passed && !again {
 		l.countWrong(client, at)
 	}
 	if !l.loaded { // nobody knows whether they were used before; now they are

@@ -66,7 +66,7 @@ func (l *Ledger) ticket(code string, at time.Time) string {
 // one returns the user that a claim of a client of its own names; empty: none.
 func (l *Ledger) one(c Claim, at time.Time) string {
 	delete(l.wrong, home)
-	if p := l.Verify(home, at, []Claim{c})[0]; p != nil {
+	if p := l.Verify(home, at, []Claim{c}, false)[0]; p != nil {
 		return p.User
 	}
 	return ""
@@ -169,7 +169,7 @@ func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
 	bobs, run := claim, claim
 	bobs.Admits = only("bob")
 	run.Run = &sequence.Pass{User: "bob"}
-	passes := l.Verify(home, start, []Claim{claim, bobs, claim, run})
+	passes := l.Verify(home, start, []Claim{claim, bobs, claim, run}, false)
 	if passes[0] == nil || passes[1] != nil || passes[2] == nil || passes[3] != nil || len(l.wrong) != 0 {
 		t.Errorf("passes %v, wrong %v", passes, l.wrong)
 	}
@@ -177,7 +177,7 @@ func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
 
 func TestARunIsOfOneUser(t *testing.T) {
 	l := ledger()
-	first := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+	first := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 	for code, want := range map[string]string{totpAt(t, bobSecret, start): "", totpAt(t, aliceSecret, start.Add(period)): "alice"} {
 		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody, Run: first}, start); got != want {
 			t.Errorf("it goes on by %q, want %q", got, want)
@@ -241,12 +241,12 @@ func TestWhatATicketMayAskFor(t *testing.T) {
 		l := ledger()
 		ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: tt.request})
 		claim := Claim{Variable: sequence.Ticket, Code: ticket, Admits: everybody, Opens: []string{"ssh", "web"}, AllowAddress: tt.allow}
-		p := l.Verify(home, start, []Claim{claim})[0]
+		p := l.Verify(home, start, []Claim{claim}, false)[0]
 		if (p != nil) != tt.want {
 			t.Errorf("%s: pass %+v", tt.name, p)
 		}
 		claim.Opens, claim.AllowAddress = append(claim.Opens, "vpn"), true
-		if l.Verify(home, start, []Claim{claim})[0] != nil {
+		if l.Verify(home, start, []Claim{claim}, false)[0] != nil {
 			t.Errorf("%s: good a second time", tt.name)
 		}
 	}
@@ -255,8 +255,8 @@ func TestWhatATicketMayAskFor(t *testing.T) {
 func TestATicketsRequestStaysWithItsRun(t *testing.T) {
 	l := ledger()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: Request{TTL: time.Minute}})
-	first := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}})[0]
-	next := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: first}})[0]
+	first := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
+	next := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: first}}, false)[0]
 	if r, ok := next.Request.(*Request); !ok || r.TTL != time.Minute {
 		t.Errorf("request %+v", next.Request)
 	}
@@ -284,7 +284,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 func TestWrongCodesAreLimitedByClient(t *testing.T) {
 	l := ledger()
 	claim := func(client string, code string, at time.Time) bool {
-		return l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}})[0] != nil
+		return l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0] != nil
 	}
 	good := totpAt(t, aliceSecret, start)
 	for range maxWrong {
@@ -360,7 +360,7 @@ func TestNothingOpensTwice(t *testing.T) {
 		var made []code
 		knock := func(c code) {
 			clear(l.wrong)
-			p := l.Verify(home, now, []Claim{{Variable: c.variable, Code: c.text, Admits: everybody}})[0]
+			p := l.Verify(home, now, []Claim{{Variable: c.variable, Code: c.text, Admits: everybody}}, false)[0]
 			if p == nil {
 				return
 			}
@@ -465,7 +465,7 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	var done []error
 	wait := func(err error) { done = append(done, err) }
 	l := on(dir)
-	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 	l.Await(p, wait)
 	if len(done) != 0 {
 		t.Fatal("answered before it was written")
@@ -507,7 +507,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 		defer func() { stop(); <-ended }()
 		go func() { l.Run(ctx); close(ended) }()
 		code := func(off time.Duration) error {
-			p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}})[0]
+			p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}}, false)[0]
 			if p == nil {
 				return os.ErrInvalid
 			}
@@ -541,7 +541,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 func TestADiskThatHangsIsAProblem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := on(t.TempDir())
-		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}})[0]
+		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 		var answer error
 		l.Await(p, func(err error) { answer = err })
 		b := l.begin()
@@ -646,7 +646,7 @@ func BenchmarkWrong(b *testing.B) {
 			claims := []Claim{{Variable: bb.variable, Code: bb.code, Admits: everybody}}
 			for b.Loop() {
 				clear(l.wrong)
-				l.Verify(home, start, claims)
+				l.Verify(home, start, claims, false)
 			}
 		})
 	}
