@@ -26,10 +26,13 @@ test: deps-test
 
 # Tests against whole systems, as root: Docker, firewalld, browsers, a booted
 # systemd.
-test-hosts: deps-test deps-hosts
+test-hosts: deps-test deps-hosts integration/hosts/.debian
 	$(GO) mod download
 	cd integration/hosts && npm ci --silent --no-audit --no-fund --ignore-scripts
 	$(GO) test -tags hosts -count=1 -timeout 20m -v ./integration/hosts
+
+integration/hosts/.debian:
+	integration/hosts/debian.sh $@
 
 # As root: installs what is missing, and starts and enables nothing. Otherwise:
 # says what would.
@@ -105,4 +108,4 @@ ifeq ($(DESTDIR),)
 endif
 
 clean:
-	rm -rf bin
+	rm -rf bin integration/hosts/node_modules integration/hosts/.debian
