@@ -187,7 +187,9 @@ func tcpOf(conn net.Conn) *net.TCPConn {
 // malformed the head is. One that does not end is no knock and has no response.
 func (s *service) reply(tcp *net.TCPConn, conn net.Conn, named bool) {
 	head := getBuffer()
-	if !readHead(conn, head) || s.challenged(tcp, conn, head.bytes) {
+	err := readHead(conn, head)
+	s.Refused.countSlow(err)
+	if err != nil || s.challenged(tcp, conn, head.bytes) {
 		putBuffer(head)
 		return
 	}

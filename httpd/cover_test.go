@@ -536,8 +536,8 @@ func TestSlowClientsOfACoverGiveWay(t *testing.T) {
 		if got, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 ") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
-		if l.Evicted() < 3 {
-			t.Errorf("%s: %d evicted", name, l.Evicted())
+		if l.Refused().Evicted.Load() < 3 {
+			t.Errorf("%s: %d evicted", name, l.Refused().Evicted.Load())
 		}
 	}
 }

@@ -3,8 +3,10 @@ package httpd
 import (
 	"bytes"
 	"container/list"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +57,35 @@ type halves struct {
 	list    list.List     // of *half
 	parked  map[int]*half // by descriptor
 	closed  bool
-	evicted atomic.Uint64
+	refused *Refused
+}
+
+// Refused counts what a listener refuses at its bounds. Several listeners may share
+// one.
+type Refused struct {
+	TooLarge     atomic.Uint64 // heads of more than MaxHead bytes, which count as malformed
+	TooManyLines atomic.Uint64 // heads of more than MaxLines lines, which count as malformed
+	TooSlow      atomic.Uint64 // heads that did not end within HeadTimeout
+	Evicted      atomic.Uint64 // connections that were reset half-read, to make room for others
+	Starved      atomic.Uint64 // connections that were reset half-read, because descriptors or memory ran out
+}
+
+// countSlow counts a connection whose time is over before its head has ended, if
+// that is what err says.
+func (r *Refused) countSlow(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		r.TooSlow.Add(1)
+	}
+}
+
+// count counts a head that is beyond the bounds.
+func (r *Refused) count(head []byte) {
+	switch {
+	case len(head) > MaxHead:
+		r.TooLarge.Add(1)
+	case len(head) > 2*MaxLines && bytes.Count(head, []byte{'\n'}) > MaxLines: // no line is shorter than 2 bytes but the last
+		r.TooManyLines.Add(1)
+	}
 }
 
 // add gives a connection a place and reports whether it has one; otherwise it
@@ -67,7 +97,7 @@ func (hs *halves) add(h *half, max int) bool {
 		h.reset()
 		return false
 	}
-	for hs.list.Len() >= max && hs.evictOldest() {
+	for hs.list.Len() >= max && hs.evictOldest(&hs.refused.Evicted) {
 	}
 	if h.conn == nil {
 		// Within the lock, so that nobody has closed the descriptor before.
@@ -126,18 +156,19 @@ func (hs *halves) putBack(h *half) {
 	}
 }
 
-// evict resets the oldest connection, and reports whether there was one.
+// evict resets the oldest connection, because descriptors or memory ran out, and
+// reports whether there was one.
 func (hs *halves) evict() bool {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	return hs.evictOldest()
+	return hs.evictOldest(&hs.refused.Starved)
 }
 
-func (hs *halves) evictOldest() bool {
+func (hs *halves) evictOldest(counter *atomic.Uint64) bool {
 	for e := hs.list.Front(); e != nil; e = e.Next() {
 		if h := e.Value.(*half); !h.busy {
 			hs.drop(h)
-			hs.evicted.Add(1) // before the client can know
+			counter.Add(1) // before the client can know
 			h.reset()
 			return true
 		}
@@ -159,6 +190,7 @@ func (hs *halves) expire(now time.Time) (next time.Time) {
 			return h.deadline
 		default:
 			hs.drop(h)
+			hs.refused.TooSlow.Add(1)
 			h.reset()
 		}
 	}
@@ -170,7 +202,7 @@ func (hs *halves) close() {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	hs.closed = true
-	for hs.evictOldest() {
+	for ended := new(atomic.Uint64); hs.evictOldest(ended); {
 	}
 }
 

@@ -2,6 +2,7 @@ package httpd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,6 +34,7 @@ type Options struct {
 	Cover   Cover
 	Post    func(Letter) // must not block
 	Log     *slog.Logger
+	Refused *Refused // of a Listener: the first options' counts for good; nil: its own
 
 	// Challenge returns what a plain listener answers to a request head, if
 	// that is a challenge of ACME that is pending (RFC 8555, section 8.3);
@@ -103,7 +105,7 @@ func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 }
 
 func newListener(tcp *net.TCPListener, o Options) *Listener {
-	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), halves: halves{parked: map[int]*half{}}}
+	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), halves: halves{parked: map[int]*half{}, refused: cmp.Or(o.Refused, new(Refused))}}
 	l.Use(o)
 	return l
 }
@@ -127,6 +129,7 @@ func prepare(fd int) error {
 // Use puts other options in force, for connections that come from now on.
 // Those that are being answered are brought to their end.
 func (l *Listener) Use(o Options) {
+	o.Refused = l.halves.refused
 	s := &service{Options: o}
 	if !o.Cover.Drops() {
 		s.Server = o.server()
@@ -174,8 +177,8 @@ func (s *service) end(timeout time.Duration) {
 // Addr returns the address that is listened on.
 func (l *Listener) Addr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }
 
-// Evicted returns how many connections were reset to make room for others.
-func (l *Listener) Evicted() uint64 { return l.halves.evicted.Load() }
+// Refused returns the counts of what the listener refuses at its bounds.
+func (l *Listener) Refused() *Refused { return l.halves.refused }
 
 // Serve accepts connections until Close. No error ends it: a listener that
 // gives up locks its users out.
@@ -362,15 +365,21 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) 
 	if s.TLS != nil {
 		var err error
 		if conn, err = secure(conn, s.TLS); err != nil {
+			s.Refused.countSlow(err)
 			return letter, false
 		}
 	}
-	return letter, readHead(conn, head) && !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
+	if err := readHead(conn, head); err != nil {
+		s.Refused.countSlow(err)
+		return letter, false
+	}
+	return letter, !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
 }
 
 // sign says in a letter from Remote when its head was complete, and who the
 // client is. It reports false if nobody is.
 func (s *service) sign(letter *Letter, head []byte) bool {
+	s.Refused.count(head)
 	letter.At, letter.TLS = time.Now(), s.TLS != nil
 	letter.Client = letter.Remote.Addr()
 	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.speaks(letter.Client) {
@@ -403,13 +412,13 @@ func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
 	return conn, nil
 }
 
-// readHead fills head until it is complete or too large, and reports whether
-// it is. A head that never ends is no letter.
-func readHead(conn net.Conn, head *buffer) bool {
+// readHead fills head until it is complete or too large. It returns an error for a
+// head that does not end: that is no letter.
+func readHead(conn net.Conn, head *buffer) error {
 	for line := 0; ; { // where the line begins that is not complete
 		if len(head.bytes) == cap(head.bytes) {
 			if len(head.bytes) > MaxHead {
-				return true // too large: malformed
+				return nil // too large: malformed
 			}
 			large := make([]byte, len(head.bytes), MaxHead+1)
 			copy(large, head.bytes)
@@ -419,10 +428,10 @@ func readHead(conn net.Conn, head *buffer) bool {
 		head.bytes = head.bytes[:len(head.bytes)+n]
 		if end := headEnd(head.bytes[line:]); end >= 0 {
 			head.bytes = head.bytes[:line+end]
-			return true
+			return nil
 		}
 		if err != nil {
-			return false
+			return err
 		}
 		line = bytes.LastIndexByte(head.bytes, '\n') + 1
 	}

@@ -188,7 +188,7 @@ func FuzzHeadsInPieces(f *testing.F) {
 			}
 		}
 		read := getBuffer()
-		complete := readHead(&pieces{all: all}, read)
+		complete := readHead(&pieces{all: all}, read) == nil
 		if complete != ended || complete && !bytes.Equal(read.bytes, looped) {
 			t.Errorf("a goroutine reads %q (%v), a loop %q (%v)", read.bytes, complete, looped, ended)
 		}
@@ -233,6 +233,9 @@ func TestASlowHeadIsReset(t *testing.T) {
 	if len(letters) > 0 {
 		t.Error("a head that never ends made a letter")
 	}
+	if n := l.Refused().TooSlow.Load(); n != 1 {
+		t.Errorf("%d too slow", n)
+	}
 }
 
 func TestAHeadMayComeInPieces(t *testing.T) {
@@ -267,8 +270,41 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 	for _, oldest := range slow[:4] {
 		mustReset(t, oldest)
 	}
-	if got := l.Evicted(); got != 4 && got != 5 { // the last head was whole when it was accepted, or soon after
+	if got := l.Refused().Evicted.Load(); got != 4 && got != 5 { // the last head was whole when it was accepted, or soon after
 		t.Errorf("%d connections evicted, want 4 or 5", got)
+	}
+}
+
+// Whoever reads a head, one that is refused at a bound is counted by its kind.
+func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
+	byTLS, _ := tlsOptions(t, nil, nil)
+	for way, options := range map[string]Options{
+		"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Cover{Status: 404}},
+	} {
+		t.Run(way, func(t *testing.T) {
+			l, letters := listenWith(t, options)
+			for _, head := range []string{
+				"GET /a HTTP/1.1\r\nHost: h\r\nCookie: " + strings.Repeat("x", MaxHead) + "\r\n\r\n",
+				"GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 98) + "\r\n",
+				"GET /a HTTP/1.1\nHost: h\n" + strings.Repeat("X:\n", 98) + "\n",
+				"GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 97) + "\r\n",
+				"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+			} {
+				conn := dial(t, l)
+				if options.TLS != nil {
+					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+				}
+				go io.WriteString(conn, head)
+				<-letters
+			}
+			r := l.Refused()
+			if large, lines := r.TooLarge.Load(), r.TooManyLines.Load(); large != 1 || lines != 2 {
+				t.Errorf("%d too large, %d of too many lines; want 1 and 2", large, lines)
+			}
+			if n := r.Evicted.Load() + r.Starved.Load() + r.TooSlow.Load(); n != 0 {
+				t.Errorf("%d of other kinds", n)
+			}
+		})
 	}
 }
 
@@ -418,7 +454,7 @@ func FuzzOpen(f *testing.F) {
 
 func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
 	const max = 3
-	var hs halves
+	hs := halves{refused: new(Refused)}
 	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -434,7 +470,28 @@ func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
 		wg.Go(func() { hs.add(&half{conn: conn}, max) })
 	}
 	wg.Wait()
-	if n := hs.count(); n != max || hs.evicted.Load() != 50-max {
-		t.Errorf("%d heads are read, %d were evicted", n, hs.evicted.Load())
+	if n := hs.count(); n != max || hs.refused.Evicted.Load() != 50-max {
+		t.Errorf("%d heads are read, %d were evicted", n, hs.refused.Evicted.Load())
+	}
+}
+
+func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {
+	byTLS, _ := tlsOptions(t, nil, nil)
+	for way, options := range map[string]Options{
+		"by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Cover{Status: 404}},
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel() // HeadTimeout each
+			l, _ := listenWith(t, options)
+			conn := dial(t, l)
+			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if options.TLS == nil {
+				io.WriteString(conn, "GET /a HTTP/1.1\r\n")
+			}
+			io.ReadAll(conn)
+			if n := l.Refused().TooSlow.Load(); n != 1 {
+				t.Errorf("%d too slow", n)
+			}
+		})
 	}
 }

@@ -174,8 +174,8 @@ func TestEvictionAcrossLoops(t *testing.T) {
 	work.Wait()
 	end()
 	slow.Wait()
-	if l.Evicted() == 0 || letters.Load() == 0 || l.halves.count() > 0 {
-		t.Errorf("%d evicted, %d letters, %d connections still being read", l.Evicted(), letters.Load(), l.halves.count())
+	if l.Refused().Evicted.Load() == 0 || letters.Load() == 0 || l.halves.count() > 0 {
+		t.Errorf("%d evicted, %d letters, %d connections still being read", l.Refused().Evicted.Load(), letters.Load(), l.halves.count())
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, %d before", after, before)

@@ -173,3 +173,27 @@ cover: {status: 404}`) + "shield: {ban: {knocks: 4}, decoys: [/wp-login.php]}\n"
 		t.Errorf("the kernel has the ban: %s", set)
 	}
 }
+
+// Cookies of other ports can make a browser's head larger than it may be. Nobody
+// sees that from outside, so the log has to tell.
+func TestHeadsBeyondTheBoundsAreLoggedInSums(t *testing.T) {
+	w := newWorld(t)
+	w.serve(standard)
+	for range 3 {
+		w.curl(w.alice, "-H", "Cookie: "+strings.Repeat("x", 9000), "http://"+serverIP+":8080/a")
+	}
+	lines := []string{"http://" + serverIP + ":8080/a"}
+	for range 100 {
+		lines = append(lines, "-H", "X: y")
+	}
+	w.curl(w.alice, lines...)
+	w.knock(w.alice, serverIP, "/a", "/b", "/c")
+	w.mustBecome("ssh " + aliceIP)
+	w.daemon.stop(t, syscall.SIGTERM)
+	for text, count := range map[string]int{"over 8 KiB": 3, "over 100 lines": 1} {
+		line := slices.IndexFunc(w.daemon.lines(), func(line string) bool { return strings.Contains(line, text) })
+		if line < 0 || !strings.Contains(w.daemon.lines()[line], fmt.Sprintf(`"count":%d`, count)) {
+			t.Errorf("no line with %s and %d in:\n%s", text, count, strings.Join(w.daemon.lines(), "\n"))
+		}
+	}
+}

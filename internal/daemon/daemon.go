@@ -60,6 +60,7 @@ type Daemon struct {
 	notifier notifier
 	notices  *notice.Sender
 	commands *commands
+	refused  httpd.Refused // by all listeners
 
 	sockets    map[string][]net.Listener // from systemd, by name
 	challenges acme.Challenges
@@ -377,6 +378,7 @@ func (d *Daemon) options(cfg *config.Config, c config.Listener, a *authority) (o
 		Cover:   httpd.Cover{Status: c.Cover.Status, Body: c.Cover.Body, Proxy: c.Cover.Proxy},
 		Post:    d.shards.post,
 		Log:     d.Log,
+		Refused: &d.refused,
 	}
 	if c.Cover.BodyFile != "" {
 		o.Cover.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.Cover.BodyFile)), "text/html; charset=utf-8")

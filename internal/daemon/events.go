@@ -117,53 +117,6 @@ func (d *Daemon) event(e firewall.Event) {
 	d.commands.event(e)
 }
 
-// lossInterval is how often the log hears of what was lost, and of wrong codes.
-// Strangers can cause both, so they are told in sums.
-const lossInterval = 10 * time.Second
-
-// reportLosses logs what was lost, or wrong, since it last did, until ctx is done.
-func (d *Daemon) reportLosses(ctx context.Context) {
-	tick := time.NewTicker(lossInterval)
-	defer tick.Stop()
-	for reported := (losses{}); ; {
-		select {
-		case <-ctx.Done():
-			d.reportSince(reported)
-			return
-		case <-tick.C:
-			reported = d.reportSince(reported)
-		}
-	}
-}
-
-// losses are sums of what was lost, or wrong.
-type losses struct{ letters, clients, codes, connections, bans, notices, commands uint64 }
-
-// reportSince logs what was lost beyond what is reported, and returns what is
-// lost now.
-func (d *Daemon) reportSince(reported losses) losses {
-	now := losses{
-		letters: d.shards.lost.Load(), clients: d.shards.full.Load(), codes: d.shards.wrong.Load(), bans: d.shards.unbanned.Load(),
-		notices: d.notices.Lost(), commands: d.commands.Lost(),
-	}
-	for _, l := range d.current() {
-		now.connections += l.Evicted()
-	}
-	warn := func(now, reported uint64, what string, more ...any) {
-		if now > reported { // a listener that is gone takes its sum along
-			d.Log.Warn(what, append([]any{"count", now - reported}, more...)...)
-		}
-	}
-	warn(now.letters, reported.letters, "knocks lost: more than could be read")
-	warn(now.clients, reported.clients, "clients not tracked: clients.max is reached")
-	warn(now.codes, reported.codes, "one-time codes or tickets that do not count: wrong, used, too old or of a user who may not")
-	warn(now.bans, reported.bans, "clients not banned: so many are", "max", maxBanned)
-	warn(now.notices, reported.notices, "notices lost: more than could be sent")
-	warn(now.commands, reported.commands, "commands not run: too many wait")
-	warn(now.connections, reported.connections, "connections reset half-read: max_connections is reached")
-	return now
-}
-
 // tell sends notices and runs commands until ctx is done. They come to their
 // ends side by side, so that the daemon is gone in time.
 func (d *Daemon) tell(ctx context.Context) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,21 +217,45 @@ func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
 	}
 }
 
-func TestTheLogHearsOfWrongCodesInSums(t *testing.T) {
+func TestTheLogHearsOfLossesInSums(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		d := &Daemon{Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
 		d.notices, d.commands = notice.NewSender(d.Log), &commands{Runner: command.NewRunner(d.Log)}
 		d.shards = newShards(1, nil, nil, nil, nil)
 		stop := start(t.Context(), d.reportLosses)
+		kinds := map[string]*atomic.Uint64{
+			"over 8 KiB": &d.refused.TooLarge, "over 100 lines": &d.refused.TooManyLines, "request head in 5s": &d.refused.TooSlow,
+			"max_connections": &d.refused.Evicted, "descriptors": &d.refused.Starved,
+			"knocks lost": &d.shards.lost, "clients.max": &d.shards.full, "codes": &d.shards.wrong, "no longer counted": &d.shards.forgotten, "not banned": &d.shards.unbanned,
+		}
 		for _, n := range []uint64{0, 7, 0, 3} {
-			d.shards.wrong.Add(n)
+			for _, counter := range kinds {
+				counter.Add(n)
+			}
 			time.Sleep(lossInterval) // in the bubble
 			synctest.Wait()
 		}
-		stop()
-		if got := strings.Count(log.String(), "codes"); got != 2 || !strings.Contains(log.String(), "count=7") || !strings.Contains(log.String(), "count=3") {
-			t.Errorf("logged:\n%s", &log)
+		d.refused.TooLarge.Add(2)
+		stop() // what was lost shortly before a stop is logged as well
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		for text := range kinds {
+			var counts []string
+			for _, line := range lines {
+				if strings.Contains(line, text) {
+					counts = append(counts, line[strings.LastIndex(line, "count="):])
+				}
+			}
+			want := "[count=7 count=3]"
+			if text == "over 8 KiB" {
+				want = "[count=7 count=3 count=2]"
+			}
+			if fmt.Sprint(counts) != want {
+				t.Errorf("%s: %v, want %s", text, counts, want)
+			}
+		}
+		if want := 2*len(kinds) + 1; len(lines) != want {
+			t.Errorf("%d lines, want %d:\n%s", len(lines), want, &log)
 		}
 	})
 }
