@@ -82,14 +82,14 @@ func TestEachExpression(t *testing.T) {
 func TestPortsThatFareAlike(t *testing.T) {
 	needNFT(t)
 	for rule, want := range map[string][]uint16{ // where another interval begins
-		"tcp dport 22 drop":                        {0, 22, 23},
-		"tcp dport 20-30 drop":                     {0, 20, 31},
-		"tcp dport @ports drop":                    {0, 20, 31, 80, 81},
-		"tcp dport { 22, 443 } drop":               {0, 22, 23, 443, 444},
-		"ip saddr . tcp dport @nets drop":          {0, 22, 26},
-		"tcp dport > 1023 drop":                    {0, 1024},
-		"meta l4proto tcp ct original proto-dst 5-6 drop":           {0, 5, 7},
-		"meta l4proto . th dport { tcp . 9 } drop": {0, 9, 10},
+		"tcp dport 22 drop":                               {0, 22, 23},
+		"tcp dport 20-30 drop":                            {0, 20, 31},
+		"tcp dport @ports drop":                           {0, 20, 31, 80, 81},
+		"tcp dport { 22, 443 } drop":                      {0, 22, 23, 443, 444},
+		"ip saddr . tcp dport @nets drop":                 {0, 22, 26},
+		"tcp dport > 1023 drop":                           {0, 1024},
+		"meta l4proto tcp ct original proto-dst 5-6 drop": {0, 5, 7},
+		"meta l4proto . th dport { tcp . 9 } drop":        {0, 9, 10},
 		"accept": {0},
 	} {
 		r := load(t, in("accept", rule))
