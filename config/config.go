@@ -32,8 +32,9 @@ type Config struct {
 	Log       Log
 	State     string          // directory
 	Notify    []notice.Target // of all events and of sequences
-	Warnings  []string        // what is allowed, and should be mended
+	Warnings  Errors          // what is allowed, and should be mended
 	Source    *Source         // nil: not read from a file
+	files     []namedFile     // that the configuration names, and the daemon reads
 }
 
 // Listener is an address that receives knocks.
@@ -50,7 +51,7 @@ type Listener struct {
 type TLS struct {
 	Certificate, Key string   // files
 	ACME             *ACME    // in place of the files
-	ServerNames      []string // lower case; empty: any
+	ServerNames      []string // as hostname.ASCII has them; empty: any
 
 	// Kept is in place of files that cannot be used any more; see Restore.
 	Kept *tls.Certificate
@@ -59,7 +60,7 @@ type TLS struct {
 
 // ACME is how certificates are obtained.
 type ACME struct {
-	Domains   []string // host names, lower case
+	Domains   []string // host names, as hostname.ASCII has them
 	Email     string   // empty: none
 	Directory string   // URL; empty: Let's Encrypt
 	CA        []byte   // roots to trust for the directory, in PEM; empty: the system's
@@ -76,7 +77,8 @@ type Cover struct {
 // Clients bounds what is remembered of clients.
 type Clients struct {
 	Max        int // in progress at once
-	IPv6Prefix int // bits of an IPv6 address that make a client
+	IPv4Prefix int // bits of an IPv4 address that make a client
+	IPv6Prefix int // the same, of an IPv6 address
 }
 
 // Sequence is a sequence, and what completing it does.

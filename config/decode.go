@@ -10,14 +10,17 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"webknock/internal/suggest"
 )
 
 // A decoder walks the parsed file, and collects what is wrong with it.
 type decoder struct {
 	name     string // of the file
 	errs     Errors
-	warnings []string
-	steps    map[string]*yaml.Node // by their key
+	warnings Errors
+	places   map[string]*yaml.Node // values by their keys
+	files    []namedFile
 
 	// kept is the source of a configuration that was in force. With it, errors
 	// of other files than that are only lacks.
@@ -25,6 +28,43 @@ type decoder struct {
 	lacks []string
 
 	unwritten map[*yaml.Node]User // whose totp_file is not there yet, by the node of its path
+}
+
+// errorAt is errorf for a key whose place is known, or that of what it is in.
+func (d *decoder) errorAt(key, format string, args ...any) {
+	d.errorf(d.place(key), key, format, args...)
+}
+
+// warnAt is warnf for a key whose place is known, or that of what it is in.
+func (d *decoder) warnAt(key, format string, args ...any) {
+	d.warnf(d.place(key), key, format, args...)
+}
+
+// place returns the value of a key, or of the nearest one around it.
+func (d *decoder) place(key string) *yaml.Node {
+	for key != "" {
+		if n := d.places[key]; n != nil {
+			return n
+		}
+		key = key[:max(0, strings.LastIndexAny(key, ".["))]
+	}
+	return nil
+}
+
+// wrong reports whether there is an error at one of the keys or below it, so that
+// what depends on it cannot be judged.
+func (d *decoder) wrong(keys ...string) bool {
+	return slices.ContainsFunc(d.errs, func(e Error) bool {
+		return slices.ContainsFunc(keys, func(key string) bool {
+			rest, below := strings.CutPrefix(e.Key, key)
+			return below && (rest == "" || rest[0] == '.' || rest[0] == '[')
+		})
+	})
+}
+
+// wrongHere is wrong for the key itself, and not for what is below it.
+func (d *decoder) wrongHere(key string) bool {
+	return slices.ContainsFunc(d.errs, func(e Error) bool { return e.Key == key })
 }
 
 func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
@@ -43,7 +83,7 @@ func (d *decoder) lackf(n *yaml.Node, key, format string, args ...any) {
 
 // warnf remembers what is allowed, and should be mended.
 func (d *decoder) warnf(n *yaml.Node, key, format string, args ...any) {
-	d.warnings = append(d.warnings, d.at(n, key, fmt.Sprintf(format, args...)).Error())
+	d.warnings = append(d.warnings, d.at(n, key, fmt.Sprintf(format, args...)))
 }
 
 func (d *decoder) at(n *yaml.Node, key, msg string) Error {
@@ -64,61 +104,77 @@ const envTag = "!env"
 // fields says what is done with each key of a mapping.
 type fields map[string]func(n *yaml.Node, key string)
 
+// keys is the keys of a mapping: what stands in the file, with each value.
+type keys struct {
+	values map[string]*yaml.Node
+	meant  map[string]bool // keys that most likely stand there misspelt
+	known  bool            // it is a mapping, so that a key that is not there is missing
+	others bool            // there are unknown keys
+}
+
+// at returns the value of a key, or nil.
+func (k keys) at(name string) *yaml.Node { return k.values[name] }
+
+// has reports whether a key is there, or is most likely meant by one that is.
+func (k keys) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return k.values[name] != nil || k.meant[name] })
+}
+
 // mapping hands the values of a mapping to fields. It returns the keys there
 // are.
-func (d *decoder) mapping(n *yaml.Node, key string, f fields) map[string]*yaml.Node {
-	seen := map[string]*yaml.Node{}
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
-		return seen
+func (d *decoder) mapping(n *yaml.Node, key string, f fields) keys {
+	there := keys{values: map[string]*yaml.Node{}, meant: map[string]bool{}, known: true}
+	if isNull(n) {
+		return there
 	}
 	if n.Kind != yaml.MappingNode {
-		d.errorf(n, key, "not a mapping (write its keys as %s)", strings.Join(slices.Sorted(maps.Keys(f)), ", "))
-		return seen
+		there.known = false
+		d.errorf(n, key, "is not a mapping (write its keys as %s)", strings.Join(slices.Sorted(maps.Keys(f)), ", "))
+		return there
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
 		path := strings.TrimPrefix(key+"."+name.Value, ".")
 		set, known := f[name.Value]
 		switch {
-		case seen[name.Value] != nil:
+		case name.Kind != yaml.ScalarNode:
+			there.known = false
+			d.errorf(name, key, "a bracket or brace stands where a key would (quote what holds one)")
+		case there.values[name.Value] != nil:
 			d.errorf(name, path, "is there twice (once)")
 		case !known:
-			d.errorf(name, path, "unknown key (%s)", suggest(name.Value, slices.Sorted(maps.Keys(f))))
+			there.others = true
+			words := slices.Sorted(maps.Keys(f))
+			there.meant[suggest.Closest(name.Value, words)] = true
+			d.errorf(name, path, "unknown key (%s)", oneOfWords(name.Value, words))
 		default:
-			seen[name.Value] = value
+			there.values[name.Value] = value
+			d.places[path] = value
 			set(value, path)
 		}
 	}
-	return seen
+	return there
 }
 
 // list calls f with each item of a list.
 func (d *decoder) list(n *yaml.Node, key string, f func(n *yaml.Node, key string)) {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+	if isNull(n) {
 		return
 	}
 	if n.Kind != yaml.SequenceNode {
-		d.errorf(n, key, "not a list (write [one, two])")
+		d.errorf(n, key, "is not a list (write [one, two])")
 		return
 	}
 	for i, item := range n.Content {
+		d.places[fmt.Sprintf("%s[%d]", key, i)] = item
 		f(item, fmt.Sprintf("%s[%d]", key, i))
 	}
 }
 
 // text reads a string.
 func (d *decoder) text(n *yaml.Node, key string) (string, bool) {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
-		d.errorf(n, key, "not a string")
+	if n.Kind != yaml.ScalarNode || isNull(n) {
+		d.errorf(n, key, "is not a text (write one word, or quote it)")
 		return "", false
 	}
 	return n.Value, true
@@ -152,7 +208,7 @@ func (d *decoder) boolean(to *bool) func(*yaml.Node, string) {
 		case s == "true" || s == "false":
 			*to = s == "true"
 		default:
-			d.errorf(n, key, "%q is no boolean (true or false)", s)
+			d.errorf(n, key, "%q is not a boolean (true or false)", s)
 		}
 	}
 }
@@ -185,7 +241,7 @@ func (d *decoder) duration(to *time.Duration, least, most time.Duration) func(*y
 		v, err := time.ParseDuration(s)
 		switch {
 		case err != nil:
-			d.errorf(n, key, "%q is no duration (write one like 30s or 1m30s)", s)
+			d.errorf(n, key, "%q is not a duration (write one like 30s or 1m30s)", s)
 		case v < least || v > most:
 			d.errorf(n, key, "%v is out of range (%v to %v)", v, least, most)
 		default:
@@ -198,7 +254,7 @@ func (d *decoder) oneOf(to *string, words ...string) func(*yaml.Node, string) {
 	return func(n *yaml.Node, key string) {
 		s, ok := d.text(n, key)
 		if ok && !slices.Contains(words, s) {
-			d.errorf(n, key, "%q is unknown (%s)", s, suggest(s, words))
+			d.errorf(n, key, "%q is unknown (%s)", s, oneOfWords(s, words))
 			return
 		}
 		if ok {
@@ -214,45 +270,22 @@ func (d *decoder) notYet(n *yaml.Node, key string) {
 	}
 }
 
-// suggest returns which of the words may have been meant.
-func suggest(word string, words []string) string {
-	best, least := "", 3
-	for _, w := range words {
-		if n := distance(strings.ToLower(word), w); n < least {
-			best, least = w, n
-		}
-	}
-	if best != "" {
+// oneOfWords returns which of the words may have been meant, or all of them.
+func oneOfWords(word string, words []string) string {
+	if best := suggest.Closest(word, words); best != "" {
 		return "did you mean " + best + "?"
 	}
 	return "one of " + strings.Join(words, ", ")
 }
 
-// distance is the number of letters to change, add or drop to get from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0]++
-		for j := range len(b) {
-			replace := last
-			if a[i] != b[j] {
-				replace++
-			}
-			last = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+func (e Errors) sort() {
+	slices.SortStableFunc(e, func(a, b Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
 }
 
 // sorted returns the errors in the order of the file.
 func (d *decoder) sorted() Errors {
-	slices.SortStableFunc(d.errs, func(a, b Error) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
-	})
+	d.errs.sort()
 	return d.errs
 }

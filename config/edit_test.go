@@ -100,9 +100,9 @@ func TestAnEditThatWouldBeWrongSaysWhereInTheFileAsItIs(t *testing.T) {
 	withBob := "users:\n  - {name: alice, totp_file: alice.totp}\n  - {name: bob, totp_file: bob.totp}\n" + base + "    users: [bob, alice]\n"
 	for _, tt := range []struct{ text, name, want string }{
 		{withAlice, "alice", ":10:17: sequences[0].steps[1]: asks for something of a user, and there are none (webknock user add NAME)"},
-		{withBob, "alice", `:13:18: sequences[0].users[1]: there is no user "alice" (one of users)`},
+		{withBob, "alice", `:13:18: sequences[0].users[1]: there is no user "alice" (one of bob)`},
 		{withAlice, "bob", `: there is no user "bob" (webknock user list)`},
-		{strings.Replace(withAlice, "22/tcp", "22", 1), "alice", `:7:13: doors[0].ports[0]: "22" is no port`},
+		{strings.Replace(withAlice, "22/tcp", "22", 1), "alice", `:7:13: doors[0].ports[0]: "22" is not a valid port`},
 		{"users: {}\n" + smallest, "alice", `: there is no user "alice"`},
 		{"[]", "alice", `: there is no user "alice"`},
 	} {
@@ -112,9 +112,9 @@ func TestAnEditThatWouldBeWrongSaysWhereInTheFileAsItIs(t *testing.T) {
 	}
 	for _, tt := range []struct{ text, want string }{
 		{strings.ReplaceAll(withAlice, "alice", "new"), `:2:5: users[0]: there is a user "new" already (another name)`},
-		{strings.Replace(withAlice, "22/tcp", "22", 1), `:7:13: doors[0].ports[0]: "22" is no port`},
-		{"users: {}\n" + smallest, `:1:8: users: not a list`},
-		{"[]", `:1:1: not a mapping`},
+		{strings.Replace(withAlice, "22/tcp", "22", 1), `:7:13: doors[0].ports[0]: "22" is not a valid port`},
+		{"users: {}\n" + smallest, `:1:8: users: is not a list`},
+		{"[]", `:1:1: is not a mapping`},
 		{"a: [", `:`},
 	} {
 		if text, _, err := WithUser(file, []byte(tt.text), newUser(dir)); err == nil || text != nil || !strings.Contains(err.Error(), file+tt.want) {

@@ -23,9 +23,6 @@ var (
 func (d *decoder) targets(to *[]notice.Target, events []notice.Event, standard ...notice.Event) func(*yaml.Node, string) {
 	return func(n *yaml.Node, key string) {
 		d.list(n, key, func(n *yaml.Node, key string) {
-			if n.Kind == yaml.AliasNode {
-				n = n.Alias
-			}
 			t := notice.Target{Place: key, Events: standard}
 			if n.Kind == yaml.ScalarNode {
 				d.serviceURL(&t)(n, key)
@@ -63,10 +60,10 @@ func (d *decoder) target(n *yaml.Node, key string, t *notice.Target, events []no
 		},
 		"template": func(*yaml.Node, string) {}, // once the events are known
 	})
-	if (there["url"] == nil) == (there["url_file"] == nil) {
-		d.errorf(n, key, "needs either url or url_file")
+	if there.known && !there.others && there.has("url") == there.has("url_file") {
+		d.errorf(n, key, "needs either url or url_file (not both)")
 	}
-	if at := there["template"]; at != nil {
+	if at := there.at("template"); at != nil {
 		t.Template = d.template(at, key+".template", t.Events)
 	}
 }

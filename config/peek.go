@@ -68,6 +68,10 @@ func peek(file string, data []byte) *yaml.Node {
 	if root, err := parse(file, data); err == nil {
 		return root
 	}
+	var doc yaml.Node
+	if filepath.Ext(file) != ".toml" && yaml.Unmarshal(data, &doc) == nil && len(doc.Content) > 0 {
+		return doc.Content[0] // the first of several documents
+	}
 	whole := &yaml.Node{Kind: yaml.MappingNode}
 	starts := section.FindAllIndex(data, -1)
 	for i, start := range starts {

@@ -58,7 +58,7 @@ func (d *decoder) command(n *yaml.Node, key string) Command {
 		"command": func(n *yaml.Node, key string) {
 			d.strs(&c.Argv)(n, key)
 			switch {
-			case n.Kind != yaml.SequenceNode:
+			case n.Kind != yaml.SequenceNode || d.wrong(key):
 			case len(c.Argv) == 0 || !filepath.IsAbs(c.Argv[0]):
 				d.errorf(n, key, "does not begin with an absolute path (a program and its arguments, like [/usr/local/bin/hello, --fast])")
 			case slices.ContainsFunc(c.Argv, hasNUL):
@@ -85,8 +85,8 @@ func (d *decoder) command(n *yaml.Node, key string) Command {
 		"timeout":     d.duration(&c.Timeout, minTimeout, maxTimeout),
 		"environment": func(n *yaml.Node, key string) { c.Environment = d.environment(n, key) },
 	})
-	d.need(n, key, there, "on")
-	d.need(n, key, there, "command")
+	d.need(n, key, there, "on", "open, close or complete")
+	d.need(n, key, there, "command", "a program and its arguments, like [/usr/local/bin/hello, --fast]")
 	return c
 }
 
@@ -95,11 +95,8 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 // environment reads a mapping of variables.
 func (d *decoder) environment(n *yaml.Node, key string) []string {
 	all := map[string]string{}
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
 	if n.Kind != yaml.MappingNode {
-		d.errorf(n, key, "not a mapping (write {NAME: value})")
+		d.errorf(n, key, "is not a mapping (write {NAME: value})")
 		return nil
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -110,7 +107,7 @@ func (d *decoder) environment(n *yaml.Node, key string) []string {
 		case twice:
 			d.errorf(n.Content[i], key, "is there twice (once)")
 		case !variableName.MatchString(name):
-			d.errorf(n.Content[i], key, "%q is no name of a variable (letters, digits and _, not starting with a digit)", name)
+			d.errorf(n.Content[i], key, "%q is not a valid name of a variable (letters, digits and _, not starting with a digit)", name)
 		case strings.HasPrefix(name, "WEBKNOCK_"):
 			d.errorf(n.Content[i], key, "WEBKNOCK_ variables are set by webknock itself (another name)")
 		case hasNUL(value):

@@ -91,9 +91,8 @@ func Restore(s *Source) (cfg *Config, lacks []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	override(root, s.Environment)
 	d := &decoder{name: s.File, kept: s}
-	if cfg, err = d.decode(root); err != nil {
+	if cfg, err = d.decode(root, s.Environment); err != nil {
 		return nil, nil, err
 	}
 	cfg.Listeners = slices.DeleteFunc(cfg.Listeners, func(l Listener) bool { return l.TLS != nil && l.TLS.lost })

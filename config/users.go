@@ -54,7 +54,7 @@ func (s Sequence) has(variables ...string) bool {
 	})
 }
 
-func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bool) {
+func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen *names) {
 	var u User
 	there := d.mapping(n, key, fields{
 		"name": d.named(&u.Name, seen),
@@ -72,8 +72,9 @@ func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen map[string]bo
 			}
 		},
 	})
-	d.need(n, key, there, "name")
-	d.need(n, key, there, "totp_file")
+	d.need(n, key, there, "name", "like alice")
+	d.need(n, key, there, "totp_file", "the file with the secret, as webknock user add NAME makes it")
+	seen.incomplete = seen.incomplete || u.Name == ""
 	if d.kept != nil && u.Secret == nil {
 		return // nobody's codes match: without a secret anybody could make them
 	}

@@ -19,11 +19,12 @@ var may = map[string][]string{
 	"webknock/firewall/firewalltest": {"webknock/firewall"},
 	"webknock/httpd":                 {},
 	"webknock/httpd/admin":           {},
-	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice"},
+	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest"},
 	"webknock/internal/notice":       {},
 	"webknock/integration/lab":       {},
 	"webknock/internal/acme":         {},
 	"webknock/internal/ticket":       {},
+	"webknock/internal/suggest":      {},
 }
 
 // standardOnly may import nothing but the standard library.

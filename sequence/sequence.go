@@ -70,7 +70,14 @@ type Trigger struct {
 	Method string            // case-sensitive; empty: any
 	Host   string            // without port, case does not count; empty: any
 	Query  map[string]string // parameters that occur exactly once, with this value
+	Scheme string            // HTTP or HTTPS; empty: any
 }
+
+// The schemes of a request: in clear, or by TLS.
+const (
+	HTTP  = "http"
+	HTTPS = "https"
+)
 
 // The variables that a template may hold, each as one whole segment.
 const (
@@ -91,7 +98,7 @@ func (s Spec) Equal(o Spec) bool {
 // Equal reports whether both triggers are written alike.
 func (t Trigger) Equal(o Trigger) bool {
 	return t.Path == o.Path && t.Hash == o.Hash && t.Regex == o.Regex && t.Template == o.Template &&
-		t.Method == o.Method && t.Host == o.Host && maps.Equal(t.Query, o.Query)
+		t.Method == o.Method && t.Host == o.Host && t.Scheme == o.Scheme && maps.Equal(t.Query, o.Query)
 }
 
 // Validate reports what is wrong with a trigger, as one error that says what
@@ -134,8 +141,20 @@ func (t Trigger) Validate() error {
 	if strings.ContainsFunc(t.Method, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 		return errors.New("a method is one word of printable ASCII, like GET")
 	}
-	if strings.ContainsAny(t.Host, "/ ") {
+	if upper := strings.ToUpper(t.Method); upper != t.Method {
+		return fmt.Errorf("the method %s never comes: methods are in upper case (%s)", t.Method, upper)
+	}
+	if strings.ContainsAny(t.Method, `"(),/:;<=>?@[\]{}`) { // RFC 9110, section 5.6.2
+		return errors.New("a method is one word of letters, like GET")
+	}
+	switch {
+	case strings.ContainsAny(t.Host, "/ "):
 		return errors.New("a host is a bare name or address, like home.example.org")
+	case strings.Contains(t.Host, "*"):
+		return errors.New("a * in a host stands for itself alone (one host name, or none for any)")
+	}
+	if t.Scheme != "" && t.Scheme != HTTP && t.Scheme != HTTPS {
+		return errors.New("a scheme is http or https")
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func userName(c *cobra.Command, args []string) error {
 		return err
 	}
 	if !config.IsName(args[0]) {
-		return fmt.Errorf("%q is no name (%s)", args[0], config.NameRule)
+		return fmt.Errorf("%q is not a valid name (%s)", args[0], config.NameRule)
 	}
 	return nil
 }

@@ -244,7 +244,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 		d.Log.Error("bans of networks that are never banned cannot be lifted", "error", err)
 	}
 	for _, warning := range cfg.Warnings {
-		d.Log.Warn(warning)
+		d.Log.Warn(warning.Error())
 	}
 	return nil
 }

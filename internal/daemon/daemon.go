@@ -97,7 +97,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	}
 	o.Level.Set(cfg.Log.Level)
 	for _, warning := range cfg.Warnings {
-		o.Log.Warn(warning)
+		o.Log.Warn(warning.Error())
 	}
 	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
 	rules, err := newRules(cfg, nil)

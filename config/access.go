@@ -1,0 +1,132 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A namedFile is a file that a configuration names, and where.
+type namedFile struct {
+	path  string
+	where Error
+}
+
+// hidden are the directories that the unit's ProtectHome= takes out of sight.
+var hidden = []string{"/home/", "/root/", "/run/user/"}
+
+// unreadable returns a warning for each file that the daemon, as the unit that
+// comes with webknock starts it, could not read: the configuration and what it
+// names. That daemon is the owner of the state directory, or root, in either case
+// without the capability to read what it may not (CAP_DAC_READ_SEARCH). An
+// ordinary user who has no state directory has other plans.
+func unreadable(cfg *Config) Errors {
+	reader := account{}
+	if info, err := os.Stat(cfg.State); err == nil {
+		stat := info.Sys().(*syscall.Stat_t)
+		reader = accountOf(stat.Uid, stat.Gid)
+	} else if os.Geteuid() != 0 {
+		return nil
+	}
+	if reader.uid != 0 && int(reader.uid) == os.Geteuid() {
+		return nil // who has just read them
+	}
+	var all Errors
+	for _, f := range append([]namedFile{{cfg.File, Error{File: cfg.File}}}, cfg.files...) {
+		w := f.where
+		path, err := filepath.Abs(f.path)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(hidden, func(dir string) bool { return strings.HasPrefix(path, dir) }) {
+			w.Msg = fmt.Sprintf("webknock.service does not see %s, since its ProtectHome= hides that directory (below /etc/webknock)", path)
+			all = append(all, w)
+			continue
+		}
+		if at := reader.stoppedAt(path); at != "" {
+			w.Msg = fmt.Sprintf("webknock.service could not read %s: %s (chown %s %s, or let it by the mode)", path, reader.why(at), reader.name(), at)
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// An account is as whom a process reads files. The zero account is root.
+type account struct {
+	uid    uint32
+	groups []uint32
+}
+
+func accountOf(uid, gid uint32) account {
+	a := account{uid, []uint32{gid}}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil && uid != 0 {
+		groups, _ := u.GroupIds()
+		for _, g := range groups {
+			if id, err := strconv.ParseUint(g, 10, 32); err == nil {
+				a.groups = append(a.groups, uint32(id))
+			}
+		}
+	}
+	return a
+}
+
+func (a account) name() string {
+	if u, err := user.LookupId(strconv.FormatUint(uint64(a.uid), 10)); err == nil {
+		return u.Username
+	}
+	return strconv.FormatUint(uint64(a.uid), 10)
+}
+
+// stoppedAt returns the file, or the directory on the way to it, that keeps an
+// account without capabilities from reading a file, or nothing.
+func (a account) stoppedAt(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if !a.may(dir, 1) {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	if !a.may(path, 4) {
+		return path
+	}
+	return ""
+}
+
+// may reports whether the mode of a file grants a permission: 4 to read, 1 to
+// pass a directory.
+func (a account) may(path string, permission os.FileMode) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return true // not for this to say
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	shift := 0
+	switch {
+	case stat.Uid == a.uid:
+		shift = 6
+	case stat.Gid == 0 && a.uid == 0, slices.Contains(a.groups, stat.Gid):
+		shift = 3
+	}
+	return info.Mode().Perm()>>shift&permission != 0
+}
+
+// why says whose a file is that stops an account.
+func (a account) why(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err.Error()
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	owner := account{uid: stat.Uid}
+	return fmt.Sprintf("%s belongs to %s, with mode %04o, and the unit gives %s no capability to pass that by", path, owner.name(), info.Mode().Perm(), a.name())
+}
