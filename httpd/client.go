@@ -46,11 +46,12 @@ func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error)
 	case XForwardedFor:
 		return c.last(splitList(header.Values("X-Forwarded-For")), parseAddress)
 	case Forwarded:
-		elements, err := splitForwarded(header.Values("Forwarded"))
+		hops, err := splitForwarded(header.Values("Forwarded"))
 		if err != nil {
 			return netip.Addr{}, err
 		}
-		return c.last(elements, parseNode)
+		_, client, err := c.lastForwarded(hops)
+		return client, err
 	case XRealIP:
 		if values := header.Values("X-Real-Ip"); len(values) == 1 {
 			if addr, err := parseAddress(values[0]); err == nil && !c.speaks(addr) {
@@ -60,6 +61,47 @@ func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error)
 		return netip.Addr{}, errClient
 	}
 	return peer, nil
+}
+
+// The scheme of a request whose proxies contradict each other, or name none that
+// is known. It is neither http nor https.
+const unknownScheme = "unknown"
+
+// scheme returns by which scheme the client of a peer sent its request, as the
+// proxies say; empty: they do not say, or the peer may not speak for others. With
+// Forwarded that is the proto of the same element that names the client. With the
+// other headers it is X-Forwarded-Proto, which names one scheme for all hops: if
+// it lists several that differ, nobody knows which of them anybody may have written.
+func (c Clients) scheme(peer netip.Addr, header http.Header) string {
+	if !c.speaks(peer) {
+		return ""
+	}
+	var said []string
+	switch c.Source {
+	case XForwardedFor, XRealIP:
+		said = splitList(header.Values("X-Forwarded-Proto"))
+	case Forwarded:
+		hops, err := splitForwarded(header.Values("Forwarded"))
+		if err != nil {
+			return unknownScheme
+		}
+		if hop, _, err := c.lastForwarded(hops); err == nil && hop.proto != "" {
+			said = []string{hop.proto}
+		}
+	}
+	if len(said) == 0 {
+		return ""
+	}
+	scheme := strings.ToLower(strings.TrimSpace(said[0]))
+	for _, other := range said[1:] {
+		if !strings.EqualFold(strings.TrimSpace(other), scheme) {
+			return unknownScheme
+		}
+	}
+	if scheme != "http" && scheme != "https" {
+		return unknownScheme
+	}
+	return scheme
 }
 
 // fields returns the fields of a head that say who the client is. They are read
@@ -72,7 +114,7 @@ func fields(head []byte) http.Header {
 			continue
 		}
 		switch key := http.CanonicalHeaderKey(string(name)); key {
-		case "X-Forwarded-For", "Forwarded", "X-Real-Ip":
+		case "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Real-Ip":
 			header.Add(key, strings.TrimSpace(string(value)))
 		}
 	}
@@ -89,6 +131,23 @@ func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (ne
 		}
 	}
 	return netip.Addr{}, errClient
+}
+
+// lastForwarded is last for the elements of Forwarded fields.
+func (c Clients) lastForwarded(hops []forwardedHop) (hop forwardedHop, client netip.Addr, err error) {
+	for _, hop := range slices.Backward(hops) {
+		client, err := parseNode(hop.node)
+		if err != nil || !c.speaks(client) {
+			return hop, client, err
+		}
+	}
+	return hop, client, errClient
+}
+
+// A forwardedHop is an element of a Forwarded field.
+type forwardedHop struct {
+	node  string // the for parameter; empty: there is none
+	proto string // the same
 }
 
 // parseAddress reads an address as proxies write it: bare, an IPv6 address in
@@ -149,11 +208,11 @@ func splitList(values []string) []string {
 	return strings.Split(strings.Join(values, ","), ",")
 }
 
-// splitForwarded returns the for parameter of each element of Forwarded fields
-// (RFC 7239, section 4). An element without one names nobody.
-func splitForwarded(values []string) (nodes []string, err error) {
+// splitForwarded returns the elements of Forwarded fields (RFC 7239, section 4).
+// One without a for parameter names nobody.
+func splitForwarded(values []string) (hops []forwardedHop, err error) {
 	for rest := strings.Join(values, ","); rest != ""; {
-		node := ""
+		var hop forwardedHop
 		for more := true; more; { // the pairs of an element
 			name, after, found := strings.Cut(rest, "=")
 			if !found {
@@ -163,11 +222,14 @@ func splitForwarded(values []string) (nodes []string, err error) {
 			if value, rest, err = cutValue(after); err != nil {
 				return nil, err
 			}
-			if strings.EqualFold(strings.TrimSpace(name), "for") {
-				if node != "" {
+			for parameter, to := range map[string]*string{"for": &hop.node, "proto": &hop.proto} {
+				if !strings.EqualFold(strings.TrimSpace(name), parameter) {
+					continue
+				}
+				if *to != "" {
 					return nil, errClient
 				}
-				node = value
+				*to = value
 			}
 			rest = strings.TrimLeft(rest, " \t")
 			more = strings.HasPrefix(rest, ";")
@@ -176,10 +238,10 @@ func splitForwarded(values []string) (nodes []string, err error) {
 			}
 			rest = strings.TrimPrefix(rest, ";")
 		}
-		nodes = append(nodes, node)
+		hops = append(hops, hop)
 		rest = strings.TrimPrefix(rest, ",")
 	}
-	return nodes, nil
+	return hops, nil
 }
 
 // cutValue cuts a token or a quoted string off (RFC 9110, section 5.6). Colons and

@@ -143,3 +143,54 @@ func FuzzClientFields(f *testing.F) {
 		}
 	})
 }
+
+func TestTheSchemeIsTheClientsAsATrustedProxySays(t *testing.T) {
+	const proxy, stranger = "10.0.0.1", "192.0.2.66"
+	for _, tt := range []struct {
+		source Source
+		peer   string
+		fields string // name: value, by lines
+		want   string
+	}{
+		{Peer, proxy, "X-Forwarded-Proto: https", ""},
+		{ProxyProtocol, proxy, "X-Forwarded-Proto: https", ""},
+		{XForwardedFor, stranger, "X-Forwarded-Proto: https", ""},
+		{XForwardedFor, proxy, "X-Forwarded-For: 192.0.2.7", ""},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: https", "https"},
+		{XForwardedFor, proxy, "x-forwarded-proto: HTTPS ", "https"},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: http", "http"},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: https, https", "https"},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: https, http", unknownScheme},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: http\nX-Forwarded-Proto: https", unknownScheme},
+		{XForwardedFor, proxy, "X-Forwarded-Proto: gopher", unknownScheme},
+		{XForwardedFor, proxy, "X-Forwarded-Proto:", unknownScheme},
+		{XForwardedFor, proxy, "Forwarded: for=192.0.2.7;proto=https", ""},
+		{XRealIP, proxy, "X-Forwarded-Proto: https", "https"},
+		{Forwarded, stranger, "Forwarded: for=192.0.2.7;proto=https", ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7", ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7;proto=https", "https"},
+		{Forwarded, proxy, `Forwarded: Proto="HTTPS";for=192.0.2.7`, "https"},
+		{Forwarded, proxy, "Forwarded: for=1.1.1.1;proto=https, for=192.0.2.7;proto=http, for=10.9.9.9;proto=https", "http"},
+		{Forwarded, proxy, "Forwarded: for=1.1.1.1;proto=https, for=192.0.2.7, for=10.9.9.9;proto=https", ""},
+		{Forwarded, proxy, "Forwarded: for=192.0.2.7;proto=https;proto=http", unknownScheme},
+		{Forwarded, proxy, "X-Forwarded-Proto: https", ""},
+	} {
+		var head strings.Builder
+		head.WriteString("GET / HTTP/1.1\r\n")
+		for _, line := range strings.Split(tt.fields, "\n") {
+			head.WriteString(line + "\r\n")
+		}
+		c := Clients{Source: tt.source, Proxies: proxies}
+		if got := c.scheme(netip.MustParseAddr(tt.peer), fields([]byte(head.String()+"\r\n"))); got != tt.want {
+			t.Errorf("%s from %s, %q: scheme %q, want %q", tt.source, tt.peer, tt.fields, got, tt.want)
+		}
+	}
+}
+
+func TestALetterWithoutAProxyHasTheListenersScheme(t *testing.T) {
+	for want, l := range map[string]Letter{"http": {}, "https": {TLS: true}, "unknown": {TLS: true, Said: unknownScheme}} {
+		if got := l.Scheme(); got != want {
+			t.Errorf("%+v: %s, want %s", l, got, want)
+		}
+	}
+}

@@ -245,14 +245,15 @@ func (o Options) knock(r *http.Request, answered <-chan struct{}) {
 		return
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap().WithZone(""), remote.Port())
-	client := remote.Addr()
+	client, said := remote.Addr(), ""
 	if o.Clients.Source != ProxyProtocol { // whose remote address is the client's already
 		if client, err = o.Clients.client(remote.Addr(), r.Header); err != nil {
 			return
 		}
+		said = o.Clients.scheme(remote.Addr(), r.Header)
 	}
 	named, _ := r.Context().Value(namedKey{}).(bool)
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Named: named || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
+	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Said: said, Named: named || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}

@@ -28,6 +28,7 @@ type Letter struct {
 	Local  netip.AddrPort // the address it connected to
 	At     time.Time      // when the head was complete
 	TLS    bool           // it came by TLS
+	Said   string         // by which scheme the client sent it, as its proxy says; empty: none does
 	Named  bool           // a proxy has named the client, whom the firewall cannot see
 	Site   bool           // it went on to a real site, whose visitors look around
 	// Answered is closed when the answer is out, under a cover that gives one.
@@ -43,6 +44,18 @@ func NewLetter(client netip.Addr, at time.Time, head []byte) Letter {
 	b := getBuffer()
 	b.bytes = append(b.bytes, head...)
 	return Letter{Client: client, At: at, head: b}
+}
+
+// Scheme returns http or https, by which the client sent the request: as its proxy
+// says, or else as it came here. Anything else matches neither.
+func (l *Letter) Scheme() string {
+	switch {
+	case l.Said != "":
+		return l.Said
+	case l.TLS:
+		return "https"
+	}
+	return "http"
 }
 
 // Discard gives the memory of the head back. The letter cannot be opened any

@@ -386,7 +386,9 @@ func (s *service) sign(letter *Letter, head []byte) bool {
 		return true
 	}
 	var err error
-	letter.Client, err = s.Clients.client(letter.Client, fields(head))
+	header := fields(head)
+	letter.Said = s.Clients.scheme(letter.Client, header)
+	letter.Client, err = s.Clients.client(letter.Client, header)
 	letter.Named = letter.Client != letter.Remote.Addr()
 	return err == nil
 }

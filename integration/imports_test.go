@@ -19,12 +19,13 @@ var may = map[string][]string{
 	"webknock/firewall/firewalltest": {"webknock/firewall"},
 	"webknock/httpd":                 {},
 	"webknock/httpd/admin":           {},
-	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest"},
+	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
 	"webknock/internal/notice":       {},
 	"webknock/integration/lab":       {},
 	"webknock/internal/acme":         {},
 	"webknock/internal/ticket":       {},
 	"webknock/internal/suggest":      {},
+	"webknock/internal/hostname":     {},
 }
 
 // standardOnly may import nothing but the standard library.

@@ -68,7 +68,7 @@ type Trigger struct {
 	Template string // a path with one segment {totp} or {ticket}
 
 	Method string            // case-sensitive; empty: any
-	Host   string            // without port, case does not count; empty: any
+	Host   string            // port, case and a trailing dot do not count; empty: any
 	Query  map[string]string // parameters that occur exactly once, with this value
 	Scheme string            // HTTP or HTTPS; empty: any
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -16,6 +17,7 @@ type Request struct {
 	Host     string // with or without a port
 	Path     string // percent-decoded once, not cleaned
 	RawQuery string // as it stood in the request
+	Scheme   string // HTTP or HTTPS; anything else matches neither
 }
 
 // A Set is all sequences of a configuration, ready to match requests. It never
@@ -261,7 +263,10 @@ func (t *Trigger) meets(r Request) bool {
 	if t.Method != "" && t.Method != r.Method {
 		return false
 	}
-	if t.Host != "" && !strings.EqualFold(hostname(t.Host), hostname(r.Host)) {
+	if t.Scheme != "" && t.Scheme != r.Scheme {
+		return false
+	}
+	if t.Host != "" && !sameHost(hostname(t.Host), hostname(r.Host)) {
 		return false
 	}
 	if len(t.Query) == 0 {
@@ -276,9 +281,27 @@ func (t *Trigger) meets(r Request) bool {
 	return true
 }
 
-// hostname returns a host without its port and an IPv6 address without its
-// brackets (RFC 3986 section 3.2.2).
+// sameHost compares host names without case, and addresses however they are
+// written.
+func sameHost(a, b string) bool {
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	if !strings.Contains(a, ":") {
+		return false
+	}
+	x, errX := netip.ParseAddr(a)
+	y, errY := netip.ParseAddr(b)
+	return errX == nil && errY == nil && x == y
+}
+
+// hostname returns a host without its port and its trailing dot, and an IPv6
+// address without its brackets (RFC 3986 section 3.2.2).
 func hostname(host string) string {
+	return strings.TrimSuffix(withoutPort(host), ".")
+}
+
+func withoutPort(host string) string {
 	if strings.HasPrefix(host, "[") {
 		if end := strings.IndexByte(host, ']'); end > 0 {
 			return host[1:end]

@@ -4,8 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
+	"net/url"
+	"regexp"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 func one(t Trigger) Spec { return Spec{Name: "test", Steps: []Step{{Trigger: t}}} }
@@ -40,6 +45,19 @@ func TestTriggerMatches(t *testing.T) {
 		{"the host without its port", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.org:8080", Path: "/a"}, true},
 		{"another host", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.com", Path: "/a"}, false},
 		{"no host at all", Trigger{Path: "/a", Host: "example.org"}, Request{Path: "/a"}, false},
+		{"the host with a trailing dot", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "Example.org.:8080", Path: "/a"}, true},
+		{"a trailing dot in the trigger", Trigger{Path: "/a", Host: "example.org."}, get("/a"), true},
+		{"two trailing dots", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.org..", Path: "/a"}, false},
+		{"an IPv6 host written otherwise", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:DB8:0::1]", Path: "/a"}, true},
+		{"another IPv6 host", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:db8::2]", Path: "/a"}, false},
+		{"the scheme https", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTPS}, true},
+		{"the scheme http", Trigger{Path: "/a", Scheme: HTTP}, Request{Path: "/a", Scheme: HTTP}, true},
+		{"in clear what has to come by TLS", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTP}, false},
+		{"by TLS what has to come in clear", Trigger{Path: "/a", Scheme: HTTP}, Request{Path: "/a", Scheme: HTTPS}, false},
+		{"a scheme that is not known", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: "unknown"}, false},
+		{"no scheme: any", Trigger{Path: "/a"}, Request{Path: "/a", Scheme: "unknown"}, true},
+		{"a hashed path by TLS", Trigger{Hash: hex.EncodeToString(sum[:]), Scheme: HTTPS}, Request{Path: "/hidden", Scheme: HTTP}, false},
+		{"a regex by TLS", Trigger{Regex: "^/a$", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTP}, false},
 		{"an IPv6 host", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:db8::1]:80", Path: "/a"}, true},
 		{"a parameter", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=v"}, true},
 		{"beside others", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
@@ -120,6 +138,76 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 	}
 }
 
+// matches is what a trigger matches, by the comments of its fields.
+func matches(t Trigger, r Request) bool {
+	path := false
+	switch {
+	case t.Path != "":
+		path = r.Path == t.Path
+	case t.Hash != "":
+		path = fmt.Sprintf("%x", sha256.Sum256([]byte(r.Path))) == t.Hash
+	case t.Regex != "":
+		path = regexp.MustCompile(t.Regex).MatchString(r.Path)
+	}
+	host := strings.ToLower(r.Host)
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	query, _ := url.ParseQuery(r.RawQuery)
+	for name, value := range t.Query {
+		path = path && len(query[name]) == 1 && query[name][0] == value
+	}
+	return path && (t.Method == "" || t.Method == r.Method) && (t.Scheme == "" || t.Scheme == r.Scheme) &&
+		(t.Host == "" || strings.TrimSuffix(host, ".") == strings.ToLower(t.Host))
+}
+
+func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
+	one := func(values ...string) *rapid.Generator[string] { return rapid.SampledFrom(values) }
+	schemes := one("", HTTP, HTTPS)
+	rapid.Check(t, func(t *rapid.T) {
+		var spec Spec
+		spec.Name = "test"
+		for i := range rapid.IntRange(1, 6).Draw(t, "steps") {
+			step := Step{Trigger: Trigger{Method: one("", "GET", "HEAD").Draw(t, "method"), Host: one("", "a.example", "B.example").Draw(t, "host"), Scheme: schemes.Draw(t, "scheme")}}
+			if i > 0 {
+				step.Within = second
+			}
+			path := one("/a", "/b", "/c").Draw(t, "path")
+			switch one("path", "hash", "regex").Draw(t, "kind") {
+			case "path":
+				step.Trigger.Path = path
+			case "hash":
+				step.Trigger.Hash = fmt.Sprintf("%x", sha256.Sum256([]byte(path)))
+			case "regex":
+				step.Trigger.Regex = "^" + path
+			}
+			if rapid.Bool().Draw(t, "query") {
+				step.Trigger.Query = map[string]string{"k": one("", "v").Draw(t, "value")}
+			}
+			spec.Steps = append(spec.Steps, step)
+		}
+		set, err := NewSet([]Spec{spec}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Request{Method: one("GET", "HEAD").Draw(t, "of request"), Host: one("", "a.example", "A.EXAMPLE.:80", "b.example:8080", "b.example..").Draw(t, "to host"),
+			Path: one("/a", "/b", "/ab", "/").Draw(t, "of path"), RawQuery: one("", "k", "k=v", "k=v&k=v").Draw(t, "with query"), Scheme: one(HTTP, HTTPS, "unknown").Draw(t, "by scheme")}
+		got, _ := set.Match(r, nil).Steps(set.Machines()[0])
+		var want Steps
+		for i, step := range spec.Steps {
+			if matches(step.Trigger, r) {
+				want |= 1 << i
+			}
+		}
+		if got != want {
+			t.Errorf("%+v matches steps %b of %+v, want %b", r, got, spec.Steps, want)
+		}
+		if want != 0 && !set.Concerns(r.Path) {
+			t.Errorf("the set thinks that %s concerns nobody", r.Path)
+		}
+	})
+}
+
 func TestTriggerValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -144,6 +232,10 @@ func TestTriggerValidate(t *testing.T) {
 		{"an upper-case hash", Trigger{Hash: strings.Repeat("AB", 32)}, "lower-case"},
 		{"a method with a space", Trigger{Path: "/a", Method: "GET /"}, "one word"},
 		{"a host that is a URL", Trigger{Path: "/a", Host: "http://example.org"}, "bare name"},
+		{"a method in lower case", Trigger{Path: "/a", Method: "get"}, "upper case (GET)"},
+		{"a method that no request can have", Trigger{Path: "/a", Method: "GET,POST"}, "one word"},
+		{"a wildcard for a host", Trigger{Path: "/a", Host: "*.example.org"}, "stands for itself"},
+		{"an unknown scheme", Trigger{Path: "/a", Scheme: "ftp"}, "http or https"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.trigger.Validate()
@@ -259,7 +351,7 @@ func FuzzMatch(f *testing.F) {
 	f.Add("GET", "", "/k/123456/x", "")
 	f.Add("", "[::1", "/\xff.php", "k=%zz&;")
 	f.Fuzz(func(t *testing.T, method, host, path, query string) {
-		k := set.Match(Request{method, host, path, query}, nil)
+		k := set.Match(Request{Method: method, Host: host, Path: path, RawQuery: query}, nil)
 		for _, hit := range k.Hits {
 			if hit.Steps == 0 || hit.Steps >= 1<<hit.Machine.Len() {
 				t.Errorf("steps %b of %s", hit.Steps, hit.Machine.Name())

@@ -28,7 +28,7 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 		{"version", 0, "webknock dev (go", ""},
 		{"version -o json", 0, `"version": "dev"`, ""},
 		{"check --config " + good, 0, "is right (doors: 1, sequences: 1)", ""},
-		{"check --config " + bad, 1, "", bad + `:29:13: doors[0].ports[0]: "22" is not a valid port`},
+		{"check --config " + bad, 1, "", bad + `:30:13: doors[0].ports[0]: "22" is not a valid port`},
 		{"check --config " + bad + ".missing", 1, "", "--config"},
 		{"status --socket " + none, 1, "", "is webknock serve running?"},
 		{"open ssh", 2, "", "accepts 2 arg(s)"},

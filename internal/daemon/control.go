@@ -81,11 +81,14 @@ func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool)
 // Clients implements admin.Control.
 func (d *Daemon) Clients(ctx context.Context) ([]admin.Client, error) {
 	var all []admin.Client
-	bits := d.config.Load().Clients.IPv6Prefix
+	clients := d.config.Load().Clients
 	err := d.shards.each(ctx, func(t *track.Tracker, now time.Duration) {
 		for _, p := range t.Progress(now) {
-			client := p.Client.String()
-			if p.Client.Is6() && bits < 128 {
+			client, bits := p.Client.String(), clients.IPv6Prefix
+			if p.Client.Is4() {
+				bits = clients.IPv4Prefix
+			}
+			if bits < p.Client.BitLen() {
 				client = netip.PrefixFrom(p.Client, bits).String()
 			}
 			all = append(all, admin.Client{

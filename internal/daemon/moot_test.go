@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"webknock/config"
 	"webknock/httpd"
 	"webknock/sequence"
 )
@@ -35,7 +36,7 @@ func FuzzMootLettersChangeNothing(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r := &rules{set: set, ipv6Prefix: 128, decoys: []string{"/wp-login.php"}}
+	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}, decoys: []string{"/wp-login.php"}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.rules = r
 	client := netip.MustParseAddr("192.0.2.7")
@@ -93,7 +94,7 @@ func BenchmarkMootLetter(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rules{set: set, ipv6Prefix: 128}
+	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.shards.rules.Store(r)
 	head := []byte("GET /trigger.php HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")
@@ -101,5 +102,85 @@ func BenchmarkMootLetter(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.read(httpd.NewLetter(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head))
+	}
+}
+
+// knockAs has a shard read a knock.
+func knockAs(s *shard, client, head string, change func(*httpd.Letter)) {
+	l := httpd.NewLetter(netip.MustParseAddr(client), time.Now(), []byte(head))
+	if change != nil {
+		change(&l)
+	}
+	s.read(l)
+}
+
+func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "secure", Strict: true, Steps: []sequence.Step{
+		{Trigger: sequence.Trigger{Path: "/a", Scheme: sequence.HTTPS, Host: "xn--bcher-kva.example"}}, {Trigger: sequence.Trigger{Path: "/never"}, Within: time.Second},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	for _, tt := range []struct {
+		name   string
+		host   string
+		change func(*httpd.Letter)
+		want   bool
+	}{
+		{"in clear", "xn--bcher-kva.example", nil, false},
+		{"by TLS", "xn--bcher-kva.example", func(l *httpd.Letter) { l.TLS = true }, true},
+		{"by TLS to a proxy", "xn--bcher-kva.example:8080", func(l *httpd.Letter) { l.Said = "https" }, true},
+		{"in clear to a proxy that speaks TLS", "xn--bcher-kva.example", func(l *httpd.Letter) { l.TLS, l.Said = true, "http" }, false},
+		{"with the host not encoded", "Bücher.example.:443", func(l *httpd.Letter) { l.TLS = true }, true},
+		{"to another host", "bücher2.example", func(l *httpd.Letter) { l.TLS = true }, false},
+	} {
+		s := newShards(1, r, nil, nil, nil).shards[0]
+		knockAs(s, "192.0.2.7", "GET /a HTTP/1.1\r\nHost: "+tt.host+"\r\n\r\n", tt.change)
+		if got := s.tracker.Knows(netip.MustParseAddr("192.0.2.7")); got != tt.want {
+			t.Errorf("%s: begun %v", tt.name, got)
+		}
+	}
+}
+
+func TestAPrefixMayBeOneClient(t *testing.T) {
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "two", Strict: true, Steps: []sequence.Step{
+		{Trigger: sequence.Trigger{Path: "/a"}}, {Trigger: sequence.Trigger{Path: "/b"}, Within: time.Second},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		bits4, bits6 int
+		from, then   string
+		want         bool
+	}{
+		{32, 128, "192.0.2.7", "192.0.2.7", true},
+		{32, 128, "192.0.2.7", "192.0.2.8", false},
+		{24, 128, "192.0.2.7", "192.0.2.200", true},
+		{24, 128, "192.0.2.7", "192.0.3.7", false},
+		{24, 128, "2001:db8::1", "2001:db8::2", false},
+		{32, 64, "2001:db8::1", "2001:db8::2", true},
+	} {
+		completed := 0
+		r := &rules{set: set, clients: config.Clients{IPv4Prefix: tt.bits4, IPv6Prefix: tt.bits6}, sequences: map[*sequence.Machine]*config.Sequence{}}
+		all := newShards(2, r, nil, func(c completion) {
+			completed++
+			if c.letter.Client != netip.MustParseAddr(tt.then) {
+				t.Errorf("the completion is for %v, not for the address of the last knock", c.letter.Client)
+			}
+		}, nil)
+		for _, knock := range [][2]string{{tt.from, "/a"}, {tt.then, "/b"}} {
+			l := httpd.NewLetter(netip.MustParseAddr(knock[0]), time.Now(), []byte("GET "+knock[1]+" HTTP/1.1\r\nHost: h\r\n\r\n"))
+			all.post(l)
+			for _, s := range all.shards { // the shard of the client has it
+				for len(s.mailbox) > 0 {
+					s.read(<-s.mailbox)
+				}
+			}
+		}
+		if (completed == 1) != tt.want {
+			t.Errorf("/%d and /%d: %s and %s complete %d times", tt.bits4, tt.bits6, tt.from, tt.then, completed)
+		}
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/httpd"
+	"webknock/internal/hostname"
 	"webknock/internal/onetime"
 	"webknock/sequence"
 	"webknock/sequence/track"
@@ -63,12 +66,17 @@ type completion struct {
 
 // rules is what a configuration says of knocks.
 type rules struct {
-	set        *sequence.Set
-	ipv6Prefix int
-	ban        config.Ban
-	decoys     []string
-	oneTime    bool // some step needs a one-time code
-	sequences  map[*sequence.Machine]*config.Sequence
+	set       *sequence.Set
+	clients   config.Clients
+	ban       config.Ban
+	decoys    []string
+	oneTime   bool // some step needs a one-time code
+	sequences map[*sequence.Machine]*config.Sequence
+}
+
+// client returns the address under which the client of a knock is remembered.
+func (r *rules) client(addr netip.Addr) netip.Addr {
+	return track.Widen(addr, r.clients.IPv4Prefix, r.clients.IPv6Prefix)
 }
 
 // shard is one goroutine's clients.
@@ -129,7 +137,7 @@ func (all *shards) run(ctx context.Context) {
 // post puts a letter into the mailbox of its client's shard. A letter that
 // finds the mailbox full is lost.
 func (all *shards) post(l httpd.Letter) {
-	client := track.Widen(l.Client, all.rules.Load().ipv6Prefix)
+	client := all.rules.Load().client(l.Client)
 	s := all.shards[maphash.Comparable(all.seed, client)%shardCount]
 	select {
 	case s.mailbox <- l:
@@ -238,18 +246,31 @@ func (s *shard) moot(l *httpd.Letter) bool {
 	}
 	path, plain := l.Path()
 	return plain && !s.watches(l) && !s.rules.set.Concerns(path) && !slices.Contains(s.rules.decoys, path) &&
-		!s.tracker.Knows(track.Widen(l.Client, s.rules.ipv6Prefix))
+		!s.tracker.Knows(s.rules.client(l.Client))
 }
 
 // knock is what the router knows.
 func (s *shard) knock(_ http.ResponseWriter, r *http.Request) {
 	if !httpd.Prefetch(r.Header) {
-		s.advance(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery})
+		s.advance(sequence.Request{Method: r.Method, Host: asciiHost(r.Host), Path: r.URL.Path, RawQuery: r.URL.RawQuery, Scheme: s.letter.Scheme()})
 	}
 }
 
+// asciiHost returns a Host field as it is compared. Most clients encode letters
+// beyond ASCII themselves; what is not valid stays as it is and matches no step.
+func asciiHost(host string) string {
+	if !strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
+		return host
+	}
+	name, _, _ := strings.Cut(host, ":")
+	if ascii, err := hostname.ASCII(name); err == nil {
+		return ascii
+	}
+	return host
+}
+
 func (s *shard) advance(r sequence.Request) {
-	client := track.Widen(s.letter.Client, s.rules.ipv6Prefix)
+	client := s.rules.client(s.letter.Client)
 	knock := s.rules.set.Match(r, s.hits[:0])
 	struck := s.usedBefore(client, knock)
 	if struck {

@@ -17,13 +17,15 @@ import (
 
 // Widen returns the address under which a client is remembered: an
 // IPv4-mapped IPv6 address is the IPv4 client, zones do not count, and of
-// other IPv6 addresses the first bits6 bits do (1 to 128).
-func Widen(addr netip.Addr, bits6 int) netip.Addr {
+// addresses the first bits4 bits do (IPv4, 1 to 32) or the first bits6 (IPv6, 1
+// to 128).
+func Widen(addr netip.Addr, bits4, bits6 int) netip.Addr {
 	addr = addr.Unmap().WithZone("")
+	bits := bits6
 	if addr.Is4() {
-		return addr
+		bits = bits4
 	}
-	p, err := addr.Prefix(bits6)
+	p, err := addr.Prefix(bits)
 	if err != nil {
 		return addr
 	}

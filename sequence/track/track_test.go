@@ -294,19 +294,22 @@ func TestMemoryOfManyIsGivenBack(t *testing.T) {
 
 func TestWiden(t *testing.T) {
 	for _, tt := range []struct {
-		addr string
-		bits int
-		want string
+		addr         string
+		bits4, bits6 int
+		want         string
 	}{
-		{"192.0.2.1", 64, "192.0.2.1"},
-		{"::ffff:192.0.2.1", 64, "192.0.2.1"},
-		{"2001:db8::1", 128, "2001:db8::1"},
-		{"2001:db8::1:2:3:4", 64, "2001:db8::"},
-		{"2001:db8:0:1::9", 48, "2001:db8::"},
-		{"fe80::1%eth0", 128, "fe80::1"},
+		{"192.0.2.1", 32, 64, "192.0.2.1"},
+		{"192.0.2.1", 24, 64, "192.0.2.0"},
+		{"192.0.2.255", 20, 128, "192.0.0.0"},
+		{"::ffff:192.0.2.1", 32, 64, "192.0.2.1"},
+		{"::ffff:192.0.2.1", 24, 64, "192.0.2.0"},
+		{"2001:db8::1", 24, 128, "2001:db8::1"},
+		{"2001:db8::1:2:3:4", 32, 64, "2001:db8::"},
+		{"2001:db8:0:1::9", 32, 48, "2001:db8::"},
+		{"fe80::1%eth0", 32, 128, "fe80::1"},
 	} {
-		if got := Widen(netip.MustParseAddr(tt.addr), tt.bits); got != netip.MustParseAddr(tt.want) {
-			t.Errorf("Widen(%s, %d) = %v, want %s", tt.addr, tt.bits, got, tt.want)
+		if got := Widen(netip.MustParseAddr(tt.addr), tt.bits4, tt.bits6); got != netip.MustParseAddr(tt.want) {
+			t.Errorf("Widen(%s, %d, %d) = %v, want %s", tt.addr, tt.bits4, tt.bits6, got, tt.want)
 		}
 	}
 }
