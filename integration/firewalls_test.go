@@ -72,7 +72,7 @@ var rulesets = []ruleset{
 	{"the source port decides", input("tcp sport 1024-65535 tcp dport 22 accept"), true},
 	{"chance decides", lax("tcp dport 22 numgen random mod 1000000 < 1 drop"), true},
 	{"a TCP option decides", lax("tcp dport 22 tcp option maxseg size 1-100 drop"), true},
-	{"a redirect", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport 22 redirect to :22; } }", true},
+	{"a redirect", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport 22 redirect to :22; } }", false},
 }
 
 // judged is what the doctor says of the door ssh: ok, warning or fail.

@@ -54,11 +54,7 @@ func Probe(ctx context.Context, o Options, name string) (Report, error) {
 			return Report{}, err
 		}
 	}
-	for _, f := range x.report.Findings {
-		if f.Status == Fail || f.Status == Warning && x.report.Status == OK {
-			x.report.Status = f.Status
-		}
-	}
+	x.conclude()
 	return x.report, nil
 }
 
