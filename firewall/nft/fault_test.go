@@ -211,8 +211,10 @@ func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
 	}
 	defer other.Close()
 	for len(other.Changed()) == 0 || len(b.Changed()) == 0 { // both watch
-		guard(t, b, ssh)
-		guard(t, other, ssh)
+		for _, backend := range []*Backend{b, other} {
+			guard(t, backend, ssh, vpn)
+			guard(t, backend, ssh)
+		}
 	}
 	<-b.Changed()
 	for i, change := range clients(100) {
@@ -227,6 +229,6 @@ func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
 			t.Fatalf("its own change %d was signalled", i)
 		}
 	}
-	guard(t, other, ssh)
+	guard(t, other, vpn)
 	<-b.Changed()
 }

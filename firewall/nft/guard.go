@@ -36,9 +36,17 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 		return err
 	}
 	err = b.put(g, r, grants, before, false)
+	if errors.Is(err, syscall.EOPNOTSUPP) && !b.noLabels && !b.hasLabels() {
+		b.noLabels = true
+		b.log.Warn("nftables: " + errNoLabels.Error())
+		if r, err = b.ruleset(g); err != nil {
+			return err
+		}
+		err = b.put(g, r, grants, before, false)
+	}
 	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) {
-		// What is there cannot become what is wanted: another program's or
-		// version's table of that name. Its grants are kept.
+		// What is there cannot become what is wanted: another program's
+		// table of that name. Its grants are kept.
 		b.log.Warn("nftables: the table is not of this version, it is made anew", "table", b.table.Name, "error", err)
 		err = b.put(g, r, grants, before, true)
 	}
@@ -56,21 +64,27 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	return nil
 }
 
-// put writes the whole table in one transaction.
+// put writes the whole table in one transaction, or only the grants that are
+// missing if the table is as it should be.
 func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, before structure, rebuild bool) error {
 	rebuild = before.exists() && (rebuild || before.Info.owned() != g.Owner)
 	running := map[grantKey]firewall.Grant{}
+	fills, err := b.fillChanges(nil, r, func(string) bool { return false })
 	if before.exists() {
-		err := b.talk("read grants", func(c *nftables.Conn) error {
-			found, err := b.elements(c, g, func(set string) bool { return slices.Contains(before.Sets, set) })
+		there := func(set string) bool { return slices.Contains(before.Sets, set) }
+		err = b.talk("read grants and networks", func(c *nftables.Conn) error {
+			found, err := b.elements(c, g, there)
 			for _, grant := range found {
 				running[grantKey{grant.Door, grant.Client}] = grant
 			}
+			if err == nil && !rebuild {
+				fills, err = b.fillChanges(c, r, there)
+			}
 			return err
 		})
-		if err != nil {
-			return err
-		}
+	}
+	if err != nil {
+		return err
 	}
 	var restore []firewall.Change
 	for _, grant := range grants {
@@ -83,12 +97,26 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 			restore = append(restore, firewall.Change{Grant: grant})
 		}
 	}
-	var up map[bool][]nftables.SetElement
-	if !before.exists() || rebuild {
-		var err error
-		if up, err = sessionsBefore(g); err != nil {
-			b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
+	if !rebuild && len(fills) == 0 && r.isThere(before) {
+		err := b.talk("claim the table", func(*nftables.Conn) error { return b.claim(before.Info) })
+		if err != nil {
+			return err
 		}
+		return b.putBack(g, restore)
+	}
+	var up map[bool][]nftables.SetElement
+	switch {
+	case !before.exists() || rebuild:
+		up, err = sessionsBefore(g)
+	case before.lastVersion():
+		// That version let running sessions pass by their state alone, and
+		// labelled none. Those of a door that cuts them end with their grant.
+		kept := g
+		kept.Doors = slices.DeleteFunc(slices.Clone(g.Doors), func(d firewall.Door) bool { return d.Established != firewall.Keep })
+		up, err = sessionsBefore(kept)
+	}
+	if err != nil {
+		b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
 	}
 	if !before.exists() || rebuild {
 		for i := range restore {
@@ -96,12 +124,21 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		}
 	}
 	first := restore[:min(len(restore), maxChanges)]
-	err := b.talk("guard the doors", func(c *nftables.Conn) error {
+	err = b.talk("guard the doors", func(c *nftables.Conn) error {
 		if err := b.prepare(c, g.Owner, before.Info, rebuild); err != nil {
 			return err
 		}
 		if rebuild {
 			before = structure{}
+		}
+		// No rule refers any more to what goes.
+		for name := range before.Chains {
+			c.FlushChain(b.chain(name))
+		}
+		for name, chain := range before.Chains {
+			if !chain.becomes(r.chain(name)) {
+				c.DelChain(b.chain(name))
+			}
 		}
 		var failed error
 		for _, set := range r.sets {
@@ -112,32 +149,16 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 				failed = errors.Join(failed, c.SetAddElements(b.beforeSet(f), part))
 			}
 		}
-		for _, f := range r.fills {
-			c.FlushSet(f.set)
-			for part := range slices.Chunk(f.elements, 2*chunk) {
-				failed = errors.Join(failed, c.SetAddElements(f.set, part))
-			}
-		}
-		write := func(name string, rules [][]expr.Any) {
-			chain := c.AddChain(b.chain(name))
-			c.FlushChain(chain)
-			for _, exprs := range rules {
-				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain, Exprs: exprs})
-			}
-		}
-		write(guardChain, nil) // so that nothing refers to door chains that go
+		failed = errors.Join(failed, applyFills(c, fills))
 		for _, chain := range r.chains {
-			write(chain.name, chain.rules)
+			c.AddChain(chain.Chain)
 		}
-		failed = errors.Join(failed, c.AddSet(r.ports, r.verdicts))
-		write(guardChain, guardRules(g, r.ports)) // the map has its id only now
-		sets, rules := r.names()
-		for name := range before.Chains {
-			if _, ok := rules[name]; !ok {
-				c.FlushChain(b.chain(name))
-				c.DelChain(b.chain(name))
+		for _, chain := range r.chains {
+			for _, rule := range chain.rules {
+				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain.Chain, Exprs: rule.exprs()})
 			}
 		}
+		sets, _ := r.names()
 		for _, name := range before.Sets {
 			if !slices.Contains(sets, name) {
 				c.DelSet(&nftables.Set{Table: b.table, Name: name})
@@ -146,15 +167,99 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		failed = errors.Join(failed, b.queue(c, g, first, time.Now()))
 		return errors.Join(failed, c.Flush())
 	})
-	for part := range slices.Chunk(restore[len(first):], maxChanges) {
-		if err != nil {
-			break
-		}
-		err = b.talk("put grants back", func(c *nftables.Conn) error {
+	if err != nil {
+		return err
+	}
+	return b.putBack(g, restore[len(first):])
+}
+
+// putBack puts grants into a table that is there.
+func (b *Backend) putBack(g firewall.Guard, grants []firewall.Change) error {
+	for part := range slices.Chunk(grants, maxChanges) {
+		err := b.talk("put grants back", func(c *nftables.Conn) error {
 			return errors.Join(b.queue(c, g, part, time.Now()), c.Flush())
 		})
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
+}
+
+// names returns the names of the sets, and how many rules each chain has.
+func (r *ruleset) names() (sets []string, rules map[string]int) {
+	rules = map[string]int{}
+	for _, s := range r.sets {
+		sets = append(sets, s.Name)
+	}
+	slices.Sort(sets)
+	for _, c := range r.chains {
+		rules[c.Name] = len(c.rules)
+	}
+	return sets, rules
+}
+
+// chain returns the chain of a name, or nil.
+func (r *ruleset) chain(name string) *nftables.Chain {
+	for _, c := range r.chains {
+		if c.Name == name {
+			return c.Chain
+		}
+	}
+	return nil
+}
+
+// isThere reports whether s is what r wants, so that nothing needs to be
+// written. It does not compare what is in the sets.
+func (r *ruleset) isThere(s structure) bool {
+	sets, rules := r.names()
+	if !s.exists() || s.Info.Flags&^(tableOwner|tablePersist) != 0 || !slices.Equal(s.Sets, sets) || !maps.Equal(s.rules(), rules) {
+		return false
+	}
+	for _, set := range r.sets {
+		if s.Kinds[set.Name] != kindOf(set) {
+			return false
+		}
+	}
+	for _, c := range r.chains {
+		there := s.Chains[c.Name]
+		if !there.becomes(c.Chain) || c.Policy != nil && there.Policy != *c.Policy {
+			return false
+		}
+		for i, rule := range c.rules {
+			if !sameExprs(there.Rules[i], rule.exprs()) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// errNoLabels is what the status says of a kernel without labels.
+var errNoLabels = errors.New("the kernel has no labels of connections (CONFIG_NF_CONNTRACK_LABELS): " +
+	"doors with established: keep know a running session by its state alone, so one that begins while the table is gone lives on after the repair")
+
+// Problem returns what the kernel lacks for the guard to be whole, or nil.
+func (b *Backend) Problem() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.noLabels {
+		return errNoLabels
+	}
+	return nil
+}
+
+// hasLabels asks the kernel for a rule that sets a label, in a table that goes
+// in the same transaction.
+func (b *Backend) hasLabels() bool {
+	err := b.talk("try labels of connections", func(c *nftables.Conn) error {
+		table := c.AddTable(tableNamed(b.table.Name + "-try"))
+		chain := c.AddChain(&nftables.Chain{Table: table, Name: "try"})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: setLabel.exprs})
+		c.DelTable(table)
+		return c.Flush()
+	})
+	return !errors.Is(err, syscall.EOPNOTSUPP)
 }
 
 func hasDoor(g firewall.Guard, name string) bool { return g.Door(name) != nil }
@@ -210,19 +315,49 @@ func (b *Backend) Check(ctx context.Context) error {
 type structure struct {
 	Info   tableInfo
 	Chains map[string]chainStructure
-	Sets   []string
+	Sets   []string // names, sorted
+	Kinds  map[string]setKind
 }
 
 // exists reports whether there is a table.
 func (s structure) exists() bool { return s.Info.Handle != 0 }
 
+// lastVersion reports whether the table is one of the version before labels,
+// which guarded at prerouting.
+func (s structure) lastVersion() bool {
+	c, ok := s.Chains["guard"]
+	return ok && c.Base && c.Hook == *nftables.ChainHookPrerouting
+}
+
+// setKind is what a set is, its contents apart.
+type setKind struct {
+	Type                       string
+	Interval, Dynamic, Timeout bool
+	After                      time.Duration // an element without a timeout of its own goes
+	Size                       uint32
+}
+
+func kindOf(s *nftables.Set) setKind {
+	return setKind{s.KeyType.Name, s.Interval, s.Dynamic, s.HasTimeout, s.Timeout, s.Size}
+}
+
 type chainStructure struct {
 	Base     bool
+	Type     nftables.ChainType
 	Hook     nftables.ChainHook
 	Priority nftables.ChainPriority
 	Policy   nftables.ChainPolicy
 	Handles  []uint64 // of Rules: others, if they were deleted and made again
 	Rules    [][]expr.Any
+}
+
+// becomes reports whether the chain can be kept as c. A chain stays hooked where
+// it was made.
+func (s chainStructure) becomes(c *nftables.Chain) bool {
+	if c == nil || s.Base != (c.Hooknum != nil) {
+		return false
+	}
+	return !s.Base || s.Type == c.Type && s.Hook == *c.Hooknum && s.Priority == *c.Priority
 }
 
 // rules returns how many rules each chain has.
@@ -236,10 +371,14 @@ func (s structure) rules() map[string]int {
 
 // read returns what is in the table.
 func (b *Backend) read() (structure, error) {
-	s := structure{Chains: map[string]chainStructure{}}
+	s := structure{Chains: map[string]chainStructure{}, Kinds: map[string]setKind{}}
 	err := b.talk("read the table", func(c *nftables.Conn) error {
 		var err error
 		if s.Info, err = b.info(); err != nil || !s.exists() {
+			return err
+		}
+		rules, err := b.readRules()
+		if err != nil {
 			return err
 		}
 		chains, err := c.ListChainsOfTableFamily(b.table.Family)
@@ -252,7 +391,7 @@ func (b *Backend) read() (structure, error) {
 			}
 			var read chainStructure
 			if chain.Hooknum != nil {
-				read.Base, read.Hook = true, *chain.Hooknum
+				read.Base, read.Type, read.Hook = true, chain.Type, *chain.Hooknum
 				if chain.Priority != nil {
 					read.Priority = *chain.Priority
 				}
@@ -260,18 +399,9 @@ func (b *Backend) read() (structure, error) {
 					read.Policy = *chain.Policy
 				}
 			}
-			rules, err := c.GetRules(b.table, chain)
-			if err != nil {
-				return err
-			}
-			for _, rule := range rules {
-				for i, e := range rule.Exprs {
-					if _, ok := e.(*expr.Counter); ok {
-						rule.Exprs[i] = &expr.Counter{}
-					}
-				}
-				read.Handles = append(read.Handles, rule.Handle)
-				read.Rules = append(read.Rules, rule.Exprs)
+			for _, rule := range rules[chain.Name] {
+				read.Handles = append(read.Handles, rule.handle)
+				read.Rules = append(read.Rules, rule.exprs)
 			}
 			s.Chains[chain.Name] = read
 		}
@@ -282,6 +412,7 @@ func (b *Backend) read() (structure, error) {
 		for _, set := range sets {
 			if !set.Anonymous { // one that is goes with its rule
 				s.Sets = append(s.Sets, set.Name)
+				s.Kinds[set.Name] = kindOf(set)
 			}
 		}
 		slices.Sort(s.Sets)

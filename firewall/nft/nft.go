@@ -2,8 +2,8 @@
 //
 // All is in one table of the family inet: for each door a chain and two sets of
 // addresses, one for IPv4 and one for IPv6, whose elements are the grants and
-// end by the kernel's own timeout; and a base chain at prerouting that sends
-// packets to guarded ports into the chain of their door. The table closes
+// end by the kernel's own timeout; and base chains at input and forward that
+// send packets to guarded ports into the chain of their door. The table closes
 // ports and opens none, so that all other rules of the host go on deciding.
 package nft
 
@@ -50,8 +50,10 @@ type Backend struct {
 	sock *netlink.Conn // of conn, for its deadlines, and for what the library lacks
 	// claimed says that sock owns the table.
 	claimed bool
-	guard   *firewall.Guard
-	there   structure // what the last Guard left, read back
+	// noLabels says that the kernel has no labels of connections.
+	noLabels bool
+	guard    *firewall.Guard
+	there    structure // what the last Guard left, read back
 }
 
 var _ firewall.Backend = (*Backend)(nil)

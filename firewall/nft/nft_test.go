@@ -53,7 +53,11 @@ func guard(t testing.TB, b *Backend, doors ...firewall.Door) {
 // nft runs the nft program.
 func nft(t testing.TB, command string) string {
 	t.Helper()
-	cmd := exec.Command("nft", "-f", "-")
+	args := []string{"-f", "-"}
+	if rest, ok := strings.CutPrefix(command, "-a "); ok { // with handles
+		args, command = append(args, "-a"), rest
+	}
+	cmd := exec.Command("nft", args...)
 	cmd.Stdin = strings.NewReader(command)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -159,10 +163,11 @@ func TestTamperingIsNoticed(t *testing.T) {
 		"flush ruleset",
 		"delete table inet webknock",
 		"delete table inet webknock\nadd table inet webknock",
-		"flush chain inet webknock guard",
+		"flush chain inet webknock input",
+		"flush chain inet webknock forward",
 		"flush chain inet webknock door_ssh",
 		"insert rule inet webknock door_ssh accept",
-		"add chain inet webknock guard { policy drop; }",
+		"add chain inet webknock input { policy drop; }",
 		"add chain inet webknock extra",
 	} {
 		t.Run(command, func(t *testing.T) {
@@ -197,7 +202,7 @@ func TestTamperingIsNoticed(t *testing.T) {
 func TestAnotherTableOfTheNameIsMadeAnew(t *testing.T) {
 	for _, command := range []string{
 		"add table inet webknock\nadd set inet webknock ssh4 { type inet_service; }",
-		"add table inet webknock\nadd chain inet webknock guard { type filter hook input priority 0; }",
+		"add table inet webknock\nadd chain inet webknock input { type filter hook prerouting priority 0; }",
 		"add table inet webknock { flags dormant; }",
 	} {
 		b := newBackend(t)
@@ -206,7 +211,7 @@ func TestAnotherTableOfTheNameIsMadeAnew(t *testing.T) {
 		if err := b.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if list := nft(t, "list table inet webknock"); !strings.Contains(list, "hook prerouting") || strings.Contains(list, "dormant") {
+		if list := nft(t, "list table inet webknock"); !strings.Contains(list, "hook input priority mangle") || strings.Contains(list, "hook prerouting") || strings.Contains(list, "dormant") {
 			t.Errorf("after %s:\n%s", command, list)
 		}
 	}

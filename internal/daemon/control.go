@@ -65,7 +65,11 @@ func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool)
 	} else if !guarded {
 		problems = append(problems, d.taken())
 	}
-	for _, problem := range []error{d.ledger.Problem(), d.commands.journal.Problem()} {
+	all := []error{d.ledger.Problem(), d.commands.journal.Problem()}
+	if backend, ok := d.backend.(interface{ Problem() error }); ok && guarded {
+		all = append(all, backend.Problem())
+	}
+	for _, problem := range all {
 		if problem != nil {
 			problems = append(problems, problem.Error())
 		}

@@ -53,6 +53,7 @@ type Options struct {
 type Daemon struct {
 	Options
 	started  time.Time
+	backend  firewall.Backend
 	gate     *firewall.Gate
 	shards   *shards
 	state    *durable.Dir
@@ -154,6 +155,7 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	}
 	defer start(ctx, d.reportLosses)()
 	defer start(ctx, d.tell)() // until the gate has stopped
+	d.backend = backend
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard

@@ -1,0 +1,223 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"webknock/firewall"
+	"webknock/firewall/firewalltest"
+)
+
+// transactions is how many transactions the kernel has carried out.
+func transactions(t *testing.T, b *Backend) (n uint32) {
+	t.Helper()
+	err := b.do("read the generation", func(c *nftables.Conn) error {
+		const attrID = 1 // NFTA_GEN_ID
+		answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETGEN, netlink.Request))
+		if err != nil {
+			return err
+		}
+		ad, err := netlink.NewAttributeDecoder(answers[0].Data[4:])
+		if err != nil {
+			return err
+		}
+		ad.ByteOrder = binary.BigEndian
+		for ad.Next() {
+			if ad.Type() == attrID {
+				n = ad.Uint32()
+			}
+		}
+		return ad.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Neither a reload nor a restart that changes nothing writes anything.
+func TestTheSameGuardWritesNothing(t *testing.T) {
+	for name, g := range map[string]firewall.Guard{"everything": everything, "plain": {Doors: []firewall.Door{ssh, vpn}, Mark: 0x40000000}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t)
+			if err := b.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+			before := transactions(t, b)
+			if err := b.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			restarted := newBackend(t)
+			if err := restarted.Guard(t.Context(), g, nil); err != nil {
+				t.Fatal(err)
+			}
+			if after := transactions(t, b); after != before {
+				t.Errorf("%d transactions, want none", after-before)
+			}
+			for _, b := range []*Backend{b, restarted} {
+				if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+					t.Errorf("grants %v", got)
+				}
+			}
+			// What differs is written.
+			changed := g
+			changed.Mark = 0x2
+			if err := restarted.Guard(t.Context(), changed, nil); err != nil {
+				t.Fatal(err)
+			}
+			if list := nft(t, "list table inet webknock"); !strings.Contains(list, "0x00000002") {
+				t.Errorf("the mark is not changed:\n%s", list)
+			}
+		})
+	}
+}
+
+// Networks that stay are not touched, whatever comes and goes beside them.
+func TestNetworksChangeByTheirDifferences(t *testing.T) {
+	b := newBackend(t)
+	for _, networks := range []string{
+		"10.0.0.0/8 2001:db8::/32",
+		"10.0.0.0/8 10.1.0.0/16 192.0.2.1/32 2001:db8::/32",
+		"10.0.0.0/8 11.0.0.0/8",
+		"10.0.0.0/8",
+		"0.0.0.0/1 255.255.255.255/32 ::/1 ffff::/16",
+		"0.0.0.0/0 ::/0",
+		"128.0.0.0/1 0.0.0.0/32",
+		"192.0.2.0/25 192.0.2.128/26 192.0.2.255/32",
+		"192.0.2.0/24",
+	} {
+		g := firewall.Guard{Doors: []firewall.Door{ssh}, Mark: 1}
+		var want []string
+		for _, n := range strings.Fields(networks) {
+			g.Allow = append(g.Allow, netip.MustParsePrefix(n))
+		}
+		if err := b.Guard(t.Context(), g, nil); err != nil {
+			t.Fatalf("%s: %v", networks, err)
+		}
+		for _, f := range families {
+			all, err := allowedNetworks(g.Allow, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range all.Ranges() {
+				want = append(want, r.String())
+			}
+			var got []string
+			err = b.do("read", func(c *nftables.Conn) error {
+				elements, err := c.GetSetElements(b.allowSet(f))
+				if err != nil {
+					return err
+				}
+				ranges, err := rangesOf(elements)
+				for _, r := range ranges {
+					got = append(got, r.String())
+				}
+				return err
+			})
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s: the set is %v, %v; want %v", networks, got, err, want)
+			}
+			want = nil
+		}
+		before := transactions(t, b)
+		if err := b.Guard(t.Context(), g, nil); err != nil || transactions(t, b) != before {
+			t.Errorf("%s: written again, %v", networks, err)
+		}
+	}
+	// What somebody else has put in or taken out is made right.
+	for _, command := range []string{"add element inet webknock allow.4 { 203.0.113.0/24 }", "flush set inet webknock allow.4"} {
+		nft(t, command)
+		if err := b.Guard(t.Context(), *b.guard, nil); err != nil {
+			t.Fatal(err)
+		}
+		if list := nft(t, "list set inet webknock allow.4"); strings.Contains(list, "203.0.113") || !strings.Contains(list, "192.0.2.0/24") {
+			t.Errorf("after %s:\n%s", command, list)
+		}
+	}
+}
+
+// The table of the version that guarded at prerouting becomes this version's in
+// place: its sets stay, with their grants.
+func TestTheTableOfTheLastVersionIsTakenOver(t *testing.T) {
+	old, err := os.ReadFile("testdata/before-labels.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/table.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBackend(t)
+	nft(t, string(old)+`
+add chain inet webknock forward { type nat hook prerouting priority -105; }
+add element inet webknock ssh4 { 192.0.2.1 timeout 1m comment "webknock1 id=abcd2345 at=1700000000000 seq=ssh" }`)
+	before := nft(t, "-a list set inet webknock ssh4")
+	guard(t, b, ssh, vpn)
+	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+		t.Errorf("grants %v", got)
+	}
+	if after := nft(t, "-a list set inet webknock ssh4"); handleOf(after) != handleOf(before) {
+		t.Errorf("the set was made anew:\n%s\nbefore:\n%s", after, before)
+	}
+	nft(t, "flush set inet webknock ssh4")
+	if got := nft(t, "list table inet webknock"); got != string(want) {
+		t.Errorf("the table is\n%s\nwant\n%s", got, want)
+	}
+}
+
+func handleOf(list string) string {
+	_, handle, _ := strings.Cut(list, "ssh4 { # handle ")
+	handle, _, _ = strings.Cut(handle, "\n")
+	return handle
+}
+
+// A kernel without labels of connections is found out, and said.
+func TestAKernelWithoutLabels(t *testing.T) {
+	b := newBackend(t)
+	b.fault = func(what string, said bool) error {
+		if what == "try labels of connections" || what == "guard the doors" && !b.noLabels {
+			return fmt.Errorf("injected: %w", syscall.EOPNOTSUPP)
+		}
+		return nil
+	}
+	guard(t, b, ssh)
+	if !errors.Is(b.Problem(), errNoLabels) {
+		t.Errorf("problem: %v", b.Problem())
+	}
+	list := nft(t, "list table inet webknock")
+	if strings.Contains(list, "label") || !strings.Contains(list, "tcp flags != syn / syn,ack ct state established accept") || strings.Contains(list, "related") {
+		t.Errorf("the table is\n%s", list)
+	}
+	other := newBackend(t)
+	guard(t, other, ssh)
+	if err := other.Problem(); err != nil {
+		t.Errorf("this kernel has labels, and the problem is %v", err)
+	}
+}
+
+func TestAMarkOf0MarksNothing(t *testing.T) {
+	for _, mode := range []firewall.Mode{firewall.Guarded, firewall.Sets} {
+		b := newBackend(t)
+		g := everything
+		g.Mark, g.Mode = 0, mode
+		if err := b.Guard(t.Context(), g, nil); err != nil {
+			t.Fatal(err)
+		}
+		if list := nft(t, "list table inet webknock"); strings.Contains(list, "mark") {
+			t.Errorf("mode %s: the table is\n%s", mode, list)
+		}
+	}
+}
