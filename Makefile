@@ -85,8 +85,8 @@ install: $(if $(wildcard bin/webknock),,build)
 	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
 	install -D -m 0644 docs/man/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8
 	install -D -m 0644 docs/man/webknock.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for unit in webknock.service webknock-guard.service; do \
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d
+	for unit in webknock.service webknock-guard.service nftables.service.d/webknock.conf; do \
 		sed 's,/usr/local/bin,$(PREFIX)/bin,' docs/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
 		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
 	done
@@ -102,6 +102,7 @@ endif
 	rm -f $(DESTDIR)$(PREFIX)/bin/webknock
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d/webknock.conf
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/webknock
 ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

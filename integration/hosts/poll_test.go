@@ -28,7 +28,7 @@ type poll struct {
 type session struct {
 	fd      int
 	address netip.AddrPort
-	asked   time.Time // when the SYN was sent
+	asked   time.Time // just before the SYN was sent
 }
 
 // silence is how long a SYN waits for its answer. It is sent once: the kernel
@@ -61,6 +61,7 @@ func (p *poll) run(addresses []netip.AddrPort) error {
 		case <-tick.C:
 		}
 		for _, a := range addresses {
+			now := time.Now()
 			fd, err := ask(a)
 			if err == unix.ENETUNREACH || err == unix.EHOSTUNREACH {
 				continue // not up yet
@@ -68,7 +69,7 @@ func (p *poll) run(addresses []netip.AddrPort) error {
 			if err != nil {
 				return err
 			}
-			waiting = append(waiting, session{fd, a, time.Now()})
+			waiting = append(waiting, session{fd, a, now})
 		}
 		waiting = p.look(waiting)
 	}
@@ -129,6 +130,11 @@ func (p *poll) seen() (asked int, sessions []session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.asked, append([]session(nil), p.sessions...)
+}
+
+// settle waits until every SYN that was sent before it has had its time.
+func (p *poll) settle() {
+	time.Sleep(2 * silence)
 }
 
 // end stops the poll, and the sessions that it got.
