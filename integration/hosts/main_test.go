@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		if err == nil {
 			err = lab.PrivateRun()
 		}
+		if err == nil { // a name for browsers, which treat addresses in another way
+			err = lab.PrivateFile("/etc/hosts", "127.0.0.1 localhost\n"+serverIP+" "+home+"\n")
+		}
 		if err == nil {
 			scratch, err = os.MkdirTemp("", "webknock-hosts-")
 		}
