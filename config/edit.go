@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"webknock/internal/suggest"
 )
 
 // ErrByHand is the error of an edit that would change more of a file than was
@@ -56,7 +58,11 @@ func WithoutUser(file string, data []byte, name string) ([]byte, User, error) {
 	key, list := users(root)
 	i, item := findUser(list, name)
 	if item == nil {
-		return nil, User{}, fmt.Errorf("%s: there is no user %q (webknock user list)", file, name)
+		hint := suggest.DidYouMean(name, userNames(list))
+		if hint == "" {
+			hint = " (webknock user list)"
+		}
+		return nil, User{}, fmt.Errorf("%s: there is no user %q%s", file, name, hint)
 	}
 	u := User{Name: name}
 	if n := child(resolve(item), "totp_file"); n != nil {
@@ -131,6 +137,18 @@ func findUser(list *yaml.Node, name string) (int, *yaml.Node) {
 		}
 	}
 	return 0, nil
+}
+
+func userNames(list *yaml.Node) (names []string) {
+	if list == nil {
+		return nil
+	}
+	for _, item := range list.Content {
+		if n := child(resolve(item), "name"); n != nil {
+			names = append(names, resolve(n).Value)
+		}
+	}
+	return names
 }
 
 func resolve(n *yaml.Node) *yaml.Node {

@@ -320,10 +320,14 @@ func TestAdministratorsOpenAndClose(t *testing.T) {
 		code int
 		want string
 	}{
-		{"close --all", 1, "no such grant"},
+		{"close --all", 0, ""},
+		{"close abcd2345", 1, "there is no grant"},
+		{"open ssh 127.0.0.1", 1, "address of no client"},
+		{"open ssh ::ffff:224.0.0.1", 1, "address of no client"},
+		{"open ssh " + aliceIP + " --for 23h59m", 1, "max_ttl"},
 		{"close", 2, "exactly one"},
-		{"open cellar " + aliceIP, 1, "no such door"},
-		{"open ssh nonsense", 2, "no IP address"},
+		{"open cellar " + aliceIP, 1, "there is no door"},
+		{"open ssh nonsense", 2, "not an IP address"},
 		{"open ssh", 2, "arg"},
 		{"status --nonsense", 2, "unknown flag"},
 		{"nonsense", 2, "nonsense"},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 )
@@ -46,8 +45,7 @@ func newUnban(a *app) *cobra.Command {
 			if err := a.api().Unban(c.Context(), args[0]); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "lifted")
-			return nil
+			return a.done(c.OutOrStdout(), "lifted", result{"lifted"})
 		},
 	}
 }

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/suggest"
 )
 
 func newClose(a *app) *cobra.Command {
@@ -52,7 +56,9 @@ func newClose(a *app) *cobra.Command {
 				closed.Grants = append(closed.Grants, g)
 			}
 			if len(closed.Grants) == 0 && failed == nil {
-				return errors.New("no such grant (webknock grants lists them)")
+				if err := a.nothingToClose(c.Context(), args, door); err != nil {
+					return err
+				}
 			}
 			if a.output == "json" {
 				return errors.Join(failed, printJSON(c.OutOrStdout(), closed))
@@ -64,6 +70,34 @@ func newClose(a *app) *cobra.Command {
 	c.Flags().Var(&client, "client", "all grants for an `ADDRESS`, or in a prefix")
 	c.Flags().BoolVar(&all, "all", false, "all grants")
 	return c
+}
+
+// nothingToClose says what is wrong with what was asked to be closed, if there was
+// nothing. That a door has no grants, or a client, or that there are none at all,
+// is what was asked for.
+func (a *app) nothingToClose(ctx context.Context, args []string, door string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("there is no grant %q (webknock grants lists them)", args[0])
+	}
+	if door == "" {
+		return nil
+	}
+	s, err := a.api().Status(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, d := range s.Doors {
+		names = append(names, d.Name)
+	}
+	if slices.Contains(names, door) {
+		return nil
+	}
+	hint := suggest.DidYouMean(door, names)
+	if hint == "" {
+		hint = " (webknock status lists them)"
+	}
+	return fmt.Errorf("there is no door %q%s", door, hint)
 }
 
 // scope is a flag that holds an address or a prefix.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,12 @@ import (
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
 )
+
+type guarded struct {
+	Result string `json:"result"`
+	Doors  int    `json:"doors"`
+	Daemon bool   `json:"daemon"` // a running daemon guards them
+}
 
 func newGuard(a *app) *cobra.Command {
 	var print bool
@@ -28,7 +35,11 @@ func newGuard(a *app) *cobra.Command {
 				return err
 			}
 			if print {
-				return nft.Print(c.OutOrStdout(), cfg.Firewall.Table, cfg.Firewall.Guard)
+				var ruleset strings.Builder
+				if err := nft.Print(&ruleset, cfg.Firewall.Table, cfg.Firewall.Guard); err != nil {
+					return err
+				}
+				return a.done(c.OutOrStdout(), strings.TrimSuffix(ruleset.String(), "\n"), map[string]string{"ruleset": ruleset.String()})
 			}
 			// A daemon would take what is put there beside it for a change of
 			// somebody else's, and put its own guard back.
@@ -40,8 +51,7 @@ func newGuard(a *app) *cobra.Command {
 			case !s.Firewall.Guarded:
 				return errors.New("a daemon runs whose guard was taken away (webknock reload puts it back)")
 			default:
-				fmt.Fprintf(c.OutOrStdout(), "%d doors are guarded, by the running daemon\n", len(s.Doors))
-				return nil
+				return a.done(c.OutOrStdout(), fmt.Sprintf("%d doors are guarded, by the running daemon", len(s.Doors)), guarded{"guarded", len(s.Doors), true})
 			}
 			lock, err := nft.LockTable(c.Context(), cfg.Firewall.Table, slog.Default())
 			if err != nil {
@@ -57,8 +67,7 @@ func newGuard(a *app) *cobra.Command {
 			if err := backend.Guard(c.Context(), cfg.Firewall.Guard, nil); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%d doors are guarded\n", len(cfg.Doors))
-			return nil
+			return a.done(c.OutOrStdout(), fmt.Sprintf("%d doors are guarded", len(cfg.Doors)), guarded{"guarded", len(cfg.Doors), false})
 		},
 	}
 	c.Flags().BoolVar(&print, "print", false, "write the guard as a file for nft(8)")

@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -30,21 +28,12 @@ const (
 
 // run carries out a command line and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(stdout, stderr)
+	asJSON := wantsJSON(args)
+	root := newRoot(stdout, stderr, asJSON)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return exitDone
+	if err != nil {
+		report(stderr, err, asJSON)
 	}
-	fmt.Fprintf(stderr, "webknock: %v\n", err)
-	var failed failure
-	if errors.As(err, &failed) {
-		return exitFailed
-	}
-	return exitUsage // cobra's own errors
+	return exitCode(err)
 }
-
-// failure is an error of a command that was used rightly.
-type failure struct{ error }
-
-func (f failure) Unwrap() error { return f.error }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ func read(t *testing.T, file string) string {
 
 func TestTheManualHasAllCommandsAndFlags(t *testing.T) {
 	page := read(t, "../../docs/man/webknock.8")
-	root := newRoot(io.Discard, io.Discard)
+	root := newRoot(io.Discard, io.Discard, false)
 	flags := func(c *cobra.Command) {
 		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			if !strings.Contains(page, "Fl -"+f.Name) {
@@ -83,4 +84,32 @@ func TestTheManualHasAllKeys(t *testing.T) {
 		}
 	}
 	walk(schema)
+}
+
+func TestTheDocumentHasTheJSONOfAllCommands(t *testing.T) {
+	page := read(t, "../../docs/cli.md")
+	var walk func(c *cobra.Command, path string)
+	walk = func(c *cobra.Command, path string) {
+		if c.Name() == "completion" || c.Name() == "help" || c.Name() == "serve" {
+			return
+		}
+		if c.Runnable() && !strings.Contains(page, "\n| `"+path+"` | ") && len(c.Commands()) == 0 {
+			t.Errorf("cli.md has no JSON of %s", path)
+		}
+		for _, inner := range c.Commands() {
+			walk(inner, path+" "+inner.Name())
+		}
+	}
+	for _, c := range newRoot(io.Discard, io.Discard, false).Commands() {
+		walk(c, c.Name())
+	}
+	for _, shape := range []any{problem{}, detail{}, checked{}, reloaded{}, guarded{}, addedUser{}, removedUser{}, listedUser{}, hashedPath{}, result{}} {
+		typ := reflect.TypeOf(shape)
+		for i := range typ.NumField() {
+			key, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if !strings.Contains(page, `"`+key+`"`) {
+				t.Errorf("cli.md has no field %s of %s", key, typ)
+			}
+		}
+	}
 }

@@ -20,7 +20,7 @@ func newOpen(a *app) *cobra.Command {
 				return err
 			}
 			if addr, err := netip.ParseAddr(args[1]); err != nil || addr.Zone() != "" {
-				return fmt.Errorf("%q is no IP address (like 192.0.2.7 or 2001:db8::7)", args[1])
+				return fmt.Errorf("%q is not an IP address (like 192.0.2.7 or 2001:db8::7)", args[1])
 			}
 			return nil
 		},

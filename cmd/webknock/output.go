@@ -16,6 +16,20 @@ func printJSON(w io.Writer, value any) error {
 	return e.Encode(value)
 }
 
+// done writes what a command has done: text for people, or value for programs.
+func (a *app) done(w io.Writer, text string, value any) error {
+	if a.output == "json" {
+		return printJSON(w, value)
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
+}
+
+// A result is what a command has done that has nothing else to tell programs.
+type result struct {
+	Result string `json:"result"`
+}
+
 // printTable writes rows under a head, or a line in their place if there are
 // none.
 func printTable(w io.Writer, none string, head []string, rows [][]string) error {

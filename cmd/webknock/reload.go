@@ -25,16 +25,20 @@ func newReload(a *app) *cobra.Command {
 			if err := a.api().Reload(c.Context(), r); err != nil {
 				return err
 			}
+			text := "reloaded"
 			if confirm > 0 {
-				fmt.Fprintf(c.OutOrStdout(), "reloaded; without webknock confirm within %v the old configuration comes back\n", confirm)
-			} else {
-				fmt.Fprintln(c.OutOrStdout(), "reloaded")
+				text = fmt.Sprintf("reloaded; without webknock confirm within %v the old configuration comes back", confirm)
 			}
-			return nil
+			return a.done(c.OutOrStdout(), text, reloaded{"reloaded", confirm.Seconds()})
 		},
 	}
 	c.Flags().Var((*trialTime)(&confirm), "confirm", "put the old configuration back unless webknock confirm follows within `DURATION`")
 	return c
+}
+
+type reloaded struct {
+	Result        string  `json:"result"`
+	ConfirmWithin float64 `json:"confirm_within,omitempty"` // seconds
 }
 
 // trialTime is a flag that holds how long to wait for a confirmation.
@@ -61,8 +65,7 @@ func newConfirm(a *app) *cobra.Command {
 			if err := a.api().Confirm(c.Context()); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "confirmed")
-			return nil
+			return a.done(c.OutOrStdout(), "confirmed", result{"confirmed"})
 		},
 	}
 }

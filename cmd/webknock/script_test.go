@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -74,8 +73,11 @@ func (steady) Grants(context.Context) ([]admin.Grant, error) {
 }
 
 func (steady) Open(_ context.Context, r admin.OpenRequest) (admin.Grant, error) {
-	if r.Door != "ssh" {
-		return admin.Grant{}, admin.NewProblem(http.StatusNotFound, "door "+r.Door+": no such door")
+	switch {
+	case r.Door != "ssh":
+		return admin.Grant{}, admin.NewProblem(http.StatusNotFound, "there is no door \""+r.Door+"\" (did you mean ssh?)")
+	case r.TTL == "24h0m0s":
+		return admin.Grant{}, admin.NewProblem(http.StatusUnprocessableEntity, "ttl: 24h0m0s is more than door ssh allows (up to 8h0m0s, its max_ttl)")
 	}
 	return admin.Grant{ID: "cdef4567", Door: r.Door, Client: r.Client, Remaining: 30}, nil
 }
@@ -95,7 +97,7 @@ func (steady) Reload(context.Context, admin.ReloadRequest) error {
 	return p
 }
 
-func (steady) Unguard(context.Context) error { return errors.New("no") }
+func (steady) Unguard(context.Context) error { return nil }
 
 func (steady) Bans(context.Context) ([]admin.Ban, error) {
 	return []admin.Ban{{Client: "192.0.2.66", Remaining: 61}}, nil

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -28,8 +27,7 @@ func newUnguard(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "the guard is gone: doors are as open as the other rules of this host leave them")
-			return nil
+			return a.done(c.OutOrStdout(), "the guard is gone: doors are as open as the other rules of this host leave them", result{"unguarded"})
 		},
 	}
 }

@@ -14,7 +14,10 @@ func newUser(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "user",
 		Short: "Add, list and remove the users of one-time steps",
-		Args: func(*cobra.Command, []string) error {
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(c, args[0])
+			}
 			return errors.New("do what with users? (user add, user list or user remove)")
 		},
 		Run: func(*cobra.Command, []string) {}, // never: no arguments are right

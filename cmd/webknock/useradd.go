@@ -25,6 +25,8 @@ type addedUser struct {
 	Name string `json:"name"`
 	File string `json:"file"`
 	URI  string `json:"uri"`
+	// Notes is what is left to be done, for people.
+	Notes []string `json:"notes"`
 }
 
 func newUserAdd(a *app) *cobra.Command {
@@ -56,14 +58,14 @@ func newUserAdd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), addedUser{u.Name, u.File, key.String(), notes})
+			}
 			defer func() {
 				for _, note := range notes {
 					fmt.Fprintln(c.ErrOrStderr(), note)
 				}
 			}()
-			if a.output == "json" {
-				return printJSON(c.OutOrStdout(), addedUser{u.Name, u.File, key.String()})
-			}
 			out := c.OutOrStdout()
 			fmt.Fprintf(out, "the secret of %s is in %s\n", u.Name, u.File)
 			if isTerminal(out) {

@@ -11,6 +11,12 @@ import (
 	"webknock/internal/durable"
 )
 
+type removedUser struct {
+	Name  string   `json:"name"`
+	File  string   `json:"file"`
+	Notes []string `json:"notes"` // what is left to be done, for people
+}
+
 func newUserRemove(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove NAME",
@@ -39,6 +45,9 @@ func newUserRemove(a *app) *cobra.Command {
 			note := fmt.Sprintf("%s is none of the users of %s any more; %s", name, a.configFile, reloadHint)
 			if err := os.Remove(u.File); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("%s, but the secret is still there: %w", note, err)
+			}
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), removedUser{u.Name, u.File, []string{note}})
 			}
 			fmt.Fprintln(c.ErrOrStderr(), note)
 			return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -13,11 +14,15 @@ func newVersion(a *app) *cobra.Command {
 		Short: "Show the version",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if a.output == "json" {
-				return printJSON(c.OutOrStdout(), map[string]string{"version": version, "go": runtime.Version()})
-			}
-			fmt.Fprintf(c.OutOrStdout(), "webknock %s (%s)\n", version, runtime.Version())
-			return nil
+			return printVersion(c.OutOrStdout(), a.output == "json")
 		},
 	}
+}
+
+func printVersion(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, map[string]string{"version": version, "go": runtime.Version()})
+	}
+	_, err := fmt.Fprintf(w, "webknock %s (%s)\n", version, runtime.Version())
+	return err
 }

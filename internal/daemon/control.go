@@ -3,14 +3,17 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/httpd/admin"
+	"webknock/internal/suggest"
 	"webknock/sequence/track"
 )
 
@@ -132,17 +135,43 @@ func (d *Daemon) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, er
 	if err != nil || addr.Zone() != "" {
 		return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "client: not an IP address (like 192.0.2.7 or 2001:db8::7)")
 	}
+	if addr = addr.Unmap(); !firewall.ValidClient(addr) {
+		return admin.Grant{}, admin.NewProblem(http.StatusUnprocessableEntity, fmt.Sprintf("client: %s is the address of no client (that of one host, which the packets of the client come from)", addr))
+	}
+	cfg := d.config.Load()
+	at := slices.IndexFunc(cfg.Doors, func(door firewall.Door) bool { return door.Name == r.Door })
+	if at < 0 {
+		return admin.Grant{}, admin.NewProblem(http.StatusNotFound, fmt.Sprintf("there is no door %q%s", r.Door, doorHint(cfg, r.Door)))
+	}
 	var ttl time.Duration
 	if r.TTL != "" {
 		if ttl, err = time.ParseDuration(r.TTL); err != nil || ttl < time.Second {
 			return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "ttl: not a duration of at least 1s (like 30s or 5m)")
 		}
 	}
+	if most := cfg.Doors[at].MaxTTL; ttl > most {
+		return admin.Grant{}, admin.NewProblem(http.StatusUnprocessableEntity, fmt.Sprintf("ttl: %v is more than door %s allows (up to %v, its max_ttl)", ttl, r.Door, most))
+	}
 	grants, err := d.gate.Open(ctx, firewall.OpenRequest{Client: addr, Doors: []string{r.Door}, TTL: ttl})
 	if err != nil {
 		return admin.Grant{}, problemOf(err)
 	}
 	return grantOf(grants[0]), nil
+}
+
+// doorHint says which door may be meant by a name that none has.
+func doorHint(cfg *config.Config, name string) string {
+	var names []string
+	for _, door := range cfg.Doors {
+		names = append(names, door.Name)
+	}
+	switch best := suggest.Closest(name, names); {
+	case best != "":
+		return " (did you mean " + best + "?)"
+	case len(names) == 0:
+		return " (there are none)"
+	}
+	return " (one of " + strings.Join(names, ", ") + ")"
 }
 
 // Close implements admin.Control.

@@ -222,5 +222,8 @@ func parsePayload(data []byte) (t Ticket, err error) {
 
 // openable reports whether an address can be some client's.
 func openable(a netip.Addr) bool {
+	if first := a.As16()[12]; a.Is4() && (first == 0 || first >= 240) {
+		return false // of this network, reserved, broadcast
+	}
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6()
 }
