@@ -146,16 +146,19 @@ func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
 		if matchesOneOf(step.Trigger, cfg.Shield.Decoys) {
 			d.errorAt(at, "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
 		}
-		if why := neverComes(cfg, step.Trigger); why != "" {
-			d.errorAt(at, "%s", why)
-		} else if why := seldomComes(cfg, step.Trigger); why != "" {
-			d.warnAt(at, "%s", why)
-		}
 		if why := everybody(step.Trigger); why != "" {
 			d.warnAt(at, "%s, so that it keeps nobody out (webknock hash --random invents a path)", why)
 		}
 		if i > 0 && step.Within < roundTrip {
 			d.warnAt(at, "%v is less than a request takes from afar, so that hardly anybody completes this (within: 5s)", step.Within)
+		}
+		if d.wrong("listeners") || len(cfg.Listeners) == 0 {
+			continue
+		}
+		if why := neverComes(cfg, step.Trigger); why != "" {
+			d.errorAt(at, "%s", why)
+		} else if why := seldomComes(cfg, step.Trigger); why != "" {
+			d.warnAt(at, "%s", why)
 		}
 	}
 	if s.Window > 0 && s.Window < time.Duration(last)*roundTrip {
