@@ -157,6 +157,12 @@ type Shield struct {
 	Exempt    []netip.Prefix
 }
 
+// Shielded reports whether there is anything that a ban or a limit keeps
+// clients from.
+func (g Guard) Shielded() bool {
+	return g.Mode == Guarded && len(g.BanPorts)+len(g.RatePorts) > 0
+}
+
 // A Ban keeps a client from the listeners until its time is over.
 type Ban struct {
 	Client netip.Prefix // an IPv4 address or an IPv6 /64
@@ -195,6 +201,52 @@ type Change struct {
 	// New tells that there is no grant for Door and Client. If there is one
 	// after all, it may stay as it is.
 	New bool
+	// Again tells that the grant is put back as it was: the connections that
+	// it has allowed stay counted. Otherwise they are counted anew.
+	Again bool
+	// Spent tells that the grant allows no further connections, if its door
+	// counts them: how many it has allowed is no longer known.
+	Spent bool
+}
+
+// Held is an element that the firewall holds in the set of a door: a grant, or
+// what somebody else has put there.
+type Held struct {
+	// Grant is what was written down with the element; of a foreign one
+	// only the door and the client are known.
+	Grant
+	Origin Origin
+	// Ends is when the firewall ends it by itself. It differs from Expires if
+	// somebody has given the element another time.
+	Ends time.Time
+	// Spent tells that its count of connections is lost.
+	Spent bool
+}
+
+// Origin says who has made an element.
+type Origin uint8
+
+const (
+	// Foreign: not this program, or it did before the machine was booted.
+	Foreign Origin = iota
+	// Ours: this program, since the machine was booted.
+	Ours
+	// Earlier: the version of this program before ends were written down, by
+	// all appearance since the machine was booted. Expires is Ends.
+	Earlier
+)
+
+// By names a process that has changed the firewall.
+type By struct {
+	Process string // empty: unknown
+	PID     int
+}
+
+func (b By) String() string {
+	if b.Process == "" {
+		return "an unknown process"
+	}
+	return fmt.Sprintf("%s (process %d)", b.Process, b.PID)
 }
 
 // A Backend keeps doors closed. Its methods may be called from several
@@ -212,23 +264,28 @@ type Backend interface {
 	// already are left out.
 	Commit(ctx context.Context, changes []Change) error
 	// Check returns ErrNotGuarded if what the last Guard put there, grants
-	// apart, is no longer there whole. Its cost does not grow with the number
-	// of grants.
+	// and bans apart, is no longer there whole or has been added to. Its cost
+	// does not grow with the number of grants.
 	Check(ctx context.Context) error
-	// Read returns the truth: the grants that the firewall holds now, in no
-	// order, or ErrNotGuarded as Check does.
-	Read(ctx context.Context) ([]Grant, error)
+	// Read returns the truth: all that the firewall holds now in the sets of
+	// the doors, in no order, or ErrNotGuarded as Check does.
+	Read(ctx context.Context) ([]Held, error)
 	// Ban sets and lifts bans.
 	Ban(ctx context.Context, bans []Ban) error
-	// Bans returns the bans that the firewall holds now.
-	Bans(ctx context.Context) ([]Ban, error)
+	// Bans returns the bans that the firewall holds now: those that this
+	// program has set since the machine was booted, and others.
+	Bans(ctx context.Context) (ours, foreign []Ban, err error)
 	// EndSessions ends the sessions that began under grants, which the backend
 	// does not hold any more. Sessions from before the guard live on.
 	EndSessions(ctx context.Context, grants []Grant) error
-	// Changed receives a value soon after somebody else may have changed the
-	// firewall. It may report changes that are none, and may miss some: its
-	// reader should call Check then, and Read now and then as well.
-	Changed() <-chan struct{}
+	// Changed receives a value soon after somebody else may have changed
+	// what this backend keeps. It may report changes that are none, and may
+	// miss some: its reader should call Read then, and now and then as well.
+	Changed() <-chan By
+	// Asleep returns how long the machine has been suspended since it was
+	// booted. Grants end on time all the same, though the clocks of this
+	// process and of the firewall stand still meanwhile.
+	Asleep() time.Duration
 	// Unguard takes away everything that Guard put there, grants included.
 	// It is no error if nothing is there.
 	Unguard(ctx context.Context) error
@@ -258,6 +315,8 @@ var (
 	ErrUnguarded = errors.New("nothing is guarded")
 	// ErrBusy: more waits for the gate than it can hold.
 	ErrBusy = errors.New("too many openings wait")
+	// ErrContested: somebody keeps changing what was put right.
+	ErrContested = errors.New("somebody keeps changing the firewall")
 	// ErrStopped: the gate does not run any more.
 	ErrStopped = errors.New("the gate has stopped")
 )

@@ -15,29 +15,42 @@ import (
 
 // A Gate owns the grants. One goroutine, in Run, decides and commits; whatever
 // waits for it meanwhile is committed as one transaction. The firewall holds
-// the truth: the gate reads it when it starts, after every failure and now and
-// then, and puts back what somebody else took away.
+// the truth over restarts: the gate takes over the grants that it finds when it
+// starts. From then on it knows them all. It looks at the firewall when somebody
+// else has changed it, after every failure and now and then, puts back what is
+// missing and deletes what it does not know.
 type Gate struct {
-	backend Backend
-	log     *slog.Logger
-	observe func(Event)
-	orders  chan order
-	stopped chan struct{}
-	apart   time.Duration // at least, between two transactions
+	backend  Backend
+	log      *slog.Logger
+	observe  func(Event)
+	orders   chan order
+	stopped  chan struct{}
+	apart    time.Duration // at least, between two transactions
+	closures Closures
 
 	// What follows belongs to Run.
-	guard     Guard
-	guarded   bool
-	grants    map[key]Grant
-	count     map[string]int // grants by door
-	ids       map[string]key
-	ends      ends
-	closing   map[key]string             // grants to be closed, and why, that the firewall would not close
-	ended     map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
-	bans      map[netip.Prefix]time.Time // that hold, and until when
-	cut       []Grant                    // grants that have ended, whose sessions are to end
-	committed time.Time                  // when the last transaction was over
-	failing   error                      // the latest failure, until the firewall is known to be right
+	guard       Guard
+	guarded     bool
+	grants      map[key]Grant
+	count       map[string]int // grants by door
+	ids         map[string]key
+	ends        ends
+	closing     map[key]string             // grants to be closed, and why, that the firewall would not close
+	ended       map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
+	bans        map[netip.Prefix]time.Time // that hold, and until when
+	cut         []Grant                    // grants that have ended, whose sessions are to end
+	committed   time.Time                  // when the last transaction was over
+	failing     error                      // the latest failure, until the firewall is known to be right
+	complained  time.Time                  // when a failure was logged last
+	complaining bool                       // and its end was not yet
+	exposed     bool                       // the guard could not be put back
+	adopted     bool                       // the grants of an earlier run have been taken over
+	bansAdopted bool                       // and its bans
+	unsure      bool                       // some bans may not be as told
+	asleep      time.Duration              // in which the machine was suspended, as far as ends have been brought forward
+	by          By                         // who has changed the firewall, of the look at it that goes on
+	repairs     repairs
+	untold      string // a repair that is not yet whole
 }
 
 // key tells grants apart: there is one for a door and a client.
@@ -50,11 +63,12 @@ func keyOf(g Grant) key { return key{g.Door, g.Client} }
 
 // An Event is something that happened to a grant or to the guard.
 type Event struct {
-	Kind   EventKind
-	Time   time.Time
-	Grant  Grant  // zero in a Repaired
-	Reason string // of a Closed or a Repaired
-	Cause  any    // of the OpenRequest that opened or extended the grant
+	Kind    EventKind
+	Time    time.Time
+	Grant   Grant  // zero in a Repaired
+	Reason  string // of a Closed or a Repaired
+	Repairs int    // that a Repaired tells of
+	Cause   any    // of the OpenRequest that opened or extended the grant
 }
 
 // EventKind says what happened.
@@ -76,7 +90,6 @@ const (
 	BySequence  = "closed by a sequence"
 	DoorRemoved = "its door was removed or changed"
 	Banned      = "its client was banned"
-	FromOutside = "removed from the firewall by somebody else"
 	Unguarding  = "the guard was taken away"
 )
 
@@ -98,9 +111,10 @@ const (
 	groupTime      = time.Millisecond       // at least, between two transactions
 	backendTimeout = 5 * time.Second        // for one call of the backend
 	endedMemory    = 2 * time.Second        // for which the firewall's clock may be behind
-	pollInterval   = time.Second            // at least, between two looks at all grants
-	minRetry       = 250 * time.Millisecond // after a first failure
+	pollInterval   = 10 * time.Second       // at least, between two looks at all that there is, when nobody is seen to have changed anything
+	minRetry       = 50 * time.Millisecond  // after a first failure
 	maxRetry       = 5 * time.Second        // after many
+	maxExposed     = 100 * time.Millisecond // after many, while the guard is not there
 )
 
 // NewGate returns a gate that guards nothing until Configure. Observe is
@@ -108,15 +122,17 @@ const (
 func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
 	return &Gate{
 		backend: backend, log: log, observe: observe,
-		orders:  make(chan order, maxOrders),
-		stopped: make(chan struct{}),
-		apart:   groupTime,
-		grants:  map[key]Grant{},
-		count:   map[string]int{},
-		ids:     map[string]key{},
-		closing: map[key]string{},
-		ended:   map[key]time.Time{},
-		bans:    map[netip.Prefix]time.Time{},
+		orders:   make(chan order, maxOrders),
+		stopped:  make(chan struct{}),
+		apart:    groupTime,
+		closures: forgetful{},
+		asleep:   backend.Asleep(),
+		grants:   map[key]Grant{},
+		count:    map[string]int{},
+		ids:      map[string]key{},
+		closing:  map[key]string{},
+		ended:    map[key]time.Time{},
+		bans:     map[netip.Prefix]time.Time{},
 	}
 }
 
@@ -137,10 +153,14 @@ func (g *Gate) Run(ctx context.Context) {
 	end := time.NewTimer(0)
 	defer end.Stop()
 	retry := minRetry
-	for {
+	interval := pollInterval
+	for failing := false; ; {
 		next := pollInterval
 		if len(g.ends) > 0 {
 			next = time.Until(g.ends[0].at)
+		}
+		if sum := g.sumRepairs(time.Now()); sum > 0 {
+			next = min(next, sum)
 		}
 		end.Reset(next)
 		select {
@@ -155,29 +175,36 @@ func (g *Gate) Run(ctx context.Context) {
 				// one after the other, some share a transaction.
 				time.Sleep(g.apart - time.Since(g.committed))
 			}
-			failed := g.failing
 			g.work(ctx, []order{o})
-			if failed == nil && g.failing != nil {
-				poll.Reset(minRetry)
-			}
-		case <-g.backend.Changed():
-			if g.guarded && g.check(ctx) != nil {
-				g.sync(ctx)
-			}
+		case g.by = <-g.backend.Changed():
+			g.sync(ctx)
+			g.by = By{}
 		case <-poll.C:
 			began := time.Now()
 			g.sync(ctx)
 			// A look takes longer the more grants there are; it may cost a
 			// twentieth of a processor at most.
-			interval := max(pollInterval, 20*time.Since(began))
-			if g.failing != nil {
-				interval, retry = retry, min(2*retry, maxRetry)
+			interval = max(pollInterval, 20*time.Since(began))
+			if failing = g.failing != nil; failing {
+				if g.exposed {
+					retry = min(retry, maxExposed)
+				}
+				poll.Reset(retry)
+				retry = min(2*retry, maxRetry)
 			} else {
 				retry = minRetry
+				poll.Reset(interval)
 			}
-			poll.Reset(interval)
 		case <-end.C:
 			g.expire(time.Now())
+		}
+		if now := g.failing != nil; now != failing {
+			failing, retry = now, minRetry
+			if failing {
+				poll.Reset(minRetry)
+			} else {
+				poll.Reset(interval)
+			}
 		}
 		g.endSessions(ctx)
 	}
@@ -192,13 +219,15 @@ func (g *Gate) Configure(ctx context.Context, guard Guard) error {
 
 // Unguard takes the guard away, until the next Configure.
 func (g *Gate) Unguard(ctx context.Context) error {
+	defer g.closures.Settle(ctx)
 	return g.wait(ctx, order{alone: func(ctx context.Context) error {
 		ctx, cancel := call(ctx)
 		defer cancel()
+		g.closures.Close(slices.Collect(maps.Values(g.grants)))
 		if err := g.backend.Unguard(ctx); err != nil {
 			return fmt.Errorf("take the guard away: %w", err)
 		}
-		g.guarded, g.failing = false, nil
+		g.guarded, g.failing, g.exposed, g.untold = false, nil, false, ""
 		for _, grant := range g.grants {
 			g.forget(grant, Unguarding)
 		}
@@ -211,6 +240,9 @@ func (g *Gate) Unguard(ctx context.Context) error {
 func (g *Gate) Open(ctx context.Context, r OpenRequest) ([]Grant, error) {
 	var grants []Grant
 	err := g.wait(ctx, order{stage: g.open(r, &grants)})
+	if len(r.Closes) > 0 {
+		g.closures.Settle(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -224,8 +256,12 @@ func (g *Gate) Submit(r OpenRequest, done func([]Grant, error)) {
 	var grants []Grant
 	o := order{stage: g.open(r, &grants), done: func(err error) { done(grants, err) }}
 	select {
-	case <-g.stopped:
+	case <-g.stopped: // otherwise it might wait in the queue for nobody
 		done(nil, ErrStopped)
+		return
+	default:
+	}
+	select {
 	case g.orders <- o:
 	default:
 		done(nil, ErrBusy)
@@ -233,8 +269,10 @@ func (g *Gate) Submit(r OpenRequest, done func([]Grant, error)) {
 }
 
 // Close ends a grant before its time. If the firewall cannot be told, Close
-// returns the error, and the gate tries until the grant's time is over.
+// returns the error, and the gate tries until the grant's time is over. When it
+// returns, that the grant is closed is remembered over restarts, if that can be.
 func (g *Gate) Close(ctx context.Context, id string) error {
+	defer g.closures.Settle(ctx)
 	return g.wait(ctx, order{stage: func(p *plan) error {
 		grant, ok := p.grant(g.ids[id])
 		if !ok {
@@ -276,11 +314,15 @@ func (g *Gate) Count(ctx context.Context) (count map[string]int, err error) {
 // Ban keeps clients from the listeners until a time, or lifts a ban whose time
 // is over. Networks that never need a grant, and what the shield exempts, are
 // not banned. If closeGrants is set the clients' grants end as well. While
-// nothing is guarded, and if the firewall fails, bans wait for the next guard.
+// nothing is guarded bans wait for the next guard. If the firewall cannot be
+// told, Ban returns the error, and the gate tries until it can.
 func (g *Gate) Ban(ctx context.Context, bans []Ban, closeGrants bool) error {
+	if closeGrants {
+		defer g.closures.Settle(ctx)
+	}
 	return g.wait(ctx, order{alone: func(ctx context.Context) error {
 		now := time.Now()
-		maps.DeleteFunc(g.bans, func(_ netip.Prefix, until time.Time) bool { return !until.After(now) })
+		g.banned()
 		bans := slices.DeleteFunc(slices.Clone(bans), func(b Ban) bool {
 			return b.Until.After(now) && slices.ContainsFunc(slices.Concat(g.guard.Allow, g.guard.Exempt), b.Client.Overlaps)
 		})
@@ -296,25 +338,35 @@ func (g *Gate) Ban(ctx context.Context, bans []Ban, closeGrants bool) error {
 		}
 		ctx, cancel := call(ctx)
 		defer cancel()
-		if err := g.backend.Ban(ctx, bans); err != nil {
-			return fmt.Errorf("ban: %w", err)
+		var failed error
+		if g.guard.Shielded() {
+			if failed = g.backend.Ban(ctx, bans); failed != nil {
+				g.unsure = true
+				failed = fmt.Errorf("ban %d clients: %w", len(bans), failed)
+			}
 		}
-		if !closeGrants {
-			return nil
+		if closeGrants {
+			failed = errors.Join(failed, g.closeAll(ctx, func(grant Grant) bool {
+				return slices.ContainsFunc(bans, func(b Ban) bool { return b.Until.After(now) && b.Client.Overlaps(grant.Client) })
+			}, Banned))
 		}
-		return g.closeAll(ctx, func(grant Grant) bool {
-			return slices.ContainsFunc(bans, func(b Ban) bool { return b.Client.Overlaps(grant.Client) })
-		}, Banned)
+		if failed != nil {
+			g.failed(failed)
+		}
+		return failed
 	}})
 }
 
 // closeAll ends the grants for which f returns true.
 func (g *Gate) closeAll(ctx context.Context, f func(Grant) bool, reason string) error {
+	var closed []Grant
 	for k, grant := range g.grants {
 		if f(grant) {
 			g.closing[k] = reason
+			closed = append(closed, grant)
 		}
 	}
+	g.closures.Close(closed)
 	return g.closeLate(ctx)
 }
 
@@ -346,10 +398,14 @@ func (g *Gate) Ping(ctx context.Context) error {
 }
 
 // Guarding reports whether the doors are guarded, and what keeps the gate from
-// being sure of the firewall, or nil.
+// being sure of the firewall, or nil. It is ErrContested if somebody keeps
+// changing what the gate puts right.
 func (g *Gate) Guarding(ctx context.Context) (guarded bool, err error) {
 	waited := g.wait(ctx, order{alone: func(context.Context) error {
 		guarded, err = g.guarded, g.failing
+		if err == nil && guarded {
+			err = g.contested()
+		}
 		return nil
 	}})
 	if waited != nil {
@@ -438,6 +494,7 @@ func (g *Gate) try(ctx context.Context, batch []order) (plan, []order, error) {
 		return err != nil
 	})
 	if changes := p.changes(); len(changes) > 0 {
+		g.closures.Close(p.closed())
 		ctx, cancel := call(ctx)
 		defer cancel()
 		err := g.backend.Commit(ctx, changes)
@@ -474,11 +531,13 @@ func (g *Gate) open(r OpenRequest, grants *[]Grant) func(*plan) error {
 			}
 			opened = append(opened, grant)
 		}
-		for _, name := range r.Closes {
-			door := g.guard.Door(name)
-			if door == nil {
+		for _, name := range r.Closes { // before anything is planned: all or nothing
+			if g.guard.Door(name) == nil {
 				return fmt.Errorf("door %s: %w", name, ErrNoDoor)
 			}
+		}
+		for _, name := range r.Closes {
+			door := g.guard.Door(name)
 			if grant, runs := p.grant(key{name, door.Scope(r.Client)}); runs {
 				p.close(grant, BySequence)
 			}
@@ -575,6 +634,16 @@ func (p *plan) changes() []Change {
 		}
 	}
 	return changes
+}
+
+// closed returns the grants that the plan closes.
+func (p *plan) closed() (closed []Grant) {
+	for _, e := range p.events {
+		if e.Kind == Closed {
+			closed = append(closed, e.Grant)
+		}
+	}
+	return closed
 }
 
 // apply makes the plan what is.
@@ -693,20 +762,21 @@ func (e *ends) Pop() any {
 // configure puts a guard up, and takes over what the firewall holds.
 func (g *Gate) configure(ctx context.Context, guard Guard) error {
 	stays := func(k key) bool { return covers(guard, k) }
-	var running []Grant
-	for k, grant := range g.grants {
-		if stays(k) {
-			running = append(running, grant)
-		}
-	}
-	if err := g.put(ctx, guard, running); err != nil {
+	if err := g.put(ctx, guard, g.wanted(stays)); err != nil {
 		if g.guarded { // what is in force now is unknown
-			g.failed(g.put(ctx, g.guard, slices.Collect(maps.Values(g.grants))))
+			g.failed(g.put(ctx, g.guard, g.wanted(func(key) bool { return true })))
 		}
 		return fmt.Errorf("guard the doors: %w", err)
 	}
-	g.guard, g.guarded = guard, true
-	g.adoptBans(ctx)
+	var gone []Grant
+	for k, grant := range g.grants {
+		if !stays(k) {
+			gone = append(gone, grant)
+		}
+	}
+	g.closures.Close(gone)
+	g.guard, g.guarded, g.exposed = guard, true, false
+	g.unsure = true // a set of bans may be new
 	for k, grant := range g.grants {
 		if !stays(k) {
 			g.forget(grant, DoorRemoved)
@@ -715,158 +785,26 @@ func (g *Gate) configure(ctx context.Context, guard Guard) error {
 	return g.sync(ctx)
 }
 
-// adoptBans takes over the bans that the firewall holds from an earlier run, and
-// tells it of those that it does not know.
-func (g *Gate) adoptBans(ctx context.Context) {
-	ctx, cancel := call(ctx)
-	defer cancel()
-	found, err := g.backend.Bans(ctx)
-	unknown := map[netip.Prefix]bool{}
-	for client := range g.bans {
-		unknown[client] = true
-	}
-	for _, b := range found {
-		delete(unknown, b.Client)
-		g.bans[b.Client] = b.Until
-	}
-	missing := slices.DeleteFunc(g.banned(), func(b Ban) bool { return !unknown[b.Client] })
-	if err == nil && len(missing) > 0 {
-		err = g.backend.Ban(ctx, missing)
-	}
-	if err != nil {
-		g.log.Error("bans cannot be taken over", "error", err)
-	}
-}
-
 func (g *Gate) put(ctx context.Context, guard Guard, grants []Grant) error {
 	ctx, cancel := call(ctx)
 	defer cancel()
 	return g.backend.Guard(ctx, guard, grants)
 }
 
-// check returns an error if the guard may not be there whole.
-func (g *Gate) check(ctx context.Context) error {
-	ctx, cancel := call(ctx)
-	defer cancel()
-	return g.backend.Check(ctx)
-}
-
-// sync makes the firewall and what the gate knows of it the same again: it
-// puts back a guard that somebody took away, with the grants that still run,
-// closes what could not be closed before, and otherwise believes the firewall.
-func (g *Gate) sync(ctx context.Context) error {
-	if !g.guarded {
-		return nil
-	}
-	ctx, cancel := call(ctx)
-	defer cancel()
-	now := time.Now()
-	g.expire(now)
-	maps.DeleteFunc(g.ended, func(_ key, since time.Time) bool { return now.Sub(since) > endedMemory })
-	found, err := g.backend.Read(ctx)
-	if errors.Is(err, ErrNotGuarded) {
-		found, err = g.repair(ctx)
-	}
-	if err == nil {
-		g.reconcile(found)
-		err = g.closeLate(ctx)
-	}
-	g.failed(err)
-	return err
-}
-
 // failed remembers whether the firewall did as told at last, and logs when that
 // changes.
 func (g *Gate) failed(err error) {
+	now := time.Now()
 	switch {
-	case err != nil && g.failing == nil:
+	case err != nil && g.failing == nil && now.Sub(g.complained) > sumInterval:
 		g.log.Error("the firewall does not do as told; trying until it does", "error", err)
-	case err == nil && g.failing != nil:
+		g.complained, g.complaining = now, true
+	case err == nil && g.failing != nil && g.complaining:
 		g.log.Info("the firewall does as told again")
+		g.complaining = false
 	}
 	g.failing = err
-}
-
-// repair puts the guard back.
-func (g *Gate) repair(ctx context.Context) ([]Grant, error) {
-	running := make([]Grant, 0, len(g.grants))
-	for k, grant := range g.grants {
-		if _, closing := g.closing[k]; !closing {
-			running = append(running, grant)
-		}
+	if err == nil {
+		g.exposed = false
 	}
-	if err := g.backend.Guard(ctx, g.guard, running); err != nil {
-		return nil, fmt.Errorf("put the guard back: %w", err)
-	}
-	if bans := g.banned(); len(bans) > 0 {
-		if err := g.backend.Ban(ctx, bans); err != nil {
-			return nil, fmt.Errorf("put bans back: %w", err)
-		}
-	}
-	g.observe(Event{Kind: Repaired, Time: time.Now(), Reason: fmt.Sprintf("the guard was gone or changed, and is back with %d grants", len(running))})
-	return g.backend.Read(ctx)
-}
-
-// reconcile takes over the grants that the firewall holds.
-func (g *Gate) reconcile(found []Grant) {
-	now := time.Now()
-	there := make(map[key]bool, len(found))
-	for _, f := range found {
-		k := keyOf(f)
-		there[k] = true
-		mine, known := g.grants[k]
-		if known {
-			mine.Packets, mine.Bytes = max(mine.Packets, f.Packets), max(mine.Bytes, f.Bytes)
-			g.grants[k] = mine
-			if apart := mine.Expires.Sub(f.Expires).Abs(); apart < time.Second {
-				continue
-			}
-			// Somebody gave it another time.
-			g.drop(k)
-			f.ID = mine.ID
-			g.keep(f)
-			continue
-		}
-		if _, ended := g.ended[k]; ended && f.Expires.Sub(now) < time.Second {
-			continue // the firewall's clock is a little behind
-		}
-		if _, taken := g.ids[f.ID]; taken || f.ID == "" {
-			f.ID = g.newID()
-		}
-		g.keep(f)
-		g.observe(Event{Kind: Adopted, Time: now, Grant: f})
-	}
-	for k, grant := range g.grants {
-		switch {
-		case there[k]:
-		case g.closing[k] != "":
-			g.forget(grant, g.closing[k])
-		case grant.Expires.Sub(now) < 100*time.Millisecond: // the kernel's clock may be a little ahead
-			g.forget(grant, Expired)
-		default:
-			g.forget(grant, FromOutside)
-		}
-	}
-}
-
-// closeLate closes the grants that could not be closed when they should.
-func (g *Gate) closeLate(ctx context.Context) error {
-	var changes []Change
-	for k := range g.closing {
-		if _, runs := g.grants[k]; !runs {
-			delete(g.closing, k)
-			continue
-		}
-		changes = append(changes, Change{Grant: g.grants[k], Close: true})
-	}
-	if len(changes) == 0 {
-		return nil
-	}
-	if err := g.backend.Commit(ctx, changes); err != nil {
-		return fmt.Errorf("close %d grants: %w", len(changes), err)
-	}
-	for _, c := range changes {
-		g.forget(c.Grant, g.closing[keyOf(c.Grant)])
-	}
-	return nil
 }

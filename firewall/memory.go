@@ -13,16 +13,18 @@ import (
 // Memory is a backend that touches no firewall: for dry runs, and for tests of
 // what stands on a backend.
 type Memory struct {
-	changed chan struct{}
+	changed chan By
 
-	mu     sync.Mutex
-	guard  *Guard // nil: nothing is guarded
-	grants map[key]Grant
-	bans   map[netip.Prefix]time.Time
+	mu      sync.Mutex
+	guard   *Guard // nil: nothing is guarded
+	grants  map[key]Held
+	bans    map[netip.Prefix]time.Time
+	foreign map[netip.Prefix]bool // of bans
+	asleep  time.Duration
 }
 
 // NewMemory returns a backend that guards nothing yet.
-func NewMemory() *Memory { return &Memory{changed: make(chan struct{}, 1)} }
+func NewMemory() *Memory { return &Memory{changed: make(chan By, 1)} }
 
 var _ Backend = (*Memory)(nil)
 
@@ -30,10 +32,15 @@ var _ Backend = (*Memory)(nil)
 func (m *Memory) Guard(_ context.Context, g Guard, grants []Grant) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	kept := map[key]Grant{}
-	for _, grant := range slices.Concat(grants, slices.Collect(maps.Values(m.running()))) {
+	kept := map[key]Held{}
+	for _, grant := range grants {
 		if covers(g, keyOf(grant)) && grant.Expires.After(time.Now()) {
-			kept[keyOf(grant)] = grant
+			kept[keyOf(grant)] = held(grant)
+		}
+	}
+	for k, h := range m.running() {
+		if hasDoor(g, k.door) {
+			kept[k] = h
 		}
 	}
 	m.guard, m.grants = &g, kept
@@ -59,7 +66,7 @@ func (m *Memory) Commit(_ context.Context, changes []Change) error {
 		case c.Grant.Expires.After(time.Now()):
 			g := c.Grant
 			g.Packets, g.Bytes = max(g.Packets, before.Packets), max(g.Bytes, before.Bytes)
-			after[k] = g
+			after[k] = held(g)
 		}
 	}
 	m.grants = after
@@ -77,7 +84,7 @@ func (m *Memory) Check(context.Context) error {
 }
 
 // Read implements Backend.
-func (m *Memory) Read(ctx context.Context) ([]Grant, error) {
+func (m *Memory) Read(ctx context.Context) ([]Held, error) {
 	if err := m.Check(ctx); err != nil {
 		return nil, err
 	}
@@ -99,33 +106,45 @@ func (m *Memory) Ban(_ context.Context, bans []Ban) error {
 	maps.DeleteFunc(m.bans, func(_ netip.Prefix, until time.Time) bool { return !until.After(time.Now()) })
 	for _, b := range bans {
 		m.bans[b.Client] = b.Until
+		delete(m.foreign, b.Client)
 	}
 	return nil
 }
 
 // Bans implements Backend.
-func (m *Memory) Bans(context.Context) (bans []Ban, err error) {
+func (m *Memory) Bans(context.Context) (ours, foreign []Ban, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for client, until := range m.bans {
-		if until.After(time.Now()) {
-			bans = append(bans, Ban{client, until})
+		switch {
+		case !until.After(time.Now()):
+		case m.foreign[client]:
+			foreign = append(foreign, Ban{client, until})
+		default:
+			ours = append(ours, Ban{client, until})
 		}
 	}
-	return bans, nil
+	return ours, foreign, nil
 }
 
 // EndSessions implements Backend.
 func (m *Memory) EndSessions(context.Context, []Grant) error { return nil }
 
 // Changed implements Backend.
-func (m *Memory) Changed() <-chan struct{} { return m.changed }
+func (m *Memory) Changed() <-chan By { return m.changed }
+
+// Asleep implements Backend.
+func (m *Memory) Asleep() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asleep
+}
 
 // Unguard implements Backend.
 func (m *Memory) Unguard(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.guard, m.grants, m.bans = nil, nil, nil
+	m.guard, m.grants, m.bans, m.foreign = nil, nil, nil, nil
 	return nil
 }
 
@@ -135,18 +154,63 @@ func (m *Memory) Close() error { return nil }
 // Flush does what somebody else's flush of the firewall does.
 func (m *Memory) Flush() {
 	m.Unguard(context.Background())
+	m.signal()
+}
+
+// Put does what somebody else does who adds an element, or replaces one.
+func (m *Memory) Put(h Held) {
+	m.mu.Lock()
+	m.grants[keyOf(h.Grant)] = h
+	m.mu.Unlock()
+	m.signal()
+}
+
+// Take does what somebody else does who deletes an element.
+func (m *Memory) Take(door string, client netip.Prefix) {
+	m.mu.Lock()
+	delete(m.grants, key{door, client})
+	m.mu.Unlock()
+	m.signal()
+}
+
+// PutBan does what somebody else does who bans a client, or lifts a ban whose
+// time is over.
+func (m *Memory) PutBan(b Ban) {
+	m.mu.Lock()
+	m.bans[b.Client] = b.Until
+	m.foreign = map[netip.Prefix]bool{b.Client: true}
+	m.mu.Unlock()
+	m.signal()
+}
+
+// Suspend does what a suspend of the machine does, during which the clock of
+// the process stands still.
+func (m *Memory) Suspend(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asleep += d
+	for k, h := range m.grants {
+		h.Expires = h.Expires.Add(-d)
+		m.grants[k] = h
+	}
+}
+
+func (m *Memory) signal() {
 	select {
-	case m.changed <- struct{}{}:
+	case m.changed <- By{Process: "nft", PID: 4711}:
 	default:
 	}
 }
 
-// running returns a copy of the grants that have not expired.
-func (m *Memory) running() map[key]Grant {
-	running := make(map[key]Grant, len(m.grants))
-	for k, g := range m.grants {
-		if g.Expires.After(time.Now()) {
-			running[k] = g
+// held returns a grant as the firewall holds it.
+func held(g Grant) Held { return Held{Grant: g, Origin: Ours, Ends: g.Expires} }
+
+// running returns a copy of what has not ended.
+func (m *Memory) running() map[key]Held {
+	running := make(map[key]Held, len(m.grants))
+	for k, h := range m.grants {
+		if h.Ends.After(time.Now()) {
+			running[k] = h
 		}
 	}
 	return running

@@ -41,6 +41,9 @@ func Run(t *testing.T, open func(t *testing.T) firewall.Backend) {
 			h.set(want, Grant("vpn", carol, time.Hour))
 			h.mustHold("ssh "+alice, "vpn "+carol)
 			for _, got := range h.read() {
+				if got.Origin != firewall.Ours || got.Ends.Sub(got.Expires).Abs() > time.Second {
+					t.Errorf("%s is of origin %v and ends %v, expires %v", got.Door, got.Origin, got.Ends, got.Expires)
+				}
 				if got.Door == "ssh" && (got.ID != want.ID || got.Sequence != want.Sequence || got.User != want.User ||
 					!got.Opened.Equal(want.Opened) || got.Expires.Sub(want.Expires).Abs() > time.Second) {
 					t.Errorf("got %+v, want %+v", got, want)
@@ -103,6 +106,40 @@ func Run(t *testing.T, open func(t *testing.T) firewall.Backend) {
 			h.guard(both, Grant("ssh", alice, time.Minute), Grant("ssh", bob, -time.Minute), Grant("cellar", bob, time.Minute))
 			h.mustHold("ssh " + alice)
 		}},
+		{"a grant that is put back is the same", func(t *testing.T, h house) {
+			g := Grant("ssh", alice, time.Minute)
+			h.set(g)
+			if err := h.Commit(t.Context(), []firewall.Change{{Grant: g, Again: true, Spent: true}}); err != nil {
+				t.Fatal(err)
+			}
+			h.mustHold("ssh " + alice)
+			if got := h.read(); got[0].ID != g.ID || got[0].Origin != firewall.Ours {
+				t.Errorf("got %+v, want %+v", got[0], g)
+			}
+		}},
+		{"bans read back, and are lifted", func(t *testing.T, h house) {
+			shielded := both
+			shielded.BanPorts = []uint16{8080}
+			h.guard(shielded)
+			until := time.Now().Add(time.Minute)
+			banned := firewall.Offender(netip.MustParseAddr(carol))
+			must := func(want int) {
+				t.Helper()
+				ours, foreign, err := h.Bans(t.Context())
+				if err != nil || len(ours) != want || len(foreign) != 0 || want == 1 && (ours[0].Client != banned || ours[0].Until.Sub(until).Abs() > time.Second) {
+					t.Errorf("bans %v, of others %v, %v", ours, foreign, err)
+				}
+			}
+			if err := h.Ban(t.Context(), []firewall.Ban{{Client: firewall.Offender(netip.MustParseAddr(alice)), Until: until}, {Client: banned, Until: until}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Ban(t.Context(), []firewall.Ban{{Client: firewall.Offender(netip.MustParseAddr(alice))}}); err != nil {
+				t.Fatal(err)
+			}
+			must(1)
+			h.guard(shielded)
+			must(1)
+		}},
 		{"unguarding is idempotent, and nothing opens then", func(t *testing.T, h house) {
 			h.set(Grant("ssh", alice, time.Minute))
 			for range 2 {
@@ -158,7 +195,7 @@ func (h house) set(grants ...firewall.Grant) {
 	}
 }
 
-func (h house) read() []firewall.Grant {
+func (h house) read() []firewall.Held {
 	h.t.Helper()
 	grants, err := h.Read(h.t.Context())
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -27,6 +28,7 @@ func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
 	}
 	return b.talk("ban", func(c *nftables.Conn) error {
 		var failed error
+		now := clock()
 		for _, f := range families {
 			var before, want []nftables.SetElement
 			for _, ban := range bans {
@@ -36,7 +38,9 @@ func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
 				key := ban.Client.Addr().AsSlice()
 				before = append(before, nftables.SetElement{Key: key})
 				if left := time.Until(ban.Until).Truncate(time.Millisecond); left > 0 {
-					want = append(want, nftables.SetElement{Key: key, Timeout: left})
+					var comment strings.Builder
+					mark(&comment, ban.Until, now)
+					want = append(want, nftables.SetElement{Key: key, Timeout: left, Comment: comment.String()})
 				}
 			}
 			for part := range slices.Chunk(before, chunk) {
@@ -51,29 +55,39 @@ func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
 }
 
 // Bans implements firewall.Backend.
-func (b *Backend) Bans(ctx context.Context) (bans []firewall.Ban, err error) {
+func (b *Backend) Bans(ctx context.Context) (ours, foreign []firewall.Ban, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.guard == nil || !shielded(*b.guard) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	err = b.talk("read bans", func(c *nftables.Conn) error {
 		for _, f := range families {
+			asked := time.Now()
 			elements, err := c.GetSetElements(b.banSet(f))
 			if err != nil {
 				return err
 			}
-			now := time.Now()
+			now := clock()
 			for _, e := range elements {
-				if addr, ok := netip.AddrFromSlice(e.Key); ok && e.Expires > 0 {
-					bans = append(bans, firewall.Ban{Client: netip.PrefixFrom(addr, f.offenderBits()), Until: now.Add(e.Expires)})
+				addr, ok := netip.AddrFromSlice(e.Key)
+				if !ok {
+					continue
+				}
+				var h firewall.Held
+				parseComment(e.Comment, &h, now)
+				ban := firewall.Ban{Client: netip.PrefixFrom(addr, f.offenderBits()), Until: ending(e, h.Expires, asked, now.wall)}
+				if h.Origin == firewall.Ours && ban.Client == ban.Client.Masked() && ban.Until.Equal(h.Expires) {
+					ours = append(ours, ban)
+				} else {
+					foreign = append(foreign, ban)
 				}
 			}
 		}
 		return nil
 	})
-	return bans, err
+	return ours, foreign, err
 }

@@ -189,6 +189,7 @@ func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 			t.Fatal("the change was not noticed")
 		}
 	}
+	guard(t, b, ssh)
 	nft(t, "flush ruleset")
 	for { // and it still watches
 		select {
@@ -201,11 +202,12 @@ func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 }
 
 // A backend that looked at its own changes would look at the table for every
-// grant.
-func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
+// grant, and one that looked at those of other tables whenever any firewall of
+// the host changes.
+func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
-	other, err := New(Options{Table: "other", Log: slog.New(slog.DiscardHandler)})
+	other, err := New(Options{Table: "webknock", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +218,12 @@ func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
 			guard(t, backend, ssh)
 		}
 	}
-	<-b.Changed()
+	for by := (firewall.By{}); by.Process != "nft"; by = <-b.Changed() { // all that came before is read
+		nft(t, "add element inet webknock ssh4 { 192.0.2.99 }; delete element inet webknock ssh4 { 192.0.2.99 }")
+	}
+	for len(other.Changed()) == 0 {
+		runtime.Gosched()
+	}
 	for i, change := range clients(100) {
 		<-other.Changed()
 		if err := b.Commit(t.Context(), []firewall.Change{change}); err != nil {
@@ -229,6 +236,17 @@ func TestOnlyChangesOfOthersAreSignalled(t *testing.T) {
 			t.Fatalf("its own change %d was signalled", i)
 		}
 	}
-	guard(t, other, vpn)
-	<-b.Changed()
+	nft(t, "add table inet other; add set inet other s { type ipv4_addr; }; add element inet other s { 192.0.2.1 }")
+	nft(t, "add table ip webknock; add chain ip webknock guard; delete table ip webknock") // of another family
+	if err := b.Commit(t.Context(), clients(1)); err != nil {
+		t.Fatal(err)
+	}
+	<-other.Changed() // events come in their order
+	if len(b.Changed()) > 0 {
+		t.Error("a change of another table was signalled")
+	}
+	nft(t, "add table inet other; add element inet other s { 192.0.2.2 }; add element inet webknock ssh4 { 192.0.2.99 }; add element inet other s { 192.0.2.3 }")
+	if by := <-b.Changed(); by.Process != "nft" || by.PID == 0 {
+		t.Errorf("changed by %v, want nft", by)
+	}
 }

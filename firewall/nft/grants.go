@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,8 +15,8 @@ import (
 )
 
 // chunk bounds the elements with comments in one message: a message over 64
-// KiB would lose elements in silence, and one element takes at most 180 bytes.
-const chunk = 300
+// KiB would lose elements in silence, and one element takes at most 260 bytes.
+const chunk = 200
 
 // Commit implements firewall.Backend.
 func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
@@ -36,22 +34,42 @@ func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
 		}
 	}
 	err := b.talk("change grants", func(c *nftables.Conn) error {
-		if err := b.queue(c, *b.guard, changes, time.Now()); err != nil {
+		if err := b.queue(c, *b.guard, wanted(changes)); err != nil {
 			return err
 		}
 		return c.Flush()
 	})
 	if errors.Is(err, syscall.ENOBUFS) && b.carriedOut(changes) {
 		// The kernel has committed and only its answers were lost.
-		return nil
+		err = nil
+	}
+	if err == nil {
+		b.counted(*b.guard, changes)
 	}
 	return err
+}
+
+// change is a change, and the comment that its element is to have.
+type change struct {
+	firewall.Change
+	comment string
+}
+
+// wanted returns changes with the comments that they get.
+func wanted(changes []firewall.Change) []change {
+	now := clock()
+	all := make([]change, len(changes))
+	for i, c := range changes {
+		all[i] = change{c, comment(c.Grant, now)}
+	}
+	return all
 }
 
 // queue puts the messages of changes into c. An element that may be there is
 // added, deleted and added as wanted: adding what is there would change
 // nothing, and deleting what is not there would fail the whole.
-func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []firewall.Change, now time.Time) error {
+func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change) error {
+	now := time.Now()
 	type elements struct {
 		set          *nftables.Set
 		before, want []nftables.SetElement
@@ -82,11 +100,16 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []firewa
 			e.before = append(e.before, nftables.SetElement{Key: key})
 		}
 		if !change.Close {
-			e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left, Comment: comment(g)})
+			e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left, Comment: change.comment})
 		}
-		if door.Connections > 0 { // counted anew
+		if door.Connections > 0 && (!change.Again || change.Spent) { // counted anew
 			e := of(b.connectionSet(*door, f))
 			e.before = append(e.before, nftables.SetElement{Key: key})
+			if change.Spent && !change.Close {
+				// An element without a limit is one that is exceeded: the
+				// rule goes on to its verdict.
+				e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left})
+			}
 		}
 	}
 	for _, e := range sets {
@@ -106,17 +129,17 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []firewa
 
 // carriedOut reports whether the firewall is as changes want it.
 func (b *Backend) carriedOut(changes []firewall.Change) bool {
-	grants, err := b.grants()
+	elements, err := b.grants()
 	if err != nil {
 		return false
 	}
-	expires := make(map[grantKey]time.Time, len(grants))
-	for _, g := range grants {
-		expires[grantKey{g.Door, g.Client}] = g.Expires
+	found := make(map[grantKey]element, len(elements))
+	for _, e := range elements {
+		found[grantKey{e.Door, e.Client}] = e
 	}
 	for _, c := range changes {
-		at, there := expires[grantKey{c.Grant.Door, c.Grant.Client}]
-		if there == c.Close || there && at.Sub(c.Grant.Expires).Abs() > time.Second {
+		e, there := found[grantKey{c.Grant.Door, c.Grant.Client}]
+		if there == c.Close || there && (e.ID != c.Grant.ID || e.Ends.Sub(c.Grant.Expires).Abs() > time.Second) {
 			return false
 		}
 	}
@@ -124,126 +147,102 @@ func (b *Backend) carriedOut(changes []firewall.Change) bool {
 }
 
 // Read implements firewall.Backend.
-func (b *Backend) Read(ctx context.Context) ([]firewall.Grant, error) {
+func (b *Backend) Read(ctx context.Context) ([]firewall.Held, error) {
 	if err := b.Check(ctx); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.grants()
+	elements, err := b.grants()
+	held := make([]firewall.Held, len(elements))
+	for i, e := range elements {
+		held[i] = e.Held
+	}
+	return held, err
+}
+
+// element is an element of a door's set.
+type element struct {
+	firewall.Held
+	comment string
 }
 
 // grants reads the elements of all doors' sets.
-func (b *Backend) grants() (grants []firewall.Grant, err error) {
+func (b *Backend) grants() (all []element, err error) {
 	err = b.talk("read grants", func(c *nftables.Conn) error {
-		grants, err = b.elements(c, *b.guard, func(string) bool { return true })
+		all, err = b.elements(c, *b.guard, func(string) bool { return true })
 		return err
 	})
-	return grants, err
+	return all, err
 }
 
 // elements reads the elements of those sets of the doors of g for which there
 // returns true.
-func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set string) bool) (grants []firewall.Grant, err error) {
+func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set string) bool) (all []element, err error) {
 	for _, door := range g.Doors {
 		for _, f := range families {
 			if !there(f.grantSetName(door)) {
 				continue
 			}
+			asked := time.Now()
 			elements, err := c.GetSetElements(b.grantSet(door, f))
 			if err != nil {
 				return nil, err
 			}
-			now := time.Now()
+			now := clock()
 			for _, e := range elements {
-				if g, ok := grantOf(door, f, e, now); ok {
-					grants = append(grants, g)
+				if read, ok := readElement(door, f, e, asked, now); ok {
+					read.Spent = door.Connections > 0 && b.tampered.has(b.connectionSet(door, f).Name, e.Key)
+					all = append(all, read)
 				}
 			}
 		}
 	}
-	return grants, nil
+	return all, nil
 }
 
-// grantOf reads an element, and reports whether it still runs.
-func grantOf(door firewall.Door, f family, e nftables.SetElement, now time.Time) (firewall.Grant, bool) {
+// ending returns when the kernel ends an element whose remaining time it told
+// between asked and now; wanted, if that may be it.
+func ending(e nftables.SetElement, wanted, asked, now time.Time) time.Time {
+	left := e.Expires
+	if left <= 0 {
+		// One without an end, or in its last millisecond: the kernel does not
+		// list what has ended.
+		left = setTimeout
+	}
+	if first, last := asked.Add(left-time.Second), now.Add(left+time.Second); wanted.After(first) && wanted.Before(last) {
+		return wanted
+	}
+	return now.Add(left)
+}
+
+// readElement reads an element of a door's set, which was listed between asked
+// and now.
+func readElement(door firewall.Door, f family, e nftables.SetElement, asked time.Time, now moment) (element, bool) {
 	addr, ok := netip.AddrFromSlice(e.Key)
-	if !ok || e.Expires <= 0 {
-		return firewall.Grant{}, false
+	if !ok {
+		return element{}, false
 	}
-	client, err := addr.Prefix(f.bits(door))
-	if err != nil || client.Addr() != addr { // matches no packet
-		return firewall.Grant{}, false
+	ends := ending(e, time.Time{}, asked, now.wall)
+	h := firewall.Held{Grant: firewall.Grant{Door: door.Name, Client: netip.PrefixFrom(addr, f.bits(door)), Opened: now.wall, Expires: ends}}
+	if h.Client == h.Client.Masked() { // else it matches no packet
+		parseComment(e.Comment, &h, now)
 	}
-	g := firewall.Grant{Door: door.Name, Client: client, Opened: now, Expires: now.Add(e.Expires)}
-	parseComment(e.Comment, &g)
-	if e.Counter != nil {
-		g.Packets += e.Counter.Packets
-		g.Bytes += e.Counter.Bytes
+	h.Ends = ending(e, h.Expires, asked, now.wall)
+	if e.Counter != nil && h.Origin != firewall.Foreign {
+		h.Packets += e.Counter.Packets
+		h.Bytes += e.Counter.Bytes
 	}
-	return g, true
+	return element{h, e.Comment}, true
 }
 
-// commentVersion begins the comment of an element. After it come key=value
-// pairs: the grant's id, when it was opened (Unix time in ms), its sequence
-// and user, and the packets and bytes that it had counted when it was last
-// renewed, since a renewal makes a new element, with a new counter.
-const commentVersion = "webknock1"
-
-func comment(g firewall.Grant) string {
-	var s strings.Builder
-	s.WriteString(commentVersion)
-	add := func(key, value string) {
-		if value != "" {
-			s.WriteString(" " + key + "=" + clean(value))
-		}
-	}
-	add("id", g.ID)
-	add("at", strconv.FormatInt(g.Opened.UnixMilli(), 10))
-	add("seq", g.Sequence)
-	add("user", g.User)
-	if g.Packets > 0 {
-		add("p", strconv.FormatUint(g.Packets, 10))
-		add("b", strconv.FormatUint(g.Bytes, 10))
-	}
-	return s.String()
-}
-
-// clean keeps a value from breaking out of the comment. All but damaged names
-// pass as they are.
-func clean(value string) string {
-	value = strings.Map(func(r rune) rune {
-		if r <= ' ' || r >= 0x7f || r == '"' || r == '\\' {
-			return '?'
-		}
-		return r
-	}, value)
-	return value[:min(len(value), 32)]
-}
-
-// parseComment fills in what a comment tells of a grant. An element without
-// our comment is somebody else's, and a grant all the same.
-func parseComment(comment string, g *firewall.Grant) {
-	fields := strings.Fields(comment)
-	if len(fields) == 0 || fields[0] != commentVersion {
-		return
-	}
-	for _, field := range fields[1:] {
-		switch key, value, _ := strings.Cut(field, "="); key {
-		case "id":
-			g.ID = value
-		case "seq":
-			g.Sequence = value
-		case "user":
-			g.User = value
-		case "at":
-			if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
-				g.Opened = time.UnixMilli(ms)
-			}
-		case "p":
-			g.Packets, _ = strconv.ParseUint(value, 10, 64)
-		case "b":
-			g.Bytes, _ = strconv.ParseUint(value, 10, 64)
+// counted remembers that the connections of grants are counted anew, or not any
+// more.
+func (b *Backend) counted(g firewall.Guard, changes []firewall.Change) {
+	for _, c := range changes {
+		if door := g.Door(c.Grant.Door); door.Connections > 0 && (!c.Again || c.Spent) {
+			f := familyOf(c.Grant.Client.Addr())
+			b.tampered.drop(b.connectionSet(*door, f).Name, c.Grant.Client.Addr().AsSlice())
 		}
 	}
 }

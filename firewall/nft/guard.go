@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -68,14 +69,14 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 // missing if the table is as it should be.
 func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, before structure, rebuild bool) error {
 	rebuild = before.exists() && (rebuild || before.Info.owned() != g.Owner)
-	running := map[grantKey]firewall.Grant{}
+	running := map[grantKey]element{}
 	fills, err := b.fillChanges(nil, r, func(string) bool { return false })
 	if before.exists() {
 		there := func(set string) bool { return slices.Contains(before.Sets, set) }
 		err = b.talk("read grants and networks", func(c *nftables.Conn) error {
 			found, err := b.elements(c, g, there)
-			for _, grant := range found {
-				running[grantKey{grant.Door, grant.Client}] = grant
+			for _, e := range found {
+				running[grantKey{e.Door, e.Client}] = e
 			}
 			if err == nil && !rebuild {
 				fills, err = b.fillChanges(c, r, there)
@@ -86,15 +87,26 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 	if err != nil {
 		return err
 	}
-	var restore []firewall.Change
+	// How many connections a grant has allowed that was not there is unknown;
+	// so it is of one that is put into a table that is made anew.
+	var restore []change
+	now := clock()
 	for _, grant := range grants {
 		if _, there := running[grantKey{grant.Door, grant.Client}]; !there && hasDoor(g, grant.Door) {
-			restore = append(restore, firewall.Change{Grant: grant})
+			restore = append(restore, change{firewall.Change{Grant: grant, Again: true, Spent: true}, comment(grant, now)})
 		}
 	}
-	if rebuild {
-		for _, grant := range running {
-			restore = append(restore, firewall.Change{Grant: grant})
+	lost := func(e element) bool { // the count of its connections
+		door := g.Door(e.Door)
+		set := b.connectionSet(*door, familyOf(e.Client.Addr())).Name
+		return door.Connections > 0 && slices.Contains(b.there.Sets, set) && (before.Info.Handle != b.there.Info.Handle || !slices.Contains(before.Sets, set))
+	}
+	for _, e := range running {
+		if rebuild || lost(e) {
+			if e.Origin != firewall.Foreign {
+				e.Expires = e.Ends
+				restore = append(restore, change{firewall.Change{Grant: e.Grant, Again: true, Spent: true}, e.comment})
+			}
 		}
 	}
 	if !rebuild && len(fills) == 0 && r.isThere(before) {
@@ -164,7 +176,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 				c.DelSet(&nftables.Set{Table: b.table, Name: name})
 			}
 		}
-		failed = errors.Join(failed, b.queue(c, g, first, time.Now()))
+		failed = errors.Join(failed, b.queue(c, g, first))
 		return errors.Join(failed, c.Flush())
 	})
 	if err != nil {
@@ -174,10 +186,10 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 }
 
 // putBack puts grants into a table that is there.
-func (b *Backend) putBack(g firewall.Guard, grants []firewall.Change) error {
+func (b *Backend) putBack(g firewall.Guard, grants []change) error {
 	for part := range slices.Chunk(grants, maxChanges) {
 		err := b.talk("put grants back", func(c *nftables.Conn) error {
-			return errors.Join(b.queue(c, g, part, time.Now()), c.Flush())
+			return errors.Join(b.queue(c, g, part), c.Flush())
 		})
 		if err != nil {
 			return err
@@ -311,12 +323,14 @@ func (b *Backend) Check(ctx context.Context) error {
 	return nil
 }
 
-// structure is the table as the kernel has it, grants and counts apart.
+// structure is the table as the kernel has it, grants, bans and counts apart.
 type structure struct {
 	Info   tableInfo
 	Chains map[string]chainStructure
 	Sets   []string // names, sorted
 	Kinds  map[string]setKind
+	// Networks is what the sets of networks hold, by set.
+	Networks map[string][]string
 }
 
 // exists reports whether there is a table.
@@ -371,7 +385,7 @@ func (s structure) rules() map[string]int {
 
 // read returns what is in the table.
 func (b *Backend) read() (structure, error) {
-	s := structure{Chains: map[string]chainStructure{}, Kinds: map[string]setKind{}}
+	s := structure{Chains: map[string]chainStructure{}, Kinds: map[string]setKind{}, Networks: map[string][]string{}}
 	err := b.talk("read the table", func(c *nftables.Conn) error {
 		var err error
 		if s.Info, err = b.info(); err != nil || !s.exists() {
@@ -410,10 +424,22 @@ func (b *Backend) read() (structure, error) {
 			return err
 		}
 		for _, set := range sets {
-			if !set.Anonymous { // one that is goes with its rule
-				s.Sets = append(s.Sets, set.Name)
-				s.Kinds[set.Name] = kindOf(set)
+			if set.Anonymous { // goes with its rule
+				continue
 			}
+			s.Sets = append(s.Sets, set.Name)
+			s.Kinds[set.Name] = kindOf(set)
+			if !strings.HasPrefix(set.Name, allowPrefix) && !strings.HasPrefix(set.Name, exemptPrefix) {
+				continue
+			}
+			elements, err := c.GetSetElements(set)
+			if err != nil {
+				return err
+			}
+			for _, e := range elements {
+				s.Networks[set.Name] = append(s.Networks[set.Name], fmt.Sprintf("%x %x %v", e.Key, e.KeyEnd, e.IntervalEnd))
+			}
+			slices.Sort(s.Networks[set.Name])
 		}
 		slices.Sort(s.Sets)
 		return nil

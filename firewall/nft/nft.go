@@ -34,13 +34,18 @@ type Options struct {
 type Backend struct {
 	table   *nftables.Table
 	log     *slog.Logger
-	changed chan struct{}
+	changed chan firewall.By
 	stop    context.CancelFunc
 	done    chan struct{}
 
 	buffer  int           // bytes of answers that the socket may hold
 	timeout time.Duration // for one talk with the kernel
 	port    atomic.Uint32 // of the connection
+
+	tampered tampering
+	watching sync.Mutex
+	watcher  *netlink.Conn // nil: none
+
 	// fault, of tests, is asked before and after what is said to the kernel,
 	// and returns what went wrong with it.
 	fault func(what string, said bool) error
@@ -73,7 +78,7 @@ func New(o Options) (*Backend, error) {
 	b := &Backend{
 		table:   tableNamed(o.Table),
 		log:     o.Log,
-		changed: make(chan struct{}, 1),
+		changed: make(chan firewall.By, 1),
 		buffer:  sockBuffer,
 		timeout: requestTimeout,
 		stop:    stop,
@@ -96,7 +101,7 @@ func tableNamed(name string) *nftables.Table {
 }
 
 // Changed implements firewall.Backend.
-func (b *Backend) Changed() <-chan struct{} { return b.changed }
+func (b *Backend) Changed() <-chan firewall.By { return b.changed }
 
 // Close implements firewall.Backend.
 func (b *Backend) Close() error {
@@ -162,8 +167,10 @@ func (b *Backend) dial() error {
 	}
 	b.conn = conn
 	port, err := portOf(b.sock)
+	b.watching.Lock()
+	defer b.watching.Unlock()
 	b.port.Store(port) // 0, if it cannot be told: then our own changes are looked at as well
-	return err
+	return errors.Join(err, b.filterOwn())
 }
 
 func (b *Backend) hangUp() {

@@ -243,10 +243,15 @@ func TestTheReservedNameIsRefused(t *testing.T) {
 func TestCommentSurvivesAnything(t *testing.T) {
 	for _, name := range []string{"", "alice", "a b", "quote\"", "new\nline", "nul\x00", "ü", strings.Repeat("x", 300), "id=evil"} {
 		g := firewall.Grant{ID: "abcd2345", Sequence: name, User: name, Opened: time.UnixMilli(1234)}
-		text := comment(g)
-		var got firewall.Grant
-		parseComment(text, &got)
-		if len(text) > 128 || got.ID != g.ID || !got.Opened.Equal(g.Opened) || got.Sequence != clean(name) {
+		now := clock()
+		g.Expires, g.Packets, g.Bytes = now.wall.Add(time.Minute), 1<<63, 1<<63
+		text := comment(g, now)
+		var got firewall.Held
+		parseComment(text, &got, now)
+		if got.Origin != firewall.Ours || got.Expires.Sub(g.Expires).Abs() > time.Millisecond {
+			t.Errorf("%q: %+v", name, got)
+		}
+		if len(text) > 200 || got.ID != g.ID || !got.Opened.Equal(g.Opened) || got.Sequence != clean(name) {
 			t.Errorf("%q: comment %q reads %+v", name, text, got)
 		}
 	}
@@ -345,8 +350,8 @@ func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 	if err := b.Ban(t.Context(), bans[:1]); err != nil {
 		t.Errorf("a ban that is prolonged: %v", err)
 	}
-	if held, err := b.Bans(t.Context()); err != nil || len(held) != setSize {
-		t.Errorf("%d bans, %v", len(held), err)
+	if held, foreign, err := b.Bans(t.Context()); err != nil || len(held) != 1 || len(foreign) != setSize-1 {
+		t.Errorf("%d bans, %d of others, %v", len(held), len(foreign), err)
 	}
 	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
 	if err := b.Check(t.Context()); err != nil {
@@ -355,8 +360,8 @@ func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 	if err := b.Guard(t.Context(), everything, nil); err != nil {
 		t.Error(err)
 	}
-	if held, err := b.Bans(t.Context()); err != nil || len(held) != setSize {
-		t.Errorf("%d bans after the guard was put up again, %v", len(held), err)
+	if held, foreign, err := b.Bans(t.Context()); err != nil || len(held) != 1 || len(foreign) != setSize-1 {
+		t.Errorf("%d bans, %d of others after the guard was put up again, %v", len(held), len(foreign), err)
 	}
 	bans[0].Until = time.Time{}
 	for _, ban := range []firewall.Ban{bans[0], bans[setSize]} {

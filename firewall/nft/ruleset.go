@@ -17,6 +17,10 @@ import (
 
 const (
 	setSize = 65536
+	// connectionsSuffix ends the names of sets that count connections.
+	connectionsSuffix = ".connections"
+	allowPrefix       = "allow."  // of the names of the sets of networks that need no grant
+	exemptPrefix      = "exempt." // of those that are never kept from a listener
 	// setTimeout is what an element without a timeout of its own would get;
 	// without it, such an element would stay for ever.
 	setTimeout = 24 * 60 * 60 * 1e9
@@ -83,7 +87,7 @@ func (b *Backend) grantSet(door firewall.Door, f family) *nftables.Set {
 // connectionSet is the set that counts the new connections of each grant.
 func (b *Backend) connectionSet(door firewall.Door, f family) *nftables.Set {
 	return &nftables.Set{
-		Table: b.table, Name: f.grantSetName(door) + ".connections", KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
+		Table: b.table, Name: f.grantSetName(door) + connectionsSuffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
 		HasTimeout: true, Timeout: setTimeout, Dynamic: true, Size: setSize,
 	}
 }
@@ -99,12 +103,12 @@ func (b *Backend) beforeSet(f family) *nftables.Set {
 
 // allowSet is the set of networks that need no grant.
 func (b *Backend) allowSet(f family) *nftables.Set {
-	return &nftables.Set{Table: b.table, Name: "allow." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
+	return &nftables.Set{Table: b.table, Name: allowPrefix + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
 // exemptSet is the set of networks that are never kept from a listener.
 func (b *Backend) exemptSet(f family) *nftables.Set {
-	return &nftables.Set{Table: b.table, Name: "exempt." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
+	return &nftables.Set{Table: b.table, Name: exemptPrefix + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
 // banSet is the set of clients that are kept from the listeners.

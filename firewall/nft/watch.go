@@ -5,23 +5,26 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"webknock/firewall"
 )
 
-// monitor passes on that somebody else has changed the ruleset, until ctx is
-// done. The kernel's events are only a hint: they may be lost, and tell nothing
-// of what has changed.
+// monitor passes on that somebody else has changed our table, until ctx is
+// done. The kernel's events are a hint: they may be lost.
 func (b *Backend) monitor(ctx context.Context) {
 	defer close(b.done)
 	for ctx.Err() == nil {
 		if err := b.watch(ctx); err != nil {
 			b.log.Debug("nftables: cannot watch for changes", "error", err)
 		}
-		b.signal() // something may have happened unseen
+		b.signal(firewall.By{}) // something may have happened unseen
 		select {
 		case <-ctx.Done():
 		case <-time.After(100 * time.Millisecond):
@@ -29,13 +32,21 @@ func (b *Backend) monitor(ctx context.Context) {
 	}
 }
 
-// generation is the message by which the kernel tells of the end of each
-// transaction. Of what was in it, and of grants by the thousand, there are
-// messages of their own, which need not be read.
-const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+// What linux/netfilter/nf_tables.h has of messages and the library does not.
+const (
+	attrTable       = 1 // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE …: the same in all
+	attrElementsSet = 2 // NFTA_SET_ELEM_LIST_SET
+	attrElements    = 3 // NFTA_SET_ELEM_LIST_ELEMENTS
+	attrElementKey  = 1 // NFTA_SET_ELEM_KEY
+	attrValue       = 1 // NFTA_DATA_VALUE
+	attrProcess     = 2 // NFTA_GEN_PROC_PID
+	attrProcessName = 3 // NFTA_GEN_PROC_NAME
+)
 
-// watch signals every transaction of others until events are lost or ctx is
-// done.
+// watch signals every transaction of others that touches our table, until
+// events are lost or ctx is done. The kernel sends a message for each thing that
+// a transaction has changed, and then one of its end, which names the process.
+// A look at the table for every transaction on this host would cost more.
 func (b *Backend) watch(ctx context.Context) error {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -43,25 +54,16 @@ func (b *Backend) watch(ctx context.Context) error {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
-	var message [2]byte
-	binary.NativeEndian.PutUint16(message[:], generation)
-	filter, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: 4, Size: 2}, // the type of the message (netlink(7)), as if it were big-endian
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(binary.BigEndian.Uint16(message[:])), SkipFalse: 1},
-		bpf.RetConstant{Val: 1 << 16},
-		bpf.RetConstant{Val: 0},
-	})
-	if err != nil {
-		return err
-	}
-	if err := conn.SetBPF(filter); err != nil {
+	conn.SetReadBuffer(watchBuffer)
+	if err := b.watches(conn); err != nil {
 		return fmt.Errorf("set a filter: %w", err)
 	}
+	defer b.watches(nil)
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return err
 	}
-	b.signal() // what happened before is unseen
-	for {
+	b.signal(firewall.By{}) // what happened before is unseen
+	for touched := false; ; {
 		messages, err := conn.Receive()
 		if ctx.Err() != nil {
 			return nil
@@ -70,11 +72,147 @@ func (b *Backend) watch(ctx context.Context) error {
 			return err
 		}
 		for _, m := range messages {
-			if m.Header.PID != b.port.Load() {
-				b.signal()
+			if m.Header.PID == b.port.Load() || m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 {
+				continue
 			}
+			if m.Header.Type&0xff != unix.NFT_MSG_NEWGEN {
+				touched = b.touches(m) || touched
+				continue
+			}
+			if touched {
+				b.signal(madeBy(m))
+			}
+			touched = false
 		}
 	}
+}
+
+const watchBuffer = 1 << 20 // bytes
+
+// watches keeps messages of our own changes from conn, which watches; nil: none
+// does. They are many, and would wake the process for each of its grants.
+func (b *Backend) watches(conn *netlink.Conn) error {
+	b.watching.Lock()
+	defer b.watching.Unlock()
+	b.watcher = conn
+	return b.filterOwn()
+}
+
+// filterOwn goes by the number of the socket by which we make changes. The
+// caller holds b.watching.
+func (b *Backend) filterOwn() error {
+	if b.watcher == nil {
+		return nil
+	}
+	var own [4]byte
+	binary.NativeEndian.PutUint32(own[:], b.port.Load())
+	filter, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 4}, // who has made the change (nlmsg_pid, netlink(7)), as if it were big-endian
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(own[:]), SkipFalse: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.RetConstant{Val: 1 << 18},
+	})
+	if err != nil {
+		return err
+	}
+	return b.watcher.SetBPF(filter)
+}
+
+// touches reports whether a message is of our table. It notes the counts of
+// connections that were changed.
+func (b *Backend) touches(m netlink.Message) bool {
+	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return true // it cannot be read, so that it may be
+	}
+	elements := m.Header.Type&0xff == unix.NFT_MSG_NEWSETELEM || m.Header.Type&0xff == unix.NFT_MSG_DELSETELEM
+	set := ""
+	for ad.Next() {
+		switch {
+		case ad.Type() == attrTable:
+			if m.Data[0] != byte(b.table.Family) || ad.String() != b.table.Name {
+				return false
+			}
+		case elements && ad.Type() == attrElementsSet:
+			set = ad.String()
+		case elements && ad.Type() == attrElements && strings.HasSuffix(set, connectionsSuffix):
+			ad.Nested(func(list *netlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(func(e *netlink.AttributeDecoder) error {
+						for e.Next() {
+							if e.Type() == attrElementKey {
+								e.Nested(func(key *netlink.AttributeDecoder) error {
+									for key.Next() {
+										if key.Type() == attrValue {
+											b.tampered.add(set, key.Bytes())
+										}
+									}
+									return nil
+								})
+							}
+						}
+						return nil
+					})
+				}
+				return nil
+			})
+		}
+	}
+	return true
+}
+
+// madeBy reads who has made a transaction.
+func madeBy(m netlink.Message) (by firewall.By) {
+	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return by
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case attrProcess:
+			by.PID = int(ad.Uint32())
+		case attrProcessName:
+			by.Process = ad.String()
+		}
+	}
+	return by
+}
+
+// tampering is the elements of sets that count connections which somebody else
+// has changed. It may be used from several goroutines.
+type tampering struct {
+	mu   sync.Mutex
+	keys map[string]map[string]bool // by set
+}
+
+// maxTampered bounds the elements that are remembered. Grants are fewer.
+const maxTampered = 1 << 17
+
+func (t *tampering) add(set string, key []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.keys == nil {
+		t.keys = map[string]map[string]bool{}
+	}
+	if t.keys[set] == nil {
+		t.keys[set] = map[string]bool{}
+	}
+	if len(t.keys[set]) < maxTampered {
+		t.keys[set][string(key)] = true
+	}
+}
+
+func (t *tampering) has(set string, key []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.keys[set][string(key)]
+}
+
+func (t *tampering) drop(set string, key []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.keys[set], string(key))
 }
 
 // portOf returns the number by which the kernel tells a netlink socket from
@@ -94,9 +232,9 @@ func portOf(conn *netlink.Conn) (port uint32, err error) {
 	return port, errors.Join(ctrl, err)
 }
 
-func (b *Backend) signal() {
+func (b *Backend) signal(by firewall.By) {
 	select {
-	case b.changed <- struct{}{}:
+	case b.changed <- by:
 	default:
 	}
 }

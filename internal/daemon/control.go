@@ -69,6 +69,9 @@ func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool)
 		problems = append(problems, d.taken())
 	}
 	all := []error{d.ledger.Problem(), d.commands.journal.Problem()}
+	if d.closed != nil {
+		all = append(all, d.closed.Problem())
+	}
 	if backend, ok := d.backend.(interface{ Problem() error }); ok && guarded {
 		all = append(all, backend.Problem())
 	}

@@ -28,6 +28,7 @@ import (
 	"webknock/httpd"
 	"webknock/httpd/admin"
 	"webknock/internal/acme"
+	"webknock/internal/closed"
 	"webknock/internal/durable"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
@@ -58,6 +59,7 @@ type Daemon struct {
 	shards   *shards
 	state    *durable.Dir
 	ledger   *onetime.Ledger
+	closed   *closed.Journal // nil: the backend outlives this process in nothing
 	notifier notifier
 	notices  *notice.Sender
 	commands *commands
@@ -157,6 +159,11 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer start(ctx, d.tell)() // until the gate has stopped
 	d.backend = backend
 	d.gate = firewall.NewGate(backend, o.Log, d.event)
+	if d.backendName(cfg) == config.BackendNFTables {
+		d.closed = closed.Open(d.state, o.Log, nft.BootTime, nft.BootID())
+		d.gate.Remember(d.closed)
+		defer start(ctx, d.closed.Run)() // until the gate has stopped
+	}
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
 	guard.Shield = shield(cfg, bound)

@@ -1,0 +1,136 @@
+package nft
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"webknock/firewall"
+)
+
+// commentVersion begins the comment of an element. After it come key=value
+// pairs: when the grant ends (ms of CLOCK_BOOTTIME, clock_gettime(2)) and in
+// which boot, its id, when it was opened (Unix time in ms), its sequence and
+// user, and the packets and bytes that it had counted when it was last renewed,
+// since a renewal makes a new element, with a new counter.
+//
+// The kernel counts the remaining time of an element anew when somebody loads a
+// saved ruleset. The end in the comment it leaves as it is, and neither a clock
+// that is set nor a suspend of the machine moves it.
+const (
+	commentVersion = "webknock2"
+	// earlierVersion did not say when the grant ends.
+	earlierVersion = "webknock1"
+)
+
+// moment is a time by both clocks that matter here.
+type moment struct {
+	wall time.Time     // with Go's monotonic clock, which stands still while the machine is suspended
+	boot time.Duration // CLOCK_BOOTTIME, which does not
+}
+
+func clock() moment { return moment{time.Now(), BootTime()} }
+
+// BootTime returns how long ago the machine was booted, suspends included.
+func BootTime() time.Duration { return readClock(unix.CLOCK_BOOTTIME) }
+
+func readClock(id int32) time.Duration {
+	var t unix.Timespec
+	unix.ClockGettime(id, &t) // fails only for a clock that there is not
+	return time.Duration(t.Nano())
+}
+
+// Asleep implements firewall.Backend.
+func (b *Backend) Asleep() time.Duration { return BootTime() - readClock(unix.CLOCK_MONOTONIC) }
+
+// BootID returns eight digits by which this boot of the machine is told from
+// others.
+func BootID() string { return bootID }
+
+var bootID = func() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are alike
+	return string(id[:min(len(id), 8)])
+}()
+
+func comment(g firewall.Grant, now moment) string {
+	var s strings.Builder
+	mark(&s, g.Expires, now)
+	add := func(key, value string) {
+		if value != "" {
+			s.WriteString(" " + key + "=" + clean(value))
+		}
+	}
+	add("id", g.ID)
+	add("at", strconv.FormatInt(g.Opened.UnixMilli(), 10))
+	add("seq", g.Sequence)
+	add("user", g.User)
+	if g.Packets > 0 {
+		add("p", strconv.FormatUint(g.Packets, 10))
+		add("b", strconv.FormatUint(g.Bytes, 10))
+	}
+	return s.String()
+}
+
+// mark writes what every element of ours begins with.
+func mark(s *strings.Builder, end time.Time, now moment) {
+	s.WriteString(commentVersion + " end=" + strconv.FormatInt((now.boot+end.Sub(now.wall)).Milliseconds(), 10) + " boot=" + bootID)
+}
+
+// clean keeps a value from breaking out of the comment. All but damaged names
+// pass as they are.
+func clean(value string) string {
+	value = strings.Map(func(r rune) rune {
+		if r <= ' ' || r >= 0x7f || r == '"' || r == '\\' {
+			return '?'
+		}
+		return r
+	}, value)
+	return value[:min(len(value), 32)]
+}
+
+// parseComment fills in what a comment tells of a grant, and of whom it is. An
+// element without our comment, or with one of another boot, is somebody else's.
+func parseComment(comment string, h *firewall.Held, now moment) {
+	fields := strings.Fields(comment)
+	if len(fields) == 0 || fields[0] != commentVersion && fields[0] != earlierVersion {
+		return
+	}
+	g := h.Grant
+	var end time.Duration
+	boot, opened := "", time.Time{}
+	for _, field := range fields[1:] {
+		switch key, value, _ := strings.Cut(field, "="); key {
+		case "id":
+			g.ID = value
+		case "end":
+			if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
+				end = time.Duration(ms) * time.Millisecond
+			}
+		case "boot":
+			boot = value
+		case "seq":
+			g.Sequence = value
+		case "user":
+			g.User = value
+		case "at":
+			if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
+				opened = time.UnixMilli(ms)
+				g.Opened = opened
+			}
+		case "p":
+			g.Packets, _ = strconv.ParseUint(value, 10, 64)
+		case "b":
+			g.Bytes, _ = strconv.ParseUint(value, 10, 64)
+		}
+	}
+	switch {
+	case fields[0] == commentVersion && boot == bootID && end > 0:
+		g.Expires = now.wall.Add(end - now.boot)
+		h.Grant, h.Origin = g, firewall.Ours
+	case fields[0] == earlierVersion && opened.After(now.wall.Add(-now.boot)):
+		h.Grant, h.Origin = g, firewall.Earlier
+	}
+}

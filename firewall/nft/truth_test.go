@@ -1,0 +1,234 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/firewall"
+	"webknock/firewall/firewalltest"
+)
+
+// origins returns what the doors' sets hold as "client origin".
+func origins(t testing.TB, b *Backend) (found []string) {
+	t.Helper()
+	held, err := b.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range held {
+		found = append(found, fmt.Sprint(h.Client.Addr(), " ", []string{"foreign", "ours", "earlier"}[h.Origin]))
+	}
+	slices.Sort(found)
+	return found
+}
+
+func TestElementsAreToldApart(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	now := time.Now().UnixMilli()
+	end := (BootTime() + time.Minute).Milliseconds()
+	for i, comment := range []string{
+		fmt.Sprintf("webknock2 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // as written
+		fmt.Sprintf("webknock2 end=%d boot=00000000 id=abcd2345 at=%d", end, now),     // of another boot
+		fmt.Sprintf("webknock2 boot=%s id=abcd2345 at=%d", BootID(), now),             // without an end
+		fmt.Sprintf("webknock2 end=soon boot=%s id=abcd2345 at=%d", BootID(), now),
+		fmt.Sprintf("webknock3 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // of an unknown version
+		fmt.Sprintf("webknock1 id=abcd2345 at=%d", now),                               // of the version before
+		"webknock1 id=abcd2345 at=1000",                                               // and before the boot
+		"webknock1 id=abcd2345",
+		"the admin's own",
+	} {
+		nft(t, fmt.Sprintf("add element inet webknock ssh4 { 192.0.2.%d timeout 1h comment %q }", i+1, comment))
+	}
+	nft(t, "add element inet webknock ssh4 { 192.0.2.10 }")
+	if got, want := origins(t, b), []string{
+		"192.0.2.1 ours", "192.0.2.10 foreign", "192.0.2.2 foreign", "192.0.2.3 foreign", "192.0.2.4 foreign", "192.0.2.5 foreign",
+		"192.0.2.6 earlier", "192.0.2.7 foreign", "192.0.2.8 foreign", "192.0.2.9 foreign"}; !slices.Equal(got, want) {
+		t.Errorf("got\n%q, want\n%q", got, want)
+	}
+	held, _ := b.Read(t.Context())
+	for _, h := range held {
+		left, ends := time.Until(h.Expires), time.Until(h.Ends)
+		if h.Origin == firewall.Ours && (left > time.Minute || left < 50*time.Second || ends < 50*time.Minute) {
+			t.Errorf("by its comment it ends in %v, by the kernel in %v", left, ends)
+		}
+	}
+}
+
+// The kernel counts an element's time anew when a saved ruleset is loaded.
+func TestASavedRulesetMovesNoEnd(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	want := firewalltest.Grant("ssh", "192.0.2.1", 2*time.Second)
+	set(t, b, want)
+	saved := filepath.Join(t.TempDir(), "ruleset")
+	list, err := exec.Command("nft", "list", "ruleset").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(saved, []byte("flush ruleset\n"+string(list)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for time.Now().Before(want.Expires) {
+		if out, err := exec.Command("nft", "-f", saved).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if err := b.Guard(t.Context(), *b.guard, nil); err != nil { // the table is another
+		t.Fatal(err)
+	}
+	held, err := b.Read(t.Context())
+	if err != nil || len(held) != 1 || held[0].Origin != firewall.Ours || held[0].Expires.Sub(want.Expires).Abs() > 100*time.Millisecond || !held[0].Ends.After(time.Now()) {
+		t.Errorf("got %+v, %v; want the end of %v", held, err, want.Expires)
+	}
+}
+
+func TestAForeignElementIsDeletedByItsKey(t *testing.T) {
+	b := newBackend(t)
+	wide := ssh
+	wide.Prefix4 = 24
+	guard(t, b, wide)
+	set(t, b, firewalltest.Grant("ssh", "192.0.2.0", time.Minute))
+	nft(t, "add element inet webknock ssh4.24 { 192.0.2.7, 198.51.100.0 }")
+	held, err := b.Read(t.Context())
+	if err != nil || len(held) != 3 {
+		t.Fatalf("%v, %v", held, err)
+	}
+	var remove []firewall.Change
+	for _, h := range held {
+		if h.Origin == firewall.Foreign {
+			remove = append(remove, firewall.Change{Grant: firewall.Grant{Door: h.Door, Client: h.Client}, Close: true})
+		}
+	}
+	if err := b.Commit(t.Context(), remove); err != nil {
+		t.Fatal(err)
+	}
+	if got := origins(t, b); !slices.Equal(got, []string{"192.0.2.0 ours"}) {
+		t.Errorf("left: %q", got)
+	}
+}
+
+func TestTheContentsOfOurSetsAreChecked(t *testing.T) {
+	for _, command := range []string{
+		"add element inet webknock allow.4 { 192.0.2.99 }",
+		"delete element inet webknock allow.4 { 10.0.0.0/8 }",
+		"flush set inet webknock allow.6",
+		"flush set inet webknock exempt.4",
+		"add element inet webknock exempt.6 { 2001:db9::/48 }",
+	} {
+		t.Run(command, func(t *testing.T) {
+			b := newBackend(t)
+			if err := b.Guard(t.Context(), everything, nil); err != nil {
+				t.Fatal(err)
+			}
+			before := nft(t, "list table inet webknock")
+			if err := b.Check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			nft(t, command)
+			if err := b.Check(t.Context()); !errors.Is(err, firewall.ErrNotGuarded) {
+				t.Errorf("check: %v", err)
+			}
+			if err := b.Guard(t.Context(), everything, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if after := nft(t, "list table inet webknock"); after != before {
+				t.Errorf("before\n%s\nafter\n%s", before, after)
+			}
+		})
+	}
+}
+
+func TestBansOfOthersAreToldApart(t *testing.T) {
+	b := newBackend(t)
+	if err := b.Guard(t.Context(), everything, nil); err != nil {
+		t.Fatal(err)
+	}
+	mine := firewall.Ban{Client: netip.MustParsePrefix("192.0.2.1/32"), Until: time.Now().Add(time.Hour)}
+	if err := b.Ban(t.Context(), []firewall.Ban{mine}); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, fmt.Sprintf(`add element inet webknock banned.4 { 192.0.2.2, 192.0.2.3 timeout 1h comment "webknock2 end=%d boot=%s" }`, time.Minute.Milliseconds(), BootID()))
+	nft(t, "add element inet webknock banned.6 { 2001:db8::1 timeout 1h }") // no /64
+	ours, foreign, err := b.Bans(t.Context())
+	if err != nil || len(ours) != 1 || ours[0].Client != mine.Client || len(foreign) != 3 {
+		t.Errorf("ours %v, of others %v, %v", ours, foreign, err)
+	}
+	var lift []firewall.Ban
+	for _, ban := range foreign {
+		lift = append(lift, firewall.Ban{Client: ban.Client})
+	}
+	if err := b.Ban(t.Context(), lift); err != nil {
+		t.Fatal(err)
+	}
+	if ours, foreign, err := b.Bans(t.Context()); err != nil || len(ours) != 1 || len(foreign) != 0 {
+		t.Errorf("ours %v, of others %v, %v", ours, foreign, err)
+	}
+}
+
+// spent returns the clients whose connections are no longer counted rightly.
+func spent(t testing.TB, b *Backend) (clients []string) {
+	t.Helper()
+	held, err := b.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range held {
+		if h.Spent {
+			clients = append(clients, h.Client.Addr().String())
+		}
+	}
+	return clients
+}
+
+func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
+	b := newBackend(t)
+	door := ssh
+	door.Connections = 2
+	guard(t, b, door)
+	one, two := firewalltest.Grant("ssh", "192.0.2.1", time.Minute), firewalltest.Grant("ssh", "192.0.2.2", time.Minute)
+	set(t, b, one, two)
+	nft(t, "add element inet webknock ssh4.connections { 192.0.2.1 limit rate over 1/week burst 2 packets }")
+	until := func(want ...string) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !slices.Equal(spent(t, b), want); {
+			if time.Now().After(deadline) {
+				t.Fatalf("spent are %q, want %q", spent(t, b), want)
+			}
+		}
+	}
+	until("192.0.2.1")
+	if err := b.Commit(t.Context(), []firewall.Change{{Grant: one, Again: true, Spent: true}}); err != nil {
+		t.Fatal(err)
+	}
+	until()
+	if list := nft(t, "list set inet webknock ssh4.connections"); !strings.Contains(list, "192.0.2.1 timeout") && !strings.Contains(list, "192.0.2.1 expires") || strings.Contains(list, "192.0.2.1 limit") {
+		t.Errorf("an allowance that is used up has a limit, or is not there:\n%s", list)
+	}
+	nft(t, "flush set inet webknock ssh4.connections")
+	until("192.0.2.1")
+	set(t, b, one) // a renewal counts anew
+	until()
+	if list := nft(t, "list set inet webknock ssh4.connections"); strings.Contains(list, "192.0.2") {
+		t.Errorf("after a renewal:\n%s", list)
+	}
+	// All that a new table has counted is unknown.
+	nft(t, "flush ruleset")
+	if err := b.Guard(t.Context(), *b.guard, []firewall.Grant{one, two}); err != nil {
+		t.Fatal(err)
+	}
+	if list := nft(t, "list set inet webknock ssh4.connections"); strings.Count(list, "192.0.2.") != 2 || strings.Contains(list, "limit rate") {
+		t.Errorf("after a flush:\n%s", list)
+	}
+}
