@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 		if err == nil { // whatever the host has, sshd lets root in by its key
 			err = lab.PrivateFile("/etc/shadow", "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n")
 		}
+		if err == nil {
+			err = lab.PrivateFile("/etc/hosts", hostsFile)
+		}
 		dir := ""
 		if err == nil {
 			dir, err = os.MkdirTemp("", "webknock-test-")

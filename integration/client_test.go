@@ -1,0 +1,318 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/integration/lab"
+)
+
+// homeName leads to the server over IPv4 and IPv6, home4Name and home6Name over
+// one of them alone.
+const homeName, home4Name, home6Name = "home.test", "home4.test", "home6.test"
+
+const hostsFile = "127.0.0.1 localhost\n::1 localhost\n" +
+	serverIP + " " + homeName + " " + home4Name + "\n" +
+	serverIP6 + " " + homeName + " " + home6Name + "\n"
+
+// client runs the program on a host, with a home of its own.
+func (w *world) client(from *lab.Host, args ...string) (stdout, stderr string, code int) {
+	return w.clientWith(from, nil, "", args...)
+}
+
+func (w *world) clientWith(from *lab.Host, env []string, stdin string, args ...string) (stdout, stderr string, code int) {
+	w.t.Helper()
+	cmd := from.Command(w.t.Context(), binary, args...)
+	cmd.Env = append(append(os.Environ(), w.clientEnv()...), env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var o, e strings.Builder
+	cmd.Stdout, cmd.Stderr = &o, &e
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		w.t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+func (w *world) clientEnv() []string {
+	return []string{"HOME=" + w.dir, "XDG_CONFIG_HOME=" + w.dir + "/config", "XDG_CACHE_HOME=" + w.dir + "/cache"}
+}
+
+// profile keeps a profile of the client.
+func (w *world) profile(name, text string) {
+	w.t.Helper()
+	if out, errs, code := w.clientWith(w.alice, nil, text, "profile", "add", name, "--replace"); code != 0 {
+		w.t.Fatalf("profile add: exit %d, %s%s", code, out, errs)
+	}
+}
+
+// mustKnock knocks from alice and fails unless the port that is waited for opens
+// or stays shut, as wanted.
+func (w *world) mustKnock(open bool, args ...string) (stdout, stderr string) {
+	w.t.Helper()
+	stdout, stderr, code := w.client(w.alice, append([]string{"knock"}, args...)...)
+	if want := map[bool]int{true: 0, false: 1}[open]; code != want {
+		w.t.Fatalf("knock %v: exit %d, want %d\n%s%s", args, code, want, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
+const plainProfile = "servers: [http://home.test:8080]\nsteps: [/a, /b, /c]\nwait: home.test:22\n"
+
+func TestKnockOpensForBothFamilies(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	w.profile("home", plainProfile)
+	out, _ := w.mustKnock(true, "home")
+	w.mustBecome("ssh "+aliceIP, "ssh "+aliceIP6)
+	for _, want := range []string{aliceOver(serverIP), aliceOver(serverIP6), "home.test:22 is open"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for _, secret := range []string{"/a", "/b", "/c"} {
+		if strings.Contains(out, secret) {
+			t.Errorf("the path %s is printed:\n%s", secret, out)
+		}
+	}
+	w.mustPass(w.mallory, serverIP, 22, false)
+}
+
+// aliceOver is how a table begins a row of knocks that were reset.
+func aliceOver(address string) string {
+	return address + strings.Repeat(" ", len(serverIP)-min(len(address), len(serverIP)))
+}
+
+func TestKnockOverOneFamilyOpensForThatAlone(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	w.profile("home", plainProfile)
+	w.mustKnock(true, "home", "-4")
+	w.mustHold("ssh " + aliceIP)
+	if _, errs, code := w.client(w.alice, "knock", "home", "-4", "-6"); code != 2 || !strings.Contains(errs, "exclude each other") {
+		t.Errorf("-4 -6: exit %d, %s", code, errs)
+	}
+	// The door is shut on the other family, and the reason is told.
+	w.webknock("close", "--all")
+	_, errs := w.mustKnock(false, "home", "-4", "--wait", home6Name+":22", "--timeout", "2s")
+	if !strings.Contains(errs, "no knock went over ipv6") {
+		t.Errorf("the other family is not named:\n%s", errs)
+	}
+}
+
+func TestKnockURLs(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	base := "http://" + net.JoinHostPort(serverIP, "8080")
+	w.mustKnock(true, base+"/a", base+"/b", base+"/c", "--wait", serverIP+":22")
+	w.webknock("close", "--all")
+	_, errs := w.mustKnock(false, base+"/a", base+"/c", base+"/b", "--wait", serverIP+":22", "--timeout", "2s")
+	if !strings.Contains(errs, "paths, their order or their times may be wrong") {
+		t.Errorf("no reason is given:\n%s", errs)
+	}
+	if _, errs, code := w.client(w.alice, "knock", base+"/a", "http://other.test/b"); code != 2 || !strings.Contains(errs, "two servers") {
+		t.Errorf("two servers: exit %d, %s", code, errs)
+	}
+}
+
+func TestKnockPrintsJSON(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	w.profile("home", plainProfile)
+	out, _ := w.mustKnock(true, "home", "-o", "json")
+	var r struct {
+		Open   bool
+		Wait   string
+		Knocks []struct {
+			Server, Family, Address, Outcome string
+			Step                             int
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || !r.Open || r.Wait != "home.test:22" || len(r.Knocks) != 6 || r.Knocks[0].Outcome != "reset" {
+		t.Errorf("%v in\n%s", err, out)
+	}
+}
+
+func TestKnockSaysWhyAServerCannotBeReached(t *testing.T) {
+	w := newWorld(t)
+	for name, tt := range map[string]struct{ url, want string }{
+		"nobody listens": {"http://" + serverIP + ":9/a", "nobody listens where a knock went"},
+		"no address":     {"http://nowhere.test/a", "has no address here"},
+		"no route":       {"http://192.0.2.1/a", "no route to a server"},
+	} {
+		_, errs := w.mustKnock(false, tt.url, "--timeout", "3s")
+		if !strings.Contains(errs, tt.want) {
+			t.Errorf("%s: no %q in\n%s", name, tt.want, errs)
+		}
+	}
+}
+
+func TestAProfileThatOthersCanReadIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.profile("home", plainProfile)
+	path := filepath.Join(w.dir, "config", "webknock", "profiles", "home.yaml")
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("mode %v, %v", info.Mode(), err)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs := w.mustKnock(false, "home"); !strings.Contains(errs, "can be read by others") || !strings.Contains(errs, "chmod 600") {
+		t.Errorf("the error is\n%s", errs)
+	}
+}
+
+const oneTimeSequences = onetimeDoors + `
+  - {name: totp, steps: [/k, "/k/{totp}"], opens: [ssh]}
+  - {name: ticket, steps: ["/t/{ticket}"], opens: [ssh, web]}
+`
+
+// enroll makes a profile on the server and keeps it on the client.
+func (w *world) enroll(sequence string, more string, args ...string) {
+	w.t.Helper()
+	args = append([]string{"enroll", sequence, "--host", "http://" + homeName + ":8080"}, args...)
+	out, errs, code := w.webknock(args...)
+	if code != 0 {
+		w.t.Fatalf("enroll: exit %d, %s", code, errs)
+	}
+	w.profile(sequence, out+more)
+}
+
+func TestAnEnrolledClientKnocksWithTickets(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "alice", "bob")
+	w.listen(22)
+	w.serve(oneTimeSequences + k.config)
+	if _, errs, code := w.webknock("enroll", "ticket"); code != 1 || !strings.Contains(errs, "several users") {
+		t.Errorf("enroll for nobody: exit %d, %s", code, errs)
+	}
+	w.enroll("ticket", "doors: [web]\nttl: 90s\n", "--user", "bob")
+	w.mustKnock(false, "ticket", "--timeout", "2s") // it asks for web alone, and waits for ssh
+	w.mustHold("web "+aliceIP, "web "+aliceIP6)
+	for _, g := range w.grants() {
+		if g.Remaining < 80 || g.Remaining > 90 {
+			t.Errorf("%s runs for %v s, want 90", g.Client, g.Remaining)
+		}
+	}
+	w.enroll("ticket", "", "--user", "bob")
+	out, errs := w.mustKnock(true, "ticket")
+	if strings.Contains(out+errs, k.secrets["bob"]) {
+		t.Error("the secret is printed")
+	}
+}
+
+func TestATOTPCodeIsSpentOnTheOtherFamilyOnlyIfNeedBe(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "alice")
+	w.listen(22)
+	w.serve(oneTimeSequences + k.config)
+	w.enroll("totp", "")
+	// What is waited for is reached over IPv4 alone, so the second family is
+	// knocked as well, with the next code.
+	w.mustKnock(true, "totp", "--wait", home4Name+":22")
+	w.mustHold("ssh "+aliceIP, "ssh "+aliceIP6)
+	// Each knock uses up at least one code, and at most two count at a time: one of
+	// the next knocks, or the one after it if a new half minute has begun, has none.
+	var errs string
+	for range 4 {
+		var code int
+		if _, errs, code = w.client(w.alice, "knock", "totp", "--timeout", "1s"); code == 1 {
+			break
+		}
+	}
+	if !strings.Contains(errs, "the next one-time code counts only at") {
+		t.Errorf("the codes do not run out: %s", errs)
+	}
+	if strings.Contains(errs, k.secrets["alice"]) {
+		t.Error("the secret is printed")
+	}
+}
+
+func TestATOTPCodeIsNotSpentOnTheOtherFamilyInVain(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "alice")
+	w.listen(22)
+	w.serve(oneTimeSequences + k.config)
+	w.enroll("totp", "")
+	w.mustKnock(true, "totp")
+	w.mustHold("ssh " + aliceIP6)
+}
+
+func TestSSHThroughConnect(t *testing.T) {
+	w := newWorld(t)
+	w.sshd()
+	w.serve(standard)
+	w.profile("home", plainProfile)
+	out, errs, code := w.client(w.alice, "ssh-config", "home")
+	if code != 0 {
+		t.Fatalf("ssh-config: exit %d, %s", code, errs)
+	}
+	config := filepath.Join(w.dir, "ssh_config")
+	options := fmt.Sprintf("StrictHostKeyChecking no\nUserKnownHostsFile %s/known\nBatchMode yes\nIdentityFile %s/key\nUser root\nLogLevel ERROR\n", w.dir, w.dir)
+	block, exec, _ := strings.Cut(out, "\n# Or,")
+	exec = strings.ReplaceAll(exec[strings.Index(exec, "# Match"):], "# ", "")
+	for name, text := range map[string]string{"ProxyCommand": block, "Match exec": strings.ReplaceAll(exec, "#  ", "  ")} {
+		t.Run(name, func(t *testing.T) {
+			w.webknock("close", "--all")
+			if err := os.WriteFile(config, []byte(options+text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, door := range []string{"shut", "open"} {
+				cmd := w.alice.Command(t.Context(), "ssh", "-F", config, "home", "echo hello; cat")
+				cmd.Env = append(append(os.Environ(), w.clientEnv()...), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+				cmd.Stdin = strings.NewReader("and back")
+				if out, err := cmd.CombinedOutput(); err != nil || string(out) != "hello\nand back" {
+					t.Errorf("door %s: %v, %q\n%s", door, err, out, text)
+				}
+			}
+		})
+	}
+	// Where the port answers already nobody knocks.
+	w.mustBecome("ssh "+aliceIP, "ssh "+aliceIP6)
+}
+
+func TestConnectSaysWhyADoorDoesNotOpen(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	w.profile("wrong", strings.Replace(plainProfile, "/c", "/x", 1))
+	out, errs, code := w.client(w.alice, "connect", "wrong", homeName, "22", "--timeout", "2s")
+	if code != 1 || out != "" || !strings.Contains(errs, "does not answer") || !strings.Contains(errs, "order") {
+		t.Errorf("exit %d, %q, %s", code, out, errs)
+	}
+}
+
+func TestKnockTellsThatTheClocksDiffer(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "alice")
+	err := w.server.Do(func() error {
+		l, err := net.Listen("tcp", ":8080")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(7*time.Minute).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusNotFound)
+		}))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.profile("home", "servers: [http://home4.test:8080]\nsteps: [\"/t/{ticket}\"]\nuser: alice\nwait: home4.test:22\nsecret: "+k.secrets["alice"]+"\n")
+	if _, errs := w.mustKnock(false, "home", "--timeout", "2s"); !strings.Contains(errs, "clock differs from the server's by about 7m0s") {
+		t.Errorf("the clocks are not named:\n%s", errs)
+	}
+}
