@@ -61,7 +61,7 @@ func newRoot(stdout, stderr io.Writer, asJSON bool) *cobra.Command {
 	flags.StringVar(&a.socket, "socket", "", "admin socket `PATH` (default "+defaultSocket+", or as WEBKNOCK_SOCKET or the configuration has it)")
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of what is printed: table or json")
 	for _, command := range []func(*app) *cobra.Command{
-		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor, newUnguard, newUser, newHash, newEnroll, newKnock, newConnect, newSSHConfig, newProfile, newVersion,
+		newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor, newUnguard, newUser, newHash, newEnroll, newKnock, newConnect, newSSHConfig, newProfile, newPage, newVersion,
 	} {
 		c := command(a)
 		for _, c := range append(c.Commands(), c) {
