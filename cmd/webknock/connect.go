@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,7 +54,15 @@ func newSSHConfig(a *app) *cobra.Command {
 			if name == "" {
 				name = p.Name
 			}
-			return client.SSHConfig(c.OutOrStdout(), p, args[0], name)
+			var lines strings.Builder
+			if err := client.SSHConfig(&lines, p, args[0], name); err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), map[string]string{"ssh_config": lines.String()})
+			}
+			_, err = io.WriteString(c.OutOrStdout(), lines.String())
+			return err
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "the `HOST` that is given to ssh (default: the profile's name)")
