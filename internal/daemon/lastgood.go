@@ -110,11 +110,12 @@ type keeping struct {
 	since  time.Time
 	away   time.Time // when its guard was taken away
 
+	failed  chan struct{}         // wakes refresh
 	failure atomic.Pointer[error] // why it is not kept; read without mu, which writes hold
 }
 
 func newKeeping(dir *durable.Dir, backend string, o Options) *keeping {
-	k := &keeping{Options: o, dir: dir, backend: backend, needed: backend == config.BackendNFTables}
+	k := &keeping{Options: o, failed: make(chan struct{}, 1), dir: dir, backend: backend, needed: backend == config.BackendNFTables}
 	if o.DryRun {
 		return k
 	}
@@ -235,8 +236,17 @@ func (k *keeping) write() {
 	}
 	if err == nil {
 		k.failure.Store(nil)
-	} else if k.failure.Swap(&err) == nil && !k.needed {
+		return
+	}
+	if k.failure.Swap(&err) != nil {
+		return
+	}
+	if !k.needed {
 		k.Log.Warn("what is in force cannot be kept for the next start", "error", err)
+	}
+	select {
+	case k.failed <- struct{}{}:
+	default:
 	}
 }
 
@@ -249,28 +259,35 @@ func (k *keeping) problem() error {
 }
 
 const (
-	keepRetry   = time.Minute
-	keepRefresh = time.Hour // the kept certificates are no older than that
+	minKeepRetry = time.Second
+	maxKeepRetry = time.Minute
+	keepRefresh  = time.Hour // the kept certificates are no older than that
 )
 
 // refresh tries again what could not be kept, and keeps certificates that have
 // been renewed, until ctx is done.
 func (k *keeping) refresh(ctx context.Context) {
-	tick := time.NewTicker(keepRetry)
-	defer tick.Stop()
-	for last := time.Now(); ; {
+	retry := minKeepRetry
+	for {
+		wait := keepRefresh
+		if k.failure.Load() != nil {
+			wait, retry = retry, min(2*retry, maxKeepRetry)
+		} else {
+			retry = minKeepRetry
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			k.mu.Lock()
-			if k.last != nil && (k.failure.Load() != nil || now.Sub(last) >= keepRefresh) {
-				k.source = k.last.WithCertificates()
-				k.write()
-				last = now
-			}
-			k.mu.Unlock()
+		case <-k.failed:
+			continue
+		case <-time.After(wait):
 		}
+		k.mu.Lock()
+		if k.last != nil {
+			k.source = k.last.WithCertificates()
+		}
+		k.write()
+		k.mu.Unlock()
 	}
 }
 
