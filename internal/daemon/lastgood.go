@@ -260,7 +260,7 @@ func (k *keeping) problem() error {
 
 const (
 	minKeepRetry = time.Second
-	maxKeepRetry = time.Minute
+	maxKeepRetry = 5 * time.Second
 	keepRefresh  = time.Hour // the kept certificates are no older than that
 )
 
