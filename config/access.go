@@ -49,7 +49,7 @@ func unreadable(cfg *Config) Errors {
 			continue
 		}
 		if at := reader.stoppedAt(path); at != "" {
-			w.Msg = fmt.Sprintf("webknock.service could not read %s: %s (chown %s %s, or let it by the mode)", path, reader.why(at), reader.name(), at)
+			w.Msg = fmt.Sprintf("webknock.service could not read %s: %s (chown %s %s, or grant it by the mode)", path, reader.why(path, at), reader.name(), at)
 			all = append(all, w)
 		}
 	}
@@ -120,13 +120,17 @@ func (a account) may(path string, permission os.FileMode) bool {
 	return info.Mode().Perm()>>shift&permission != 0
 }
 
-// why says whose a file is that stops an account.
-func (a account) why(path string) string {
-	info, err := os.Stat(path)
+// why says whose the file or directory is that stops an account from reading a
+// file.
+func (a account) why(path, at string) string {
+	info, err := os.Stat(at)
 	if err != nil {
 		return err.Error()
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	owner := account{uid: stat.Uid}
-	return fmt.Sprintf("%s belongs to %s, with mode %04o, and the unit gives %s no capability to pass that by", path, owner.name(), info.Mode().Perm(), a.name())
+	if at == path {
+		at = "it"
+	}
+	return fmt.Sprintf("%s belongs to %s, with mode %04o, and the unit gives %s no capability to pass that by", at, owner.name(), info.Mode().Perm(), a.name())
 }

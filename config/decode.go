@@ -174,7 +174,14 @@ func (d *decoder) list(n *yaml.Node, key string, f func(n *yaml.Node, key string
 // text reads a string.
 func (d *decoder) text(n *yaml.Node, key string) (string, bool) {
 	if n.Kind != yaml.ScalarNode || isNull(n) {
-		d.errorf(n, key, "is not a text (write one word, or quote it)")
+		switch n.Kind {
+		case yaml.MappingNode:
+			d.errorf(n, key, "is a mapping, and a text is wanted (quote what holds braces)")
+		case yaml.SequenceNode:
+			d.errorf(n, key, "is a list, and a text is wanted (quote what holds brackets)")
+		default:
+			d.errorf(n, key, "is empty, and a text is wanted (leave the key out, or quote '' for an empty one)")
+		}
 		return "", false
 	}
 	return n.Value, true

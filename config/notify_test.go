@@ -60,7 +60,7 @@ func TestErrorsOfNoticesSayWhereAndNoSecret(t *testing.T) {
 		"ntfy://s3cret":   `sequences[0].notify[0]: not the URL of a ntfy service (docs/notices.md has examples)`,
 		"s3cret":          `sequences[0].notify[0]: not the URL of a service (like ntfy://ntfy.sh/topic)`,
 		"[]":              `sequences[0].notify[0]: is not a mapping`,
-		"null":            `sequences[0].notify[0]: is not a text`,
+		"null":            `sequences[0].notify[0]: is empty, and a text`,
 		"{on: [grant]}":   `sequences[0].notify[0]: needs either url or url_file`,
 		"{url: 'ntfy://h/s3cret', url_file: wrong}":         `sequences[0].notify[0]: needs either url or url_file`,
 		"{url: 'ntfy://h/s3cret', on: [ban]}":               `sequences[0].notify[0].on[0]: "ban" is unknown (one of completion, grant)`,
