@@ -490,7 +490,7 @@ func (s *walk) conntrack(a attributes) result {
 		case key == unix.NFT_CT_DST_IP && s.family != IPv4, key == unix.NFT_CT_DST_IP6 && s.family != IPv6:
 			return fails
 		case original:
-			s.store(to, s.destinationCells(s.packet.To))
+			s.store(to, s.destinationCells(s.begunTo))
 		default:
 			s.forget(to, 16)
 		}
@@ -499,8 +499,7 @@ func (s *walk) conntrack(a attributes) result {
 			s.forget(to, 2)
 			break
 		}
-		p := s.packet.Port
-		s.store(to, []cell{{byte(p >> 8), 0xff, portHigh}, {byte(p), 0xff, portLow}})
+		s.store(to, s.begunPort[:])
 	case unix.NFT_CT_PROTO_SRC:
 		if !original || s.packet.SourcePort == 0 {
 			s.forget(to, 2)
@@ -749,7 +748,7 @@ func (s *walk) nat(at *Place, a attributes) result {
 	}
 	port := s.natPort(a, unix.NFTA_NAT_REG_PROTO_MIN, unix.NFTA_NAT_REG_PROTO_MAX)
 	if !a.has(unix.NFTA_NAT_REG_ADDR_MIN) {
-		s.sendTo(at, s.to, port)
+		s.sendTo(at, s.begunTo, port)
 		return accepts
 	}
 	register := a.uint32(unix.NFTA_NAT_REG_ADDR_MIN)

@@ -61,7 +61,8 @@ type Outcome struct {
 	// 0 if it is not known.
 	To        netip.AddrPort
 	Delivered bool   // to this host itself, not sent on
-	Mark      uint32 // in the end, as far as it is known
+	Mark      uint32 // in the end, of the bits MarkKnown
+	MarkKnown uint32
 	DNAT      *Place // what changed where the packet goes
 	TProxy    *Place // what hands it to another socket, at
 	TProxyTo  uint16
@@ -92,6 +93,7 @@ type walker struct {
 	*Ruleset
 	Options
 	packet      Packet
+	reversed    bool // of chains of one priority, those of the first table run first
 	family      Family
 	budget      int
 	steps       int
@@ -113,6 +115,8 @@ type walk struct {
 	to        netip.Addr // invalid: not known
 	from      netip.Addr
 	port      [2]cell
+	begunTo   netip.Addr // and the port: where the connection began to, as conntrack has it
+	begunPort [2]cell
 	mark      [4]cell
 	ctMark    [4]cell
 	labels    [16]cell
@@ -141,14 +145,48 @@ type frame struct {
 
 // change is what a rule did to a set.
 type change struct {
-	set  SetID
-	key  []cell
-	gone bool
+	set   SetID
+	key   []cell
+	gone  bool
+	exprs []expression // of the element that was added
 }
 
-// Follow returns what becomes of a packet.
+// Follow returns what becomes of a packet. Of chains of one priority in two
+// tables nobody can tell which was registered first, so both orders are followed
+// where there are such chains, and the verdict is Unknown if they end differently.
 func (r *Ruleset) Follow(p Packet, o Options) Outcome {
-	w := &walker{Ruleset: r, Options: o, packet: p, budget: budget, last: 0xffff, addresses: map[netip.Addr]bool{}}
+	out := r.follow(p, o, false)
+	if !r.ties() {
+		return out
+	}
+	other := r.follow(p, o, true)
+	first, last := max(out.First, other.First), min(out.Last, other.Last)
+	if other.Verdict == Unknown || out.Verdict != Unknown && !out.same(&other) {
+		if other.By == nil {
+			other.By = out.By
+		}
+		if other.By == nil {
+			other.By = other.DNAT
+		}
+		if other.By == nil {
+			other.By = out.DNAT
+		}
+		if other.Verdict != Unknown {
+			other = Outcome{Verdict: Unknown, By: other.By, DNAT: other.DNAT, Addresses: other.Addresses}
+		}
+		out = other
+	}
+	if out.Unmarked == nil {
+		out.Unmarked = other.Unmarked
+	}
+	out.MarkKnown &= other.MarkKnown &^ (out.Mark ^ other.Mark)
+	out.Mark &= out.MarkKnown
+	out.First, out.Last = first, last
+	return out
+}
+
+func (r *Ruleset) follow(p Packet, o Options, reversed bool) Outcome {
+	w := &walker{Ruleset: r, Options: o, packet: p, reversed: reversed, budget: budget, last: 0xffff, addresses: map[netip.Addr]bool{}}
 	w.family = IPv6
 	if p.To.Is4() {
 		w.family = IPv4
@@ -191,17 +229,14 @@ func (s *walk) end(v Verdict, by *Place) Outcome {
 		}
 		o.To = netip.AddrPortFrom(s.to, port)
 	}
-	mark, _ := bytesOf(s.mark[:])
-	if mark != nil {
-		o.Mark = binary.NativeEndian.Uint32(mark)
-	}
+	o.Mark, o.MarkKnown = numberOf(s.mark[:])
 	return o
 }
 
 // enter goes to a hook.
 func (s *walk) enter(hook Hook) Outcome {
 	s.hook = hook
-	s.todo = s.at(hook, s.family)
+	s.todo = s.at(hook, s.family, s.reversed)
 	return s.next()
 }
 
@@ -222,6 +257,7 @@ func (s *walk) next() Outcome {
 		switch {
 		case now.track && s.tracked == notYet:
 			s.tracked = tracked
+			s.begunTo, s.begunPort = s.to, s.port
 		case now.nat != nil && !s.WithoutNAT:
 			s.nats = now.nat
 		case now.chain != nil:
@@ -352,6 +388,8 @@ func (s *walk) both(at *Place, res result, next int) Outcome {
 		case !first.same(&out):
 			return s.end(Unknown, at)
 		}
+		first.MarkKnown &= out.MarkKnown &^ (first.Mark ^ out.Mark)
+		first.Mark &= first.MarkKnown
 		if first.Unmarked == nil {
 			first.Unmarked = out.Unmarked
 		}
@@ -410,14 +448,25 @@ func (s *walk) setMark(at *Place, mark []cell) {
 	}
 }
 
-// sendTo changes where the packet goes.
+func sameCells(a, b []cell) bool {
+	x, ok1 := bytesOf(a)
+	y, ok2 := bytesOf(b)
+	return ok1 && ok2 && string(x) == string(y)
+}
+
+// sendTo changes where the packet goes. What is not said (an invalid address, no
+// port) is that of the connection.
 func (s *walk) sendTo(at *Place, to netip.Addr, port []cell) {
 	s.natDone = true
+	if port == nil {
+		port = s.begunPort[:]
+	}
+	if to == s.begunTo && to.IsValid() && sameCells(port, s.begunPort[:]) {
+		return // nothing changes, and the connection is none with DNAT
+	}
 	s.dnat = at
 	s.to = to
-	if port != nil {
-		copy(s.port[:], port)
-	}
+	copy(s.port[:], port)
 }
 
 // redirect sends the packet to this host itself.

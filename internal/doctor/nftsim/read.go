@@ -244,7 +244,9 @@ const (
 	setDescConcat = 2
 	setFieldLen   = 1
 	setKeyEnd     = 10
-	elemCatchAll  = 2
+
+	setElemExpressions = 11
+	elemCatchAll       = 2
 )
 
 func (r *Ruleset) addSet(m message) {
@@ -289,6 +291,10 @@ func (s *Set) fill(lists [][]byte) {
 				e.data, e.verdict = a.data(unix.NFTA_SET_ELEM_DATA)
 			}
 			e.object = a.text(unix.NFTA_SET_ELEM_OBJREF)
+			if a.has(unix.NFTA_SET_ELEM_EXPR) {
+				e.exprs = append(e.exprs, parseExpression(a[unix.NFTA_SET_ELEM_EXPR]))
+			}
+			e.exprs = append(e.exprs, parseExpressions(a[setElemExpressions])...)
 			if !e.any && len(e.from) == 0 || len(e.to) != len(e.from) {
 				continue
 			}

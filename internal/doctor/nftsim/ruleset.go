@@ -26,15 +26,17 @@
 // What it does not look at: postrouting and output; the tables of the families
 // netdev, bridge and arp, and ingress hooks (Ruleset.NotFollowed lists them);
 // BPF and XDP programs, traffic control, the tables of iptables-legacy; what
-// conntrack helpers, IPsec and fragments do. Chains of one priority in two
-// tables run in the order that the tables were made in; the kernel may have
-// registered them in another.
+// conntrack helpers, IPsec and fragments do. Of chains of one priority in two
+// tables the kernel does not tell which it registered first: both orders are
+// followed, and where they end differently the verdict is Unknown.
 package nftsim
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // Family is that of a table, as the kernel numbers it.
@@ -89,6 +91,9 @@ type Ruleset struct {
 	NotFollowed []string // base chains, with rules, of other families and hooks
 
 	chains map[chainID]*Chain
+
+	tiesOnce sync.Once
+	tied     bool
 }
 
 type chainID struct {
@@ -146,6 +151,7 @@ type element struct {
 	data     []byte
 	verdict  *verdict
 	object   string
+	exprs    []expression // carried out whenever the element is found
 }
 
 // An Object is a named counter, quota or limit.
@@ -205,11 +211,30 @@ const (
 	priorityNAT   = -100 // of DNAT
 )
 
-// at returns what happens at a hook to packets of a family, in order.
-func (r *Ruleset) at(hook Hook, family Family) []step {
+// ties reports whether there are chains at one hook, of one priority, in two
+// tables, or beside what the kernel itself does there.
+func (r *Ruleset) ties() bool {
+	r.tiesOnce.Do(func() {
+		for _, hook := range []Hook{Prerouting, Input, Forward} {
+			for _, family := range []Family{IPv4, IPv6} {
+				later, earlier := r.at(hook, family, false), r.at(hook, family, true)
+				for i := range later {
+					if later[i].chain != earlier[i].chain || later[i].track != earlier[i].track || !slices.Equal(later[i].nat, earlier[i].nat) {
+						r.tied = true
+					}
+				}
+			}
+		}
+	})
+	return r.tied
+}
+
+// at returns what happens at a hook to packets of a family, in order. reversed
+// says how chains of one priority in two tables stand.
+func (r *Ruleset) at(hook Hook, family Family, reversed bool) []step {
 	type placed struct {
 		step
-		priority, made int
+		priority, made, table int // table: that the chain is in; 0: the kernel itself
 	}
 	var all []placed
 	var nat []*Chain
@@ -221,32 +246,34 @@ func (r *Ruleset) at(hook Hook, family Family) []step {
 			nat = append(nat, c)
 			continue
 		}
-		all = append(all, placed{step{chain: c}, c.Base.Priority, c.made})
+		all = append(all, placed{step{chain: c}, c.Base.Priority, c.made, 1 + slices.Index(r.Tables, c.Table)})
 	}
 	if hook == Prerouting {
-		all = append(all, placed{step{track: true}, priorityTrack, len(r.Chains)})
+		all = append(all, placed{step{track: true}, priorityTrack, 0, 0})
+	}
+	byPriority := func(priority1, priority2, table1, table2, made1, made2 int) int {
+		switch {
+		case priority1 != priority2:
+			return cmp.Compare(priority1, priority2)
+		case table1 == table2:
+			return made2 - made1 // the last made comes first
+		case reversed:
+			return table1 - table2
+		}
+		return table2 - table1
 	}
 	if len(nat) > 0 {
 		priority := priorityNAT
 		if hook != Prerouting {
 			priority = 100
 		}
-		all = append(all, placed{step{nat: nat}, priority, nat[0].made})
+		all = append(all, placed{step{nat: nat}, priority, 0, 0})
 		slices.SortStableFunc(nat, func(a, b *Chain) int {
-			if a.Base.Priority != b.Base.Priority {
-				return a.Base.Priority - b.Base.Priority
-			}
-			return b.made - a.made
+			return byPriority(a.Base.Priority, b.Base.Priority, slices.Index(r.Tables, a.Table), slices.Index(r.Tables, b.Table), a.made, b.made)
 		})
 	}
 	slices.SortStableFunc(all, func(a, b placed) int {
-		switch {
-		case a.priority < b.priority:
-			return -1
-		case a.priority > b.priority:
-			return 1
-		}
-		return b.made - a.made
+		return byPriority(a.priority, b.priority, a.table, b.table, a.made, b.made)
 	})
 	steps := make([]step, len(all))
 	for i, p := range all {

@@ -108,7 +108,7 @@ func (s *walk) find(table TableID, set *Set, key []cell) ([]element, answer) {
 		case a == yes && c.gone:
 			return nil, no
 		case a == yes && !set.isMap:
-			return nil, yes
+			return nil, s.carryOutAll(c.exprs)
 		case a == yes:
 			return nil, maybe
 		}
@@ -125,6 +125,9 @@ func (s *walk) find(table TableID, set *Set, key []cell) ([]element, answer) {
 		case yes:
 			// Ports beside this one are told apart by the elements not looked at.
 			s.mindAll(set, key)
+			if a := s.carryOutAll(e.exprs); a != yes {
+				return nil, a
+			}
 			return []element{*e}, yes
 		case maybe:
 			possible = append(possible, *e)
@@ -213,8 +216,8 @@ func (s *walk) dynset(at *Place, a attributes) result {
 	}
 	key := s.load(a.uint32(unix.NFTA_DYNSET_SREG_KEY), set.keyLen)
 	gone := a.uint32(unix.NFTA_DYNSET_OP) == opDelete
-	s.changes = append(s.changes, change{id, key, gone})
 	if gone {
+		s.changes = append(s.changes, change{id, key, true, nil})
 		return holds
 	}
 	var inner []expression
@@ -222,10 +225,46 @@ func (s *walk) dynset(at *Place, a attributes) result {
 		inner = append(inner, parseExpression(a[unix.NFTA_DYNSET_EXPR]))
 	}
 	inner = append(inner, parseExpressions(a[dynsetExpressions])...)
-	for _, e := range inner {
-		if r := s.carryOut(at, e); r.answer != yes {
-			return r
-		}
+	if there, ok := s.exprsOf(id, set, key); ok {
+		inner = there // an element that is there keeps its own
+	}
+	s.changes = append(s.changes, change{id, key, false, inner})
+	if a := s.carryOutAll(inner); a != yes {
+		return result{answer: a}
 	}
 	return when(a.uint32(unix.NFTA_DYNSET_FLAGS)&flagInvert == 0)
+}
+
+// carryOutAll carries out the expressions of an element.
+func (s *walk) carryOutAll(exprs []expression) answer {
+	for _, e := range exprs {
+		switch e.name {
+		case "limit", "counter", "quota", "connlimit", "last":
+			if r := s.carryOut(nil, e); r.answer != yes {
+				return r.answer
+			}
+		default:
+			return maybe
+		}
+	}
+	return yes
+}
+
+// exprsOf returns the expressions of an element that is in a set already.
+func (s *walk) exprsOf(id SetID, set *Set, key []cell) ([]expression, bool) {
+	data, known := bytesOf(key)
+	if !known {
+		return nil, false
+	}
+	for i := len(s.changes) - 1; i >= 0; i-- {
+		if c := s.changes[i]; c.set == id && equal(c.key, data) == yes {
+			return c.exprs, !c.gone
+		}
+	}
+	for _, e := range set.elements {
+		if !e.any && s.inside(set, e, key) == yes {
+			return e.exprs, true
+		}
+	}
+	return nil, false
 }

@@ -158,14 +158,14 @@ func (s *walk) match(name string, revision uint32, i info) result {
 		return fails // other protocols, and headers that the packet has not
 	case "pkttype":
 		return when(i.uint32(0) == unix.PACKET_HOST).not(i.uint32(4) != 0)
-	case "devgroup": // group, mask, group, mask, flags
-		flags := i.uint32(16)
+	case "devgroup": // flags, group, mask, group, mask
+		flags := i.uint32(0)
 		a := yes
 		if flags&1 != 0 {
 			if s.packet.In.Name == "" {
 				return unclear
 			}
-			a = when(s.packet.In.Group&i.uint32(4) == i.uint32(0)).answer.not(flags&2 != 0)
+			a = when(s.packet.In.Group&i.uint32(8) == i.uint32(4)).answer.not(flags&2 != 0)
 		}
 		if flags&4 != 0 && a == yes {
 			return unclear
@@ -178,10 +178,10 @@ func (s *walk) match(name string, revision uint32, i info) result {
 			return unclear
 		}
 		return when(i.uint32(0) != 0) // invert: no helper has the first packet
-	case "policy": // 4 elements, flags, their number
+	case "policy": // 4 elements of 76 bytes, flags, their number
 		const none, strict = 4, 8
-		flags := i.uint16(len(i) - 4)
-		if len(i) < 8 || flags&strict != 0 {
+		flags := i.uint16(304)
+		if len(i) < 308 || flags&strict != 0 {
 			return unclear
 		}
 		return when(flags&none != 0)
@@ -278,6 +278,9 @@ func (s *walk) xtConntrack(revision uint32, i info) result {
 		answers = append(answers, when(reply == inv(direction)).answer) // original, or not
 	}
 	masked := func(at, maskAt int, a netip.Addr) answer {
+		if !a.IsValid() {
+			return maybe
+		}
 		n := s.addressLen()
 		want, mask, have := i.bytes(at, n), i.bytes(maskAt, n), a.AsSlice()
 		for k := range have {
@@ -292,7 +295,7 @@ func (s *walk) xtConntrack(revision uint32, i info) result {
 	}
 	if flags&originalTo != 0 {
 		s.asked(i.bytes(32, s.addressLen()))
-		answers = append(answers, masked(32, 48, s.packet.To).not(inv(originalTo)))
+		answers = append(answers, masked(32, 48, s.begunTo).not(inv(originalTo)))
 	}
 	if flags&proto != 0 {
 		answers = append(answers, when(i.uint16(136) == uint16(s.packet.Protocol)).answer.not(inv(proto)))
@@ -303,8 +306,9 @@ func (s *walk) xtConntrack(revision uint32, i info) result {
 			first = i.port(140)
 			last = first
 		}
-		s.cut(first, last)
-		answers = append(answers, when(first <= s.packet.Port && s.packet.Port <= last).answer.not(inv(originalPort)))
+		from, to := binary.BigEndian.AppendUint16(nil, first), binary.BigEndian.AppendUint16(nil, last)
+		s.ports(s.begunPort[:], from, to)
+		answers = append(answers, within(s.begunPort[:], from, to).not(inv(originalPort)))
 	}
 	if flags&status != 0 {
 		value, bits := s.status()
@@ -418,7 +422,7 @@ func (s *walk) target(at *Place, name string, revision uint32, i info) result {
 		case to.IsValid():
 			s.sendTo(at, to, port)
 		default:
-			s.sendTo(at, s.to, port)
+			s.sendTo(at, s.begunTo, port)
 		}
 		return accepts
 	case "TPROXY":
@@ -454,7 +458,10 @@ func (s *walk) changed(mark [4]cell, mask, value uint32) []cell {
 // connmark reads xt_connmark_tginfo1 and 2.
 func (s *walk) connmark(at *Place, revision uint32, i info) {
 	const set, save, restore = 0, 1, 2
-	ctMark, ctMask, mask, mode := i.uint32(0), i.uint32(4), i.uint32(8), i.byte(12)
+	ctMark, ctMask, mask, mode, shift := i.uint32(0), i.uint32(4), i.uint32(8), i.byte(12), byte(0)
+	if revision >= 2 { // the direction and width of a shift come before
+		shift, mode = i.byte(13), i.byte(14)
+	}
 	if s.tracked != tracked {
 		return
 	}
@@ -463,7 +470,7 @@ func (s *walk) connmark(at *Place, revision uint32, i info) {
 		return value & mask, bits&mask == mask
 	}
 	switch {
-	case revision >= 2 && i.byte(14) != 0: // shifted
+	case shift != 0:
 		if mode == restore {
 			s.setMark(at, make([]cell, 4))
 		} else {
@@ -598,7 +605,11 @@ func xtText(name string, revision uint32, i info, target bool) string {
 	case name == "MARK" && revision == 2:
 		return "MARK " + markText(i.uint32(0), i.uint32(4))
 	case name == "CONNMARK":
-		return "CONNMARK " + map[byte]string{0: "set", 1: "save", 2: "restore"}[i.byte(12)]
+		mode := i.byte(12)
+		if revision >= 2 {
+			mode = i.byte(14)
+		}
+		return "CONNMARK " + map[byte]string{0: "set", 1: "save", 2: "restore"}[mode]
 	case name == "TPROXY":
 		port := i.port(24)
 		if revision == 0 {

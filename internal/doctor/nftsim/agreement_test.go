@@ -1,0 +1,576 @@
+package nftsim
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"webknock/integration/lab"
+)
+
+// bench is a host that packets are sent to by two interfaces, as raw frames,
+// and that notes how each of them ends.
+type bench struct {
+	*lab.Host
+	network Host
+	in      [2]Interface
+	send    [2]func(frame []byte) error
+	mac     [2]net.HardwareAddr
+	sport   uint16
+}
+
+// observer notes which packets begin, and which end where, by their source port.
+// It runs before and after everything else.
+const observer = `
+table inet zz_observer {
+ set begun { type inet_service; flags dynamic; size 65535; }
+ set here { type inet_service . inet_service . mark; flags dynamic; size 65535; }
+ set away4 { type inet_service . inet_service . mark . ipv4_addr; flags dynamic; size 65535; }
+ set away6 { type inet_service . inet_service . mark . ipv6_addr; flags dynamic; size 65535; }
+ chain begin { type filter hook prerouting priority -500; meta l4proto { tcp, udp } add @begun { th sport }; }
+ chain here { type filter hook input priority 2000000000; meta l4proto { tcp, udp } add @here { th sport . th dport . meta mark }; }
+ chain away { type filter hook forward priority 2000000000; meta nfproto ipv4 meta l4proto { tcp, udp } add @away4 { th sport . th dport . meta mark . ip daddr }; meta nfproto ipv6 meta l4proto { tcp, udp } add @away6 { th sport . th dport . meta mark . ip6 daddr }; }
+}
+`
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	n, err := lab.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	server, err := n.Host("server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := n.Host("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Host: server, sport: 2000}
+	script := `set -e
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv4.conf.all.send_redirects=0
+ip link add d0 type veth peer name d1
+ip link set d1 netns $1
+ip link set d0 up
+ip addr add 10.7.0.1/24 dev d0
+ip addr add fd07::1/64 dev d0 nodad
+for i in 0 1; do
+ a=$((9 - i))
+ ip link add in$i type veth peer name c$i
+ ip link set c$i netns $1
+ ip link set in$i up group $((5 + i))
+ ip addr add 10.$a.0.1/24 dev in$i
+ ip addr add fd0$a::1/64 dev in$i nodad
+done
+ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev in0
+ip neigh add 10.7.0.9 lladdr 02:00:00:00:00:09 dev d0
+ip neigh add fd07::9 lladdr 02:00:00:00:00:09 dev d0
+ip neigh add fd09::2 lladdr 02:00:00:00:00:02 dev in0
+ip route add default via 10.9.0.2
+ip -6 route add default via fd09::2
+nsenter --net=/proc/$1/ns/net sh -c 'for i in c0 c1 d1; do sysctl -qw net.ipv6.conf.$i.disable_ipv6=1; ip link set $i up; done'
+`
+	// A process in the client's network names it for `ip link set netns`.
+	holder := client.Command(context.Background(), "sleep", "60")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
+	// nsenter executes sleep in its own process, once it is in the namespace.
+	waitFor(t, "the client's process", func() bool {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", holder.Process.Pid))
+		return strings.TrimSpace(string(name)) == "sleep"
+	})
+	if err := server.Run("sh", "-c", script, "sh", strconv.Itoa(holder.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	index := map[string]int{}
+	err = server.Do(func() error {
+		for _, name := range []string{"in0", "in1", "d0", "lo"} {
+			i, err := net.InterfaceByName(name)
+			if err != nil {
+				return err
+			}
+			index[name] = i.Index
+			if name == "in0" || name == "in1" {
+				k := int(name[2] - '0')
+				b.mac[k] = i.HardwareAddr
+				b.in[k] = Interface{Name: name, Index: i.Index, Group: uint32(5 + k), Type: unix.ARPHRD_ETHER,
+					Addresses: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.%d.0.1", 9-k)), netip.MustParseAddr(fmt.Sprintf("fd0%d::1", 9-k))}}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"c0", "c1"} {
+		err := client.Do(func() error {
+			c, err := net.InterfaceByName(name)
+			if err != nil {
+				return err
+			}
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+			b.send[i] = func(frame []byte) error {
+				return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: c.Index, Halen: 6})
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, a := range []string{"10.9.0.1/32", "10.8.0.1/32", "10.7.0.1/32", "fd09::1/128", "fd08::1/128", "fd07::1/128", "127.0.0.0/8", "::1/128"} {
+		b.network.Local = append(b.network.Local, netip.MustParsePrefix(a))
+	}
+	for _, a := range []string{"10.9.0.255", "10.8.0.255", "10.7.0.255"} {
+		b.network.Broadcast = append(b.network.Broadcast, netip.MustParseAddr(a))
+	}
+	b.network.Route = func(a netip.Addr) (int, bool) {
+		switch {
+		case contains(b.network.Local, a):
+			return index["lo"], true
+		case netip.MustParsePrefix("10.7.0.0/24").Contains(a), netip.MustParsePrefix("fd07::/64").Contains(a):
+			return index["d0"], true
+		case netip.MustParsePrefix("10.8.0.0/24").Contains(a), netip.MustParsePrefix("fd08::/64").Contains(a):
+			return index["in1"], true
+		}
+		return index["in0"], true
+	}
+	return b
+}
+
+func waitFor(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if condition() {
+			return
+		}
+	}
+	t.Fatalf("still no %s", what)
+}
+
+// frame makes a SYN or a datagram.
+func (b *bench) frame(p Packet, in int) []byte {
+	var l4 []byte
+	if p.Protocol == unix.IPPROTO_TCP {
+		l4 = make([]byte, 20)
+		l4[12], l4[13] = 5<<4, 0x02
+		binary.BigEndian.PutUint16(l4[14:], 65535)
+	} else {
+		l4 = make([]byte, 12)
+		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
+	}
+	binary.BigEndian.PutUint16(l4, p.SourcePort)
+	binary.BigEndian.PutUint16(l4[2:], p.Port)
+	pseudo := append(append([]byte{}, p.From.AsSlice()...), p.To.AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(l4)))
+	pseudo = append(pseudo, 0, 0, 0, p.Protocol)
+	sum := checksum(append(pseudo, l4...))
+	at := 16
+	if p.Protocol == unix.IPPROTO_UDP {
+		at = 6
+		if sum == 0 {
+			sum = 0xffff
+		}
+	}
+	binary.BigEndian.PutUint16(l4[at:], sum)
+	frame := append(append([]byte{}, b.mac[in]...), 2, 0, 0, 0, 0, 2)
+	if p.To.Is4() {
+		ip := make([]byte, 20)
+		ip[0], ip[8], ip[9] = 0x45, 64, p.Protocol
+		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(l4)))
+		copy(ip[12:], p.From.AsSlice())
+		copy(ip[16:], p.To.AsSlice())
+		binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+		return append(append(append(frame, 0x08, 0), ip...), l4...)
+	}
+	ip := make([]byte, 40)
+	ip[0], ip[6], ip[7] = 0x60, p.Protocol, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(l4)))
+	copy(ip[8:], p.From.AsSlice())
+	copy(ip[24:], p.To.AsSlice())
+	return append(append(append(frame, 0x86, 0xdd), ip...), l4...)
+}
+
+func checksum(data []byte) uint16 {
+	var sum uint32
+	for i := 0; i < len(data); i += 2 {
+		word := uint32(data[i]) << 8
+		if i+1 < len(data) {
+			word |= uint32(data[i+1])
+		}
+		sum += word
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// ending is what really became of a packet.
+type ending struct {
+	here, away bool
+	port       uint16
+	mark       uint32
+	to         netip.Addr
+}
+
+// try sends packets, each from a port of its own, and returns how they ended.
+func (b *bench) try(t *testing.T, packets []Packet, in []int) []ending {
+	t.Helper()
+	for i := range packets {
+		if err := b.send[in[i]](b.frame(packets[i], in[i])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// This thread stays on its processor, so packets are worked off in their order:
+	// when the last has begun all others have ended; wait for one more.
+	last := Packet{From: netip.MustParseAddr("203.0.113.9"), To: netip.MustParseAddr("10.9.0.1"), Protocol: unix.IPPROTO_UDP, Port: 9, SourcePort: 1}
+	if err := b.send[0](b.frame(last, 0)); err != nil {
+		t.Fatal(err)
+	}
+	table := TableID{INet, "zz_observer"}
+	var r *Ruleset
+	waitFor(t, "packet", func() bool {
+		r = readFrom(t, b.Host)
+		for _, e := range r.Sets[SetID{table, "begun"}].elements {
+			if binary.BigEndian.Uint16(e.from) == 1 {
+				return true
+			}
+		}
+		return false
+	})
+	ends := make([]ending, len(packets))
+	for _, set := range []string{"here", "away4", "away6"} {
+		for _, e := range r.Sets[SetID{table, set}].elements {
+			for i, p := range packets {
+				if binary.BigEndian.Uint16(e.from) == p.SourcePort {
+					ends[i] = ending{here: set == "here", away: set != "here", port: binary.BigEndian.Uint16(e.from[4:]), mark: binary.NativeEndian.Uint32(e.from[8:])}
+					ends[i].to, _ = netip.AddrFromSlice(e.from[12:])
+				}
+			}
+		}
+	}
+	return ends
+}
+
+// The simulator says of random packets and random rulesets what a kernel does
+// with them. Where it says that it cannot tell, anything may happen; but that it
+// says of few. AGREEMENT=30s makes it try for longer, SEED=n another lot.
+func TestTheKernelAgrees(t *testing.T) {
+	needNFT(t)
+	if err := lab.Need("iptables-nft-restore", "ip6tables-nft-restore"); err != nil {
+		t.Fatal(err)
+	}
+	period, err := time.ParseDuration(os.Getenv("AGREEMENT"))
+	if err != nil {
+		period = 8 * time.Second
+	}
+	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
+	if err != nil {
+		seed = 1
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var home, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &home); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range 1024 {
+		if home.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &home)
+	b := newBench(t)
+	const least = 40
+	rulesets, refused, decided, untold := 0, 0, 0, 0
+	counts := map[Verdict]int{}
+	wrong := 0
+next:
+	for begin := time.Now(); (time.Since(begin) < period || rulesets < least) && wrong < 5; {
+		g := &generator{rand.New(rand.NewPCG(seed, uint64(rulesets+refused)))}
+		nft, four, six := g.ruleset()
+		loadInto(t, b.Host, "flush ruleset")
+		if err := tryLoad(t, b.Host, observer+nft); err != nil {
+			if refused++; refused > 20+rulesets {
+				t.Fatalf("%v\n%s", err, nft)
+			}
+			continue
+		}
+		for command, text := range map[string]string{"iptables-nft-restore": four, "ip6tables-nft-restore": six} {
+			if text == "" {
+				continue
+			}
+			cmd := b.Command(t.Context(), command)
+			cmd.Stdin = strings.NewReader(text)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				if refused++; refused > 20+rulesets {
+					t.Fatalf("%s: %v: %s\n%s", command, err, out, text)
+				}
+				continue next
+			}
+		}
+		rulesets++
+		r := readFrom(t, b.Host)
+		var packets []Packet
+		var in []int
+		for range 16 {
+			p, i := g.packet(b)
+			packets, in = append(packets, p), append(in, i)
+		}
+		ends := b.try(t, packets, in)
+		for i, p := range packets {
+			told := p
+			if g.IntN(2) == 0 {
+				told.SourcePort = 0 // the doctor does not know it either
+			}
+			out := r.Follow(told, Options{Host: b.network})
+			end := ends[i]
+			ok := true
+			switch out.Verdict {
+			case Unknown:
+				untold++
+				continue
+			case Accepted:
+				ok = end.here == out.Delivered && end.away != out.Delivered
+				ok = ok && (out.To.Port() == 0 || out.To.Port() == end.port) && (end.here || out.To.Addr() == end.to)
+				ok = ok && out.Mark == end.mark&out.MarkKnown
+			default:
+				ok = !end.here && !end.away
+			}
+			decided++
+			counts[out.Verdict]++
+			if !ok {
+				wrong++
+				t.Errorf("seed %d, ruleset %d: %s/%d from %s to %s by %s\n the simulator: %s, mark %#x/%#x\n the kernel: %+v\n%s\n%s\n%s", seed, rulesets+refused-1, map[uint8]string{6: "tcp", 17: "udp"}[p.Protocol], p.Port, p.From, p.To, p.In.Name, describe(out), out.Mark, out.MarkKnown, end, nft, four, six)
+				break
+			}
+		}
+	}
+	t.Logf("%d rulesets (%d more not taken by nft), %d packets decided (%v), %d not", rulesets, refused, decided, counts, untold)
+	if decided < 3*untold || counts[Accepted] < decided/10 || counts[Dropped] < decided/10 {
+		t.Errorf("too little is decided, or all alike: %d, %v, and %d not", decided, counts, untold)
+	}
+}
+
+// generator makes rulesets and packets at random.
+type generator struct{ *rand.Rand }
+
+func (g *generator) of(texts ...string) string { return texts[g.IntN(len(texts))] }
+
+func (g *generator) port() string {
+	return g.of("21", "22", "23", "80", "443", "1000", "8080")
+}
+
+func (g *generator) ports() string {
+	return g.of(g.port(), "!= "+g.port(), "1-22", "22-80", "> 100", "<= 443", "{ 22, 80 }", "{ 1-21, 23-442, 8080 }", "@ports", "!= @ports")
+}
+
+func (g *generator) condition(family string) string {
+	four := []string{
+		"ip saddr 192.0.2.7", "ip saddr 192.0.2.0/24", "ip saddr 192.0.0.0/9", "ip saddr != 10.0.0.0/8", "ip daddr 10.9.0.1", "ip daddr { 10.8.0.1, 10.7.0.9 }", "ip daddr != { 10.8.0.0/16, 10.7.0.9 }",
+		"ip saddr . tcp dport { 192.0.2.7 . 22, 10.9.0.2 . 80 }", "ip saddr . th dport @nets", "ip protocol tcp", "ip protocol udp th dport " + g.ports(), "ct original ip daddr 10.9.0.1", "ct original ip saddr 192.0.2.0/24",
+		"ip version 4", "ip frag-off & 0x1fff != 0", "ip saddr & 255.0.255.0 == 192.0.2.0", "ip saddr 10.0.0.0-192.0.2.9",
+	}
+	six := []string{
+		"ip6 saddr 2001:db8::7", "ip6 saddr 2001:db8::/32", "ip6 daddr fd09::1", "ip6 daddr { fd08::/16, fd07::9 }", "ip6 saddr . tcp dport { 2001:db8::7 . 22 }", "ip6 saddr . th dport @nets6", "ip6 nexthdr tcp", "rt type 0", "exthdr frag exists",
+	}
+	any := []string{
+		"tcp dport " + g.ports(), "tcp dport " + g.ports(), "udp dport " + g.ports(), "th dport " + g.ports(), "meta l4proto tcp", "meta l4proto { tcp, udp } th dport " + g.port(), "meta l4proto != udp", "meta l4proto . th dport { tcp . 22, udp . 1-100 }",
+		`iifname "in0"`, `iifname "in*"`, `iifname != "in1"`, `iifname { "in1", "lo" }`, "iif in1", "iif lo", "iifgroup 6", "iifname . tcp dport { in0 . 22, in1 . 80 }", "iiftype ether", "meta protocol ip6", "meta pkttype host",
+		"ct state new", "ct state established,related", "ct state invalid", "ct state untracked", "ct state { new, untracked }", "ct direction original", "ct status dnat", "ct status snat,dnat", "ct mark 7", "ct mark & 0xf == 5", "ct label 3", "meta l4proto tcp ct original proto-dst " + g.port(), "meta l4proto udp ct original proto-dst 1-100", "ct protocol udp",
+		"meta mark 0", "meta mark 7", "meta mark & 0x4 != 0", "meta mark & 0xf0 == 0x10", "meta mark and 0x40000000 == 0", "meta mark { 1, 7 }", "meta mark 0x5-0x70", "meta mark != 0x10",
+		"tcp flags & (syn | ack) == syn", "tcp flags & (fin | syn | rst | ack) != syn", "tcp flags ack", "tcp flags syn / fin,syn,rst,ack", "fib daddr type local", "fib daddr type { local, broadcast }", "fib saddr type unicast", "fib saddr . iif oif exists", "fib saddr . iif oif missing", "fib daddr oif d0", "icmp type echo-request",
+		"tcp sport 3000-9000", "th sport & 1 == 1", "numgen random mod 2 0", "meta length > 50", "tcp option maxseg exists", "limit rate 100/second burst 100 packets", "limit rate over 1000000/second", "quota over 1000 mbytes", "tcp dport & 0x0f == 6", "@th,16,16 22", "counter", "log",
+	}
+	if family == "inet" {
+		any = append(any, "meta nfproto ipv4", "meta nfproto ipv6")
+	}
+	if family == "ip" || family == "inet" && g.IntN(3) == 0 {
+		any = append(any, four...)
+	}
+	if family == "ip6" || family == "inet" && g.IntN(3) == 0 {
+		any = append(any, six...)
+	}
+	return g.of(any...)
+}
+
+func (g *generator) action(family, hook string, priority int) string {
+	actions := []string{
+		"accept", "drop", "drop", "accept", "return", "continue", "jump one", "goto one", "jump two", "goto two", "counter",
+		"meta mark set 7", "meta mark set meta mark | 0x40000000", "meta mark set meta mark & 0xfffffff0", "meta mark set meta mark ^ 5", "meta mark set tcp dport map { 22 : 0x16, 80 : 0x7, 100-500 : 0x55 }", "meta mark set 0x11 accept",
+		"tcp dport vmap { 22 : drop, 80 : jump one, 100-1000 : goto two }", "meta l4proto . th dport vmap @verdicts", "meta mark vmap { 0x7 : drop, 0x10 : return }", "th dport vmap { 1-100 : continue, 443 : drop }",
+		"ct mark set 5", "ct mark set meta mark", "meta mark set ct mark", "ct label set 3",
+	}
+	if hook == "input" || hook == "forward" {
+		actions = append(actions, "reject", "meta l4proto tcp reject with tcp reset")
+	}
+	if priority < -200 && hook == "prerouting" {
+		actions = append(actions, "notrack", "notrack", "notrack")
+	}
+	if hook == "prerouting" {
+		actions = append(actions, "tcp dport set 80")
+	}
+	if family == "ip" || family == "inet" {
+		actions = append(actions, "add @seen { ip saddr } ip saddr @seen meta mark set meta mark | 0x100", "update @seen { ip saddr limit rate over 1000/second }")
+	}
+	return g.of(actions...)
+}
+
+func (g *generator) rules(family, hook string, priority, most int, jumps bool) string {
+	var text strings.Builder
+	for range g.IntN(most) + 1 {
+		n := g.IntN(3)
+		var parts []string
+		for range n {
+			parts = append(parts, g.condition(family))
+		}
+		action := g.action(family, hook, priority)
+		for !jumps && (strings.Contains(action, "one") || strings.Contains(action, "two") || strings.Contains(action, "@verdicts")) {
+			action = g.action(family, hook, priority)
+		}
+		fmt.Fprintf(&text, "  %s %s\n", strings.Join(parts, " "), action)
+	}
+	return text.String()
+}
+
+func (g *generator) ruleset() (nft, iptables, ip6tables string) {
+	var text strings.Builder
+	for t := range g.IntN(3) + 1 {
+		family := g.of("inet", "inet", "ip", "ip6")
+		fmt.Fprintf(&text, "table %s t%d {\n", family, t)
+		fmt.Fprintf(&text, " set ports { type inet_service; flags interval; elements = { 22-30, 443, 1000-2000 } }\n")
+		fmt.Fprintf(&text, " set nets { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 22-80, 10.0.0.0/8 . 443 } }\n")
+		fmt.Fprintf(&text, " set nets6 { type ipv6_addr . inet_service; flags interval; elements = { 2001:db8::/32 . 22-80, fd00::/8 . 443 } }\n")
+		fmt.Fprintf(&text, " set seen { type ipv4_addr; flags dynamic; size 1000; timeout 10m; }\n")
+		fmt.Fprintf(&text, " chain two {\n%s }\n", g.rules(family, "", 0, 3, false))
+		fmt.Fprintf(&text, " chain one {\n%s }\n", strings.ReplaceAll(g.rules(family, "", 0, 3, false), "counter", g.of("counter", "jump two")))
+		fmt.Fprintf(&text, " map verdicts { type inet_proto . inet_service : verdict; elements = { tcp . 22 : jump one, udp . 80 : drop, tcp . 443 : goto two } }\n")
+		for c := range g.IntN(4) + 1 {
+			hook := g.of("prerouting", "input", "input", "forward")
+			priority := []int{-300, -250, -199, -150, -101, -100, -99, -5, 0, 0, 10}[g.IntN(11)]
+			policy := g.of("accept", "accept", "accept", "drop")
+			if hook == "prerouting" {
+				policy = "accept"
+			}
+			fmt.Fprintf(&text, " chain b%d {\n  type filter hook %s priority %d; policy %s;\n%s }\n", c, hook, priority, policy, g.rules(family, hook, priority, 6, true))
+		}
+		if g.IntN(2) == 0 {
+			fmt.Fprintf(&text, " chain nat {\n  type nat hook prerouting priority %s; policy accept;\n", g.of("-150", "-105", "-100", "-90", "0"))
+			for range g.IntN(3) + 1 {
+				to := []string{"redirect", "tcp dport 80 redirect to :22", "meta l4proto { tcp, udp } redirect to :443", "accept", "counter", "meta mark set 9"}
+				switch family {
+				case "ip":
+					to = append(to, "dnat to 10.7.0.9", "tcp dport 22 dnat to 10.7.0.9:80", "meta l4proto udp dnat to 10.8.0.1:22", "dnat to tcp dport map { 22 : 10.7.0.8, 80 : 10.9.0.1 }", "meta l4proto tcp dnat to :8080")
+				case "inet":
+					to = append(to, "meta nfproto ipv4 dnat ip to 10.7.0.9", "tcp dport 80 dnat ip6 to [fd07::9]:22", "tcp dport 22 dnat ip to 10.9.0.1:1000")
+				case "ip6":
+					to = append(to, "dnat to fd07::9", "meta l4proto tcp dnat to [fd07::9]:443")
+				}
+				fmt.Fprintf(&text, "  %s %s\n", g.of("", g.condition(family), g.condition(family)), g.of(to...))
+			}
+			text.WriteString(" }\n")
+		}
+		text.WriteString("}\n")
+	}
+	if g.IntN(2) == 0 {
+		iptables = g.xtables(false)
+	}
+	if g.IntN(3) == 0 {
+		ip6tables = g.xtables(true)
+	}
+	return text.String(), iptables, ip6tables
+}
+
+// xtables makes rules as iptables has them.
+func (g *generator) xtables(six bool) string {
+	match := func() string {
+		m := []string{
+			"", "-p tcp", "-p udp", "! -p tcp", "-p tcp --dport 22", "-p udp --dport 20:80", "-p tcp ! --dport 80", "-p tcp --sport 1:6000", "-p tcp --syn", "-p tcp ! --syn", "-p tcp --tcp-flags ALL SYN", "-i in0", "! -i in1", "-i in+",
+			"-p tcp -m multiport --dports 21,22,100:500", "-p udp -m multiport ! --dports 22,80", "-p tcp -m multiport --ports 22,80", "-p tcp -m multiport --sports 1:1024",
+			"-m conntrack --ctstate NEW", "-m conntrack --ctstate RELATED,ESTABLISHED", "-m conntrack ! --ctstate NEW", "-m conntrack --ctstate INVALID", "-m conntrack --ctstate UNTRACKED", "-m conntrack --ctstate DNAT", "-m conntrack --ctdir ORIGINAL", "-p tcp -m conntrack --ctproto tcp --ctorigdstport 22", "-m conntrack --ctstatus NONE", "-m conntrack --ctstatus CONFIRMED", "-m state --state NEW",
+			"-m addrtype --dst-type LOCAL", "-m addrtype ! --dst-type LOCAL", "-m addrtype --src-type UNICAST", "-m addrtype --dst-type MULTICAST",
+			"-m mark --mark 0x7", "-m mark ! --mark 0x40000000/0x40000000", "-m mark --mark 0x10/0xf0", "-m connmark --mark 5", "-m connmark ! --mark 0/0xf",
+			"-m comment --comment hello", "-m limit --limit 100/sec --limit-burst 100", "-m hashlimit --hashlimit-name a --hashlimit-upto 1000/sec --hashlimit-burst 100 --hashlimit-mode srcip", "-m hashlimit --hashlimit-name b --hashlimit-above 1000/sec --hashlimit-burst 100 --hashlimit-mode srcip",
+			"-m pkttype --pkt-type unicast", "-m pkttype ! --pkt-type broadcast", "-m devgroup --src-group 6", "-m devgroup ! --src-group 5", "-m connlimit --connlimit-above 1000", "-m connlimit --connlimit-upto 1000", "-m helper --helper ftp", "-m policy --dir in --pol none", "-m policy --dir in --pol ipsec", "-m statistic --mode random --probability 0.5", "-m length --length 40:100", "-m recent --name r --set", "-m recent --name s --update --seconds 60 --hitcount 9", "-p tcp -m tcpmss --mss 1:1000",
+		}
+		if six {
+			m = append(m, "-s 2001:db8::/32", "-d fd09::1", "-m rt --rt-type 0", "-m frag --fragmore", "-m iprange --src-range 2001:db8::1-2001:db8::9", "-m hl --hl-gt 3")
+		} else {
+			m = append(m, "-s 192.0.2.0/24", "! -s 192.0.2.7", "-d 10.9.0.1", "! -d 10.8.0.0/16", "-m iprange --src-range 192.0.2.1-192.0.2.9", "-m iprange ! --dst-range 10.8.0.0-10.8.0.9", "-f", "! -f", "-m addrtype --dst-type BROADCAST,MULTICAST", "-m ttl --ttl-gt 3", "-m conntrack --ctorigdst 10.9.0.1", "-m conntrack ! --ctorigsrc 192.0.2.0/24")
+		}
+		return g.of(m...)
+	}
+	var text strings.Builder
+	rules := func(chain string, targets ...string) {
+		for range g.IntN(4) {
+			one := match()
+			if g.IntN(3) == 0 {
+				if two := match(); !strings.Contains(two, "-p ") && !strings.Contains(one, "-m "+strings.Fields(two + " x x")[1]) && !strings.HasPrefix(strings.TrimPrefix(two, "! "), strings.TrimPrefix(one, "! ")[:min(2, len(strings.TrimPrefix(one, "! ")))]) {
+					one += " " + two
+				}
+			}
+			fmt.Fprintf(&text, "-A %s %s -j %s\n", chain, one, g.of(targets...))
+		}
+	}
+	text.WriteString("*raw\n:PREROUTING ACCEPT [0:0]\n")
+	rules("PREROUTING", "ACCEPT", "DROP", "CT --notrack", "MARK --set-mark 7", "NOTRACK")
+	text.WriteString("COMMIT\n*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n")
+	marks := []string{"MARK --set-mark 7", "MARK --set-xmark 0x40/0xf0", "MARK --or-mark 0x40000000", "MARK --and-mark 0xfffffff0", "MARK --xor-mark 3", "CONNMARK --set-mark 5", "CONNMARK --save-mark", "CONNMARK --restore-mark", "CONNMARK --restore-mark --mask 0xf", "ACCEPT", "DROP", "LOG", "RETURN"}
+	rules("PREROUTING", marks...)
+	rules("INPUT", marks...)
+	text.WriteString("COMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\n")
+	if g.IntN(2) == 0 {
+		fmt.Fprintf(&text, "-A PREROUTING -p tcp --dport %s -j %s\n", g.port(), g.of("REDIRECT --to-ports 22", "REDIRECT"))
+		if !six {
+			fmt.Fprintf(&text, "-A PREROUTING -p tcp %s -j %s\n", g.of("", "-m addrtype --dst-type LOCAL", "-m mark --mark 7"), g.of("DNAT --to-destination 10.7.0.9:80", "DNAT --to-destination 10.9.0.1", "RETURN"))
+		} else {
+			fmt.Fprintf(&text, "-A PREROUTING -p udp -j DNAT --to-destination %s\n", g.of("[fd07::9]:53", "fd07::9"))
+		}
+	}
+	text.WriteString("COMMIT\n*filter\n:INPUT " + g.of("ACCEPT", "DROP") + " [0:0]\n:FORWARD " + g.of("ACCEPT", "DROP") + " [0:0]\n:OTHER - [0:0]\n")
+	targets := []string{"ACCEPT", "ACCEPT", "DROP", "REJECT", "OTHER", "RETURN", "LOG"}
+	rules("INPUT", targets...)
+	rules("FORWARD", targets...)
+	rules("OTHER", "ACCEPT", "DROP", "RETURN")
+	text.WriteString("COMMIT\n")
+	return text.String()
+}
+
+func (g *generator) packet(b *bench) (Packet, int) {
+	in := g.IntN(2)
+	b.sport++
+	port, _ := strconv.Atoi(g.port())
+	p := Packet{Protocol: uint8([]int{unix.IPPROTO_TCP, unix.IPPROTO_TCP, unix.IPPROTO_UDP}[g.IntN(3)]), Port: uint16(port), SourcePort: b.sport, In: b.in[in]}
+	if g.IntN(3) > 0 {
+		p.From = netip.MustParseAddr(g.of("192.0.2.7", "198.51.100.9", "10.9.0.2"))
+		p.To = netip.MustParseAddr(g.of("10.9.0.1", "10.9.0.1", "10.8.0.1", "10.7.0.9"))
+	} else {
+		p.From = netip.MustParseAddr(g.of("2001:db8::7", "2001:db9::9", "fd09::2"))
+		p.To = netip.MustParseAddr(g.of("fd09::1", "fd09::1", "fd08::1", "fd07::9"))
+	}
+	return p, in
+}
