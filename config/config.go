@@ -129,7 +129,7 @@ type Admin struct {
 // Log says what is logged, and how.
 type Log struct {
 	Level  slog.Level
-	Format string // auto, text or json
+	Format string // auto, text, journal or json
 }
 
 // Error is one thing that is wrong with a file.

@@ -245,7 +245,7 @@ func (d *decoder) config(root *yaml.Node) *Config {
 			level := "info"
 			d.mapping(n, key, fields{
 				"level":  d.oneOf(&level, "debug", "info", "warn", "error"),
-				"format": d.oneOf(&cfg.Log.Format, "auto", "text", "json"),
+				"format": d.oneOf(&cfg.Log.Format, "auto", "text", "journal", "json"),
 			})
 			cfg.Log.Level.UnmarshalText([]byte(level)) // one of slog's own words
 		},

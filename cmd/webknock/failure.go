@@ -38,7 +38,7 @@ func report(w io.Writer, err error, asJSON bool) {
 		printJSON(w, problemOf(err))
 		return
 	}
-	fmt.Fprintf(w, "webknock: %v\n", err)
+	fmt.Fprintln(w, forJournal(w, fmt.Sprintf("webknock: %v", err)))
 }
 
 // A problem is an error for programs.

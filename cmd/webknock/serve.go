@@ -79,13 +79,3 @@ func serve(ctx context.Context, a *app, dryRun bool, confirm time.Duration, stde
 		Level:      level,
 	}, reload)
 }
-
-// newLogger logs text to a terminal and JSON otherwise, unless format says
-// which.
-func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	if format == "text" || format == "auto" && isTerminal(w) {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
-}

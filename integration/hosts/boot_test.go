@@ -3,6 +3,8 @@
 package hosts
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 )
@@ -95,4 +97,46 @@ func TestAShutdownNeverOpensADoor(t *testing.T) {
 	}
 	m.works()
 	m.neverOpen(p)
+}
+
+// Lines of the journal have their priority and no time of their own.
+func TestTheJournalKnowsPriorities(t *testing.T) {
+	m := newMachine(t, standard)
+	m.boot()
+	m.works()
+	for line := range strings.Lines(m.run("journalctl", "-u", "webknock", "-o", "json", "--no-pager")) {
+		var entry struct{ MESSAGE, PRIORITY, SYSLOG_IDENTIFIER string }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if entry.SYSLOG_IDENTIFIER != "webknock" {
+			continue
+		}
+		if strings.Contains(entry.MESSAGE, "time=") || strings.Contains(entry.MESSAGE, "level=") || strings.HasPrefix(entry.MESSAGE, "{") || strings.HasPrefix(entry.MESSAGE, "<") {
+			t.Errorf("in the journal: %s", entry.MESSAGE)
+		}
+		if strings.Contains(entry.MESSAGE, "grant opened door=ssh client="+aliceIP) && entry.PRIORITY != "6" {
+			t.Errorf("priority %s: %s", entry.PRIORITY, entry.MESSAGE)
+		}
+	}
+	if out := m.run("journalctl", "-u", "webknock", "-p", "warning", "--no-pager", "-o", "cat"); strings.Contains(out, "grant opened") {
+		t.Errorf("among the warnings:\n%s", out)
+	}
+	if out := m.run("journalctl", "-u", "webknock", "--no-pager", "-o", "cat"); !strings.Contains(out, "grant opened door=ssh client="+aliceIP) {
+		t.Errorf("no opening in\n%s", out)
+	}
+	m.run("nft", "flush", "ruleset") // of which the log warns
+	until(t, "the repair is among the warnings", func() bool {
+		out := m.run("journalctl", "-u", "webknock", "-p", "warning", "--no-pager", "-o", "cat")
+		return strings.Contains(out, "guard repaired")
+	})
+	// What ends a command is an error.
+	m.write("/etc/webknock/webknock.yaml", "doors: [")
+	if _, _, code := m.try("systemctl", "reload", "webknock"); code == 0 {
+		t.Error("systemctl reload of a file with errors says that it is done")
+	}
+	if out := m.run("journalctl", "-u", "webknock", "-p", "err", "--no-pager", "-o", "cat"); !strings.Contains(out, "webknock: ") || !strings.Contains(out, "/etc/webknock/webknock.yaml:") {
+		t.Errorf("no error of the reload among the errors:\n%s", out)
+	}
+	m.works() // what was in force still is
 }

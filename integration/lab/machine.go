@@ -102,12 +102,12 @@ func (m *Machine) spawn() error {
 		return errors.New("the machine is being closed")
 	}
 	args := []string{"-c", `for g in $GROUPS_OF_ITS_OWN; do mkdir -p "$g" && echo $$ >"$g/cgroup.procs" || exit; done; exec "$@"`, "sh",
+		"unshare", "--pid", "--fork", "--kill-child", "--mount-proc", // so that all ends with it
 		"systemd-nspawn", "--quiet", "--settings=no", "--directory=" + m.Root, "--machine=" + m.name, "--register=no", "--keep-unit",
-		fmt.Sprintf("--network-namespace-path=/proc/%d/ns/net", m.Host.holder.Process.Pid), "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
+		"--network-namespace-path=/proc/self/ns/net", "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
 		"--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe", "--boot"}
-	cmd := exec.Command("sh", args...)
+	cmd := m.Host.Command(context.Background(), "sh", args...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "GROUPS_OF_ITS_OWN="+strings.Join(m.groups(), " "))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	console := &lockedWriter{m}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.WaitDelay = 10 * time.Second
@@ -148,17 +148,22 @@ func (m *Machine) init() (int, error) {
 	if m.nspawn == nil {
 		return 0, errors.New("the machine does not run")
 	}
-	for _, child := range children(m.nspawn.Process.Pid) {
-		for _, pid := range append(children(child), child) {
-			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-			_, line, _ := strings.Cut(string(status), "\nNSpid:")
-			line, _, _ = strings.Cut(line, "\n")
-			if f := strings.Fields(line); len(f) > 1 && f[len(f)-1] == "1" {
-				return pid, nil
-			}
+	// It is the one that is 1 in a namespace inside that of unshare(1).
+	found := 0
+	for look := children(m.nspawn.Process.Pid); len(look) > 0; look = look[1:] {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", look[0]))
+		_, line, _ := strings.Cut(string(status), "\nNSpid:")
+		line, _, _ = strings.Cut(line, "\n")
+		if f := strings.Fields(line); len(f) > 2 && f[len(f)-1] == "1" {
+			found = look[0]
+			break
 		}
+		look = append(look, children(look[0])...)
 	}
-	return 0, errors.New("the machine has no process 1 yet")
+	if found == 0 {
+		return 0, errors.New("the machine has no process 1 yet")
+	}
+	return found, nil
 }
 
 func children(pid int) (all []int) {
@@ -172,6 +177,11 @@ func children(pid int) (all []int) {
 		}
 	}
 	return all
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // Command returns a command that runs inside, as root.
@@ -212,14 +222,19 @@ func (m *Machine) Close() error {
 	m.mu.Lock()
 	m.closing = true
 	if m.nspawn != nil {
-		m.nspawn.Process.Kill() // process 1 dies with it
+		m.nspawn.Process.Kill() // and with it all that it has started
 	}
 	m.mu.Unlock()
 	if m.stopped != nil {
 		<-m.stopped
 	}
 	for _, g := range m.groups() {
-		exec.Command("find", g, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run()
+		for range 500 { // until the last of its processes is gone
+			if exec.Command("find", g, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run(); !exists(g) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 	if m.layers != "" {
 		return syscall.Unmount(m.Root, syscall.MNT_DETACH)
