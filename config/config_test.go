@@ -144,7 +144,7 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		{"listeners:", "shield: {decoys: [/b]}\nlisteners:", `w.yaml:9:17: sequences[0].steps[1]: is a decoy as well`},
 		{"sequences:\n  - name: ssh\n    steps: [/a, /b, /c]", "shield: {decoys: [/x]}\nsequences:\n  - name: ssh\n    steps: [sha256:" + strings.ToUpper(hashOf("/x")) + "]", `w.yaml:9:13: sequences[0].steps[0]: is a decoy as well`},
 		{"listeners:", "shield: {decoys: [b]}\nlisteners:", `shield.decoys[0]: a path starts with /`},
-		{"listeners:", "firewall: {mark: 0}\nlisteners:", `"0" is not a mark`},
+		{"listeners:", "firewall: {mark: 0x100000000}\nlisteners:", `"0x100000000" is not a mark`},
 		{"listeners:", "log: {level: loud}\nlisteners:", `log.level: "loud" is unknown (one of debug, info, warn, error)`},
 		{"listeners:", "state: here\nlisteners:", `state: "here" is not an absolute path`},
 		{"listeners:", "listeners: [\nx:", `w.yaml:1:1: a list in brackets is not closed`},

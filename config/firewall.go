@@ -61,8 +61,8 @@ func (d *decoder) mark(to *uint32) func(*yaml.Node, string) {
 			return
 		}
 		v, err := strconv.ParseUint(s, 0, 32)
-		if err != nil || v == 0 {
-			d.errorf(n, key, "%q is not a mark (a number of 32 bits that is not 0, like 0x40000000)", s)
+		if err != nil {
+			d.errorf(n, key, "%q is not a mark (a number of 32 bits, like 0x40000000; 0 for none)", s)
 			return
 		}
 		*to = uint32(v)

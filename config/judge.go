@@ -37,6 +37,9 @@ func (d *decoder) judge(cfg *Config) {
 		}
 	}
 	if cfg.Firewall.Guard.Mode == firewall.Sets {
+		if cfg.Firewall.Guard.Mark == 0 && !d.wrong("firewall") {
+			d.errorAt("firewall.mark", "0 marks no packet, and in mode sets nothing else is done with granted ones (a mark that your rules accept, like 0x40000000)")
+		}
 		for i, door := range cfg.Doors {
 			if door.Established == firewall.Cut {
 				d.errorAt(fmt.Sprintf("doors[%d].established", i), "cut needs firewall.mode guard (in mode sets your own rules decide what lives on)")

@@ -218,7 +218,8 @@ func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 		{edit("listeners:", "notify: [{url: 'ntfy://h/topic', on: [knock]}]\nlisteners:"), false},
 		{edit("listeners:", "notify: [{url: 'ntfy://h/topic', on: []}]\nlisteners:"), false},
 		{edit("listeners:", "log: {level: loud}\nlisteners:"), false},
-		{edit("listeners:", "firewall: {mark: 0}\nlisteners:"), false},
+		{edit("listeners:", "firewall: {mark: 0}\nlisteners:"), true},
+		{edit("listeners:", "firewall: {mark: 0x100000000}\nlisteners:"), false},
 		{edit("listeners:", "state: here\nlisteners:"), false},
 	} {
 		var document any

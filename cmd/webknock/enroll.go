@@ -22,6 +22,7 @@ import (
 	"webknock/firewall"
 	"webknock/internal/client"
 	"webknock/internal/durable"
+	"webknock/internal/suggest"
 	"webknock/sequence"
 )
 
@@ -102,7 +103,10 @@ func (e enrolment) draft(name, user string, hosts []string) (d client.Draft, err
 		for _, s := range e.cfg.Sequences {
 			known = append(known, s.Name)
 		}
-		return d, fmt.Errorf("there is no sequence %s (%s)", name, cmp.Or(strings.Join(known, ", "), "the configuration has none"))
+		if best := suggest.Closest(name, known); best != "" {
+			return d, fmt.Errorf("there is no sequence %q (did you mean %s?)", name, best)
+		}
+		return d, fmt.Errorf("there is no sequence %q (%s)", name, cmp.Or(strings.Join(known, ", "), "the configuration has none"))
 	}
 	seq := e.cfg.Sequences[i]
 	if d.Servers = hosts; len(hosts) == 0 {

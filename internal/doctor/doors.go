@@ -175,6 +175,9 @@ func (x *exam) passes(door firewall.Door, fates []fate, ways []way) judgement {
 		if f := stopped[0]; f.Unmarked != nil {
 			return judgement{status, detail + ", after " + f.Unmarked.String() + " has cleared the mark"}
 		}
+		if x.Config.Firewall.Guard.Mark == 0 {
+			return judgement{status, detail + " (let the port be there, or set firewall.mark and accept that)"}
+		}
 		return judgement{status, detail + " (accept the mark 0x" + strconv.FormatUint(uint64(x.Config.Firewall.Guard.Mark), 16) + " there, see docs/doors.md)"}
 	}
 	if unknown, by := some(fates, func(f fate) bool { return f.Verdict == nftsim.Unknown }); len(unknown) > 0 {
