@@ -39,16 +39,17 @@ type Gate struct {
 	ended       map[key]time.Time          // grants that the firewall may still hold for a moment, and since when they have ended here
 	bans        map[netip.Prefix]time.Time // that hold, and until when
 	cut         []Grant                    // grants that have ended, whose sessions are to end
-	committed   time.Time                  // when the last transaction was over
-	failing     error                      // the latest failure, until the firewall is known to be right
-	complained  time.Time                  // when a failure was logged last
-	complaining bool                       // and its end was not yet
-	exposed     bool                       // the guard could not be put back
-	adopted     bool                       // the grants of an earlier run have been taken over
-	bansAdopted bool                       // and its bans
-	unsure      bool                       // some bans may not be as told
-	asleep      time.Duration              // in which the machine was suspended, as far as ends have been brought forward
-	by          By                         // who has changed the firewall, of the look at it that goes on
+	ending      *sessionEnder
+	committed   time.Time     // when the last transaction was over
+	failing     error         // the latest failure, until the firewall is known to be right
+	complained  time.Time     // when a failure was logged last
+	complaining bool          // and its end was not yet
+	exposed     bool          // the guard could not be put back
+	adopted     bool          // the grants of an earlier run have been taken over
+	bansAdopted bool          // and its bans
+	unsure      bool          // some bans may not be as told
+	asleep      time.Duration // in which the machine was suspended, as far as ends have been brought forward
+	by          By            // who has changed the firewall, of the look at it that goes on
 	repairs     repairs
 	untold      string // a repair that is not yet whole
 }
@@ -124,6 +125,7 @@ func NewGate(backend Backend, log *slog.Logger, observe func(Event)) *Gate {
 		backend: backend, log: log, observe: observe,
 		orders:   make(chan order, maxOrders),
 		stopped:  make(chan struct{}),
+		ending:   newSessionEnder(backend, log),
 		apart:    groupTime,
 		closures: forgetful{},
 		asleep:   backend.Asleep(),
@@ -148,6 +150,7 @@ type order struct {
 // guarded and grants go on.
 func (g *Gate) Run(ctx context.Context) {
 	defer close(g.stopped)
+	defer g.ending.start()()
 	poll := time.NewTimer(pollInterval)
 	defer poll.Stop()
 	end := time.NewTimer(0)
@@ -168,6 +171,7 @@ func (g *Gate) Run(ctx context.Context) {
 			for len(g.orders) > 0 {
 				g.work(context.WithoutCancel(ctx), nil)
 			}
+			g.endSessions()
 			return
 		case o := <-g.orders:
 			if o.stage != nil {
@@ -206,7 +210,7 @@ func (g *Gate) Run(ctx context.Context) {
 				poll.Reset(interval)
 			}
 		}
-		g.endSessions(ctx)
+		g.endSessions()
 	}
 }
 
@@ -666,6 +670,7 @@ func (p *plan) apply() {
 // keep remembers a grant.
 func (g *Gate) keep(grant Grant) {
 	k := keyOf(grant)
+	g.ending.spare(k)
 	g.grants[k] = grant
 	g.ids[grant.ID] = k
 	g.count[k.door]++
@@ -713,19 +718,12 @@ func (g *Gate) cutOff(grant Grant) {
 	g.cut = append(g.cut, grant)
 }
 
-// endSessions ends the sessions of the grants that were cut off, unless they
+// endSessions has the sessions of the grants end that were cut off, unless they
 // run again. The firewall lets nothing more of them pass, in any case.
-func (g *Gate) endSessions(ctx context.Context) {
+func (g *Gate) endSessions() {
 	cut := slices.DeleteFunc(g.cut, func(grant Grant) bool { _, runs := g.grants[keyOf(grant)]; return runs })
 	g.cut = nil
-	if len(cut) == 0 {
-		return
-	}
-	ctx, cancel := call(ctx)
-	defer cancel()
-	if err := g.backend.EndSessions(ctx, cut); err != nil {
-		g.log.Warn("sessions cannot be reset at once; they end when their client next sends", "error", err)
-	}
+	g.ending.add(cut)
 }
 
 // expire forgets the grants whose time is over. The firewall has closed their

@@ -2,10 +2,17 @@ package integration
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"webknock/integration/lab"
 )
 
 // Two daemons with a socket and a state of their own would undo each other's
@@ -47,5 +54,229 @@ func TestATableHasOneDaemon(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.serve(standard)
+	}
+}
+
+const cutting = `
+listeners: [{address: ":8080"}]
+doors: [{name: ssh, ports: [22/tcp], ttl: 1h, max_ttl: 1h, established: cut}]
+sequences: [{name: ssh, steps: [/a], opens: [ssh]}]
+`
+
+// A session is a TCP connection with a server that echoes.
+type session struct {
+	w    *world
+	conn net.Conn
+}
+
+// connect returns a session from a port of a host, or nil if it is not let in.
+func (w *world) connect(from *lab.Host, port int, to string) *session {
+	w.t.Helper()
+	s := &session{w: w}
+	err := from.Do(func() (err error) {
+		d := net.Dialer{Timeout: 700 * time.Millisecond, LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+		}}
+		s.conn, err = d.Dial("tcp", net.JoinHostPort(to, "22"))
+		return err
+	})
+	if err != nil {
+		return nil
+	}
+	w.t.Cleanup(func() { s.conn.Close() })
+	return s
+}
+
+// lives reports whether what is sent comes back.
+func (s *session) lives() bool {
+	s.conn.SetDeadline(time.Now().Add(2 * time.Second))
+	buf := make([]byte, 5)
+	if _, err := s.conn.Write([]byte("hello")); err != nil {
+		return false
+	}
+	_, err := io.ReadFull(s.conn, buf)
+	return err == nil
+}
+
+// mustConnect returns a session that is let in.
+func (w *world) mustConnect(from *lab.Host, port int, to string) (s *session) {
+	w.t.Helper()
+	until(w.t, fmt.Sprint("a session with ", to), func() bool { s = w.connect(from, port, to); return s != nil })
+	return s
+}
+
+func (s *session) mustLive(when string) {
+	s.w.t.Helper()
+	if !s.lives() {
+		s.w.t.Fatalf("%s, the session does not live", when)
+	}
+}
+
+func (s *session) mustEnd(when string) {
+	s.w.t.Helper()
+	until(s.w.t, when+", the session ends", func() bool { return !s.lives() })
+}
+
+// ruin is what somebody does to the guard, and how it comes back.
+type ruin struct {
+	name string
+	do   func(*world)
+	ends bool // it ends the grants
+}
+
+var ruins = []ruin{
+	{"flush ruleset", func(w *world) {
+		w.nft("flush", "ruleset")
+		w.mustBeRepaired()
+	}, false},
+	{"delete table", func(w *world) {
+		w.nft("delete", "table", "inet", "webknock")
+		w.mustBeRepaired()
+	}, false},
+	{"unguard and reload", func(w *world) {
+		for _, command := range []string{"unguard", "reload"} {
+			if _, stderr, code := w.webknock(command); code != 0 {
+				w.t.Fatalf("%s: exit %d, %s", command, code, stderr)
+			}
+		}
+	}, true},
+	{"kill, flush and start", func(w *world) {
+		w.daemon.stop(w.t, syscall.SIGKILL)
+		w.nft("flush", "ruleset")
+		w.serve(cutting)
+	}, true},
+	{"kill and start", func(w *world) {
+		w.daemon.stop(w.t, syscall.SIGKILL)
+		w.serve(cutting)
+	}, false},
+}
+
+func (w *world) mustBeRepaired() {
+	w.t.Helper()
+	until(w.t, "the guard is back", func() bool { return strings.Contains(w.nft("list", "ruleset"), "chain door_ssh") })
+}
+
+// What a grant has let in does not become a session from before the guard,
+// whatever happens to the guard.
+func TestASessionOfACutDoorEndsWithItsGrantWhateverHappensToTheGuard(t *testing.T) {
+	for _, r := range ruins {
+		for _, by := range []string{"close", "expiry"} {
+			t.Run(r.name+", "+by, func(t *testing.T) {
+				w := newWorld(t)
+				w.listen(22)
+				w.serve(cutting)
+				clients := map[string]string{aliceIP: serverIP, aliceIP6: serverIP6}
+				up := map[string]*session{}
+				length := "1h"
+				if by == "expiry" {
+					length = "8s"
+				}
+				for client, server := range clients {
+					if _, stderr, code := w.webknock("open", "ssh", client, "--for", length); code != 0 {
+						t.Fatalf("open: exit %d, %s", code, stderr)
+					}
+					up[client] = w.mustConnect(w.alice, 40000, server)
+					up[client].mustLive("under its grant")
+				}
+				r.do(w)
+				if !r.ends {
+					for _, s := range up {
+						s.mustLive("after " + r.name)
+					}
+				}
+				if by == "close" && !r.ends {
+					if _, stderr, code := w.webknock("close", "--all"); code != 0 {
+						t.Fatalf("close: exit %d, %s", code, stderr)
+					}
+				} else {
+					w.mustBecome()
+				}
+				for client, server := range clients {
+					up[client].mustEnd("after the end of its grant")
+					up[client].conn.Close()
+					if again := w.connect(w.alice, 40000, server); again != nil {
+						t.Errorf("a new connection from the port of a session that has ended gets from %s to %s", client, server)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A session from before the guard lives on, and opens nothing for another from
+// its port. When it is over nothing is left of it.
+func TestASessionFromBeforeTheGuardLivesWhateverHappensToTheGuard(t *testing.T) {
+	for _, r := range ruins {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.listen(22)
+			servers := []string{serverIP, serverIP6}
+			var up []*session
+			for _, server := range servers {
+				up = append(up, w.mustConnect(w.mallory, 40000, server))
+				up[len(up)-1].mustLive("before the guard")
+			}
+			w.serve(cutting)
+			for range 2 {
+				for _, s := range up {
+					s.mustLive("after " + r.name)
+				}
+				r.do(w)
+			}
+			for i, s := range up {
+				s.mustLive("after " + r.name)
+				s.conn.(*net.TCPConn).SetLinger(0)
+				s.conn.Close()
+				if w.connect(w.mallory, 40000, servers[i]) != nil {
+					t.Error("a new connection from the port of a session from before the guard gets in")
+				}
+			}
+			until(t, "the sessions that are over are forgotten", func() bool {
+				return !strings.Contains(w.nft("list", "set", "inet", "webknock", "before4")+w.nft("list", "set", "inet", "webknock", "before6"), "40000")
+			})
+		})
+	}
+}
+
+// Who comes in while the guard is gone is not from before the guard, unless it
+// was taken away on purpose.
+func TestASessionFromAGapEnds(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(cutting)
+	servers := []string{serverIP, serverIP6}
+	w.daemon.stop(t, syscall.SIGKILL)
+	w.nft("flush", "ruleset")
+	var up []*session
+	for _, server := range servers {
+		up = append(up, w.mustConnect(w.mallory, 40000, server))
+		up[len(up)-1].mustLive("in the gap")
+	}
+	w.serve(cutting)
+	for _, s := range up {
+		s.mustEnd("after the gap")
+	}
+	for _, how := range []string{"by the daemon", "without a daemon"} {
+		if how == "without a daemon" {
+			w.daemon.stop(t, syscall.SIGTERM)
+		}
+		if _, stderr, code := w.webknock("unguard"); code != 0 {
+			t.Fatalf("unguard: exit %d, %s", code, stderr)
+		}
+		up = nil
+		for _, server := range servers {
+			up = append(up, w.mustConnect(w.mallory, 40001, server))
+			up[len(up)-1].mustLive("unguarded")
+		}
+		if how == "without a daemon" {
+			w.serve(cutting)
+		} else if _, stderr, code := w.webknock("reload"); code != 0 {
+			t.Fatalf("reload: exit %d, %s", code, stderr)
+		}
+		for _, s := range up {
+			s.mustLive("guarded again " + how)
+			s.conn.(*net.TCPConn).SetLinger(0)
+			s.conn.Close()
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"webknock/config"
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
+	"webknock/internal/durable"
 )
 
 type guarded struct {
@@ -59,7 +60,9 @@ func newGuard(a *app) *cobra.Command {
 			}
 			defer lock.Close()
 			lock.Stopping()
-			backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
+			state := durable.NewDir(cfg.State)
+			defer state.Close()
+			backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.Default(), Sessions: sessionsIn(state)})
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"webknock/config"
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
+	"webknock/internal/durable"
 )
 
 func newUnguard(a *app) *cobra.Command {
@@ -32,6 +33,11 @@ func newUnguard(a *app) *cobra.Command {
 	}
 }
 
+// sessionsIn keeps in a directory which sessions were up before the guard.
+func sessionsIn(state *durable.Dir) nft.Store {
+	return durable.File{Dir: state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
+}
+
 // unguard removes the table without a daemon.
 func unguard(ctx context.Context, configFile string) error {
 	cfg, err := config.Load(configFile)
@@ -44,7 +50,9 @@ func unguard(ctx context.Context, configFile string) error {
 	}
 	defer lock.Close()
 	lock.Stopping()
-	backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.New(slog.DiscardHandler)})
+	state := durable.NewDir(cfg.State)
+	defer state.Close()
+	backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.Default(), Sessions: sessionsIn(state)})
 	if err != nil {
 		return err
 	}

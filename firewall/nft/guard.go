@@ -62,6 +62,7 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 		return errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
 	}
 	b.guard, b.there = &g, there
+	b.noteEarlier()
 	return nil
 }
 
@@ -109,26 +110,22 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 			}
 		}
 	}
+	b.planEarlier(g, before, rebuild, running)
+	add, remove, err := b.earlierChanges(before, rebuild)
+	if err != nil {
+		return err
+	}
 	if !rebuild && len(fills) == 0 && r.isThere(before) {
-		err := b.talk("claim the table", func(*nftables.Conn) error { return b.claim(before.Info) })
+		err := b.talk("claim the table", func(c *nftables.Conn) error {
+			if err := b.claim(before.Info); err != nil || len(add)+len(remove) == 0 {
+				return err
+			}
+			return errors.Join(b.queueEarlier(c, add, remove), c.Flush())
+		})
 		if err != nil {
 			return err
 		}
 		return b.putBack(g, restore)
-	}
-	var up map[bool][]nftables.SetElement
-	switch {
-	case !before.exists() || rebuild:
-		up, err = sessionsBefore(g)
-	case before.lastVersion():
-		// That version let running sessions pass by their state alone, and
-		// labelled none. Those of a door that cuts them end with their grant.
-		kept := g
-		kept.Doors = slices.DeleteFunc(slices.Clone(g.Doors), func(d firewall.Door) bool { return d.Established != firewall.Keep })
-		up, err = sessionsBefore(kept)
-	}
-	if err != nil {
-		b.log.Warn("nftables: sessions that are up cannot be listed; those that conntrack does not know will hang", "error", err)
 	}
 	if !before.exists() || rebuild {
 		for i := range restore {
@@ -156,11 +153,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		for _, set := range r.sets {
 			failed = errors.Join(failed, c.AddSet(set, nil))
 		}
-		for _, f := range families {
-			for part := range slices.Chunk(up[f.isIPv4], chunk) {
-				failed = errors.Join(failed, c.SetAddElements(b.beforeSet(f), part))
-			}
-		}
+		failed = errors.Join(failed, b.queueEarlier(c, add, remove))
 		failed = errors.Join(failed, applyFills(c, fills))
 		for _, chain := range r.chains {
 			c.AddChain(chain.Chain)
@@ -290,16 +283,24 @@ func (b *Backend) Unguard(ctx context.Context) error {
 	defer b.mu.Unlock()
 	b.guard, b.there = nil, structure{}
 	there, err := b.read()
-	if err != nil || !there.exists() {
+	if err != nil {
 		return err
 	}
-	return b.talk("remove the table", func(c *nftables.Conn) error {
-		if err := b.claim(there.Info); err != nil {
+	b.planUnguarded()
+	if there.exists() {
+		err := b.talk("remove the table", func(c *nftables.Conn) error {
+			if err := b.claim(there.Info); err != nil {
+				return err
+			}
+			c.DelTable(b.table)
+			return c.Flush()
+		})
+		if err != nil {
 			return err
 		}
-		c.DelTable(b.table)
-		return c.Flush()
-	})
+	}
+	b.noteEarlier()
+	return nil
 }
 
 // Check implements firewall.Backend.
@@ -319,6 +320,13 @@ func (b *Backend) Check(ctx context.Context) error {
 	there.Info.Owner = b.there.Info.Owner // the port of a socket that may have been opened anew
 	if !reflect.DeepEqual(there, b.there) {
 		return fmt.Errorf("table %s: %w", b.table.Name, firewall.ErrNotGuarded)
+	}
+	sessions, err := b.readEarlier()
+	if err != nil {
+		return err
+	}
+	if !maps.EqualFunc(sessions, b.earlier.sessions, func(bool, session) bool { return true }) {
+		return fmt.Errorf("the sessions from before the guard in table %s: %w", b.table.Name, firewall.ErrNotGuarded)
 	}
 	return nil
 }

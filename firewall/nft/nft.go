@@ -27,6 +27,9 @@ import (
 type Options struct {
 	Table string // name of the table
 	Log   *slog.Logger
+	// Sessions keeps which sessions were up before the guard, over restarts; nil:
+	// nothing does.
+	Sessions Store
 }
 
 // Backend is a firewall.Backend on the nftables of the network namespace that
@@ -59,6 +62,13 @@ type Backend struct {
 	noLabels bool
 	guard    *firewall.Guard
 	there    structure // what the last Guard left, read back
+
+	store        Store
+	earlier      *earlier // nil: the store was not read yet
+	coming       *earlier // what earlier will be if the table is written
+	comingSaved  bool     // the store has it already
+	earlierNoted chan struct{}
+	background   sync.WaitGroup
 }
 
 var _ firewall.Backend = (*Backend)(nil)
@@ -83,6 +93,9 @@ func New(o Options) (*Backend, error) {
 		timeout: requestTimeout,
 		stop:    stop,
 		done:    make(chan struct{}),
+
+		store:        o.Sessions,
+		earlierNoted: make(chan struct{}, 1),
 	}
 	err := b.do("list tables", func(c *nftables.Conn) error {
 		_, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
@@ -93,6 +106,7 @@ func New(o Options) (*Backend, error) {
 		return nil, err
 	}
 	go b.monitor(ctx)
+	b.background.Go(func() { b.watchEarlier(ctx) })
 	return b, nil
 }
 
@@ -107,6 +121,7 @@ func (b *Backend) Changed() <-chan firewall.By { return b.changed }
 func (b *Backend) Close() error {
 	b.stop()
 	<-b.done
+	b.background.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.hangUp()

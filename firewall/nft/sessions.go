@@ -2,67 +2,32 @@ package nft
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"syscall"
-
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
-	diag "github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"time"
 
 	"webknock/firewall"
 )
 
-// The states of a TCP socket, as sock_diag(7) has them.
-const (
-	established = 1
-	listening   = 10
-)
-
-// A session is a TCP connection to this host.
-type session struct {
-	client, ours netip.AddrPort
-	socket       *diag.Socket
-}
-
-// key returns the session as an element of the set of sessions from before the
-// guard.
-func (s session) key() []byte {
-	return slices.Concat(s.client.Addr().AsSlice(), port(s.client.Port()), []byte{0, 0}, s.ours.Addr().AsSlice(), port(s.ours.Port()), []byte{0, 0})
-}
-
-// sessions returns the TCP sessions that are up and were begun by others: those
-// to ports on which a socket listens.
-func sessions() (up []session, err error) {
+// sessions returns the TCP sessions with this host that are up, were begun by
+// others, and are to ports for which guarded returns true: those to ports on
+// which a socket listens. Only sockets are listed that filter lets through.
+func sessions(c sockets, filter []byte, guarded func(uint16) bool) (up []socket, err error) {
+	listening, err := c.list(1<<stateListen, nil)
+	if err != nil {
+		return nil, err
+	}
 	open := map[uint16]bool{}
-	var sockets []*diag.Socket
-	for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		found, err := diag.SocketDiagTCP(f)
-		if err != nil {
-			return nil, fmt.Errorf("list sockets: %w", err)
-		}
-		sockets = append(sockets, found...)
+	for _, s := range listening {
+		open[s.ours.Port()] = guarded(s.ours.Port())
 	}
-	for _, s := range sockets {
-		if s.State == listening {
-			open[s.ID.SourcePort] = true
-		}
-	}
-	for _, s := range sockets {
-		client, ok1 := netip.AddrFromSlice(s.ID.Destination)
-		ours, ok2 := netip.AddrFromSlice(s.ID.Source)
-		if s.State == established && open[s.ID.SourcePort] && ok1 && ok2 {
-			up = append(up, session{netip.AddrPortFrom(client.Unmap(), s.ID.DestinationPort), netip.AddrPortFrom(ours.Unmap(), s.ID.SourcePort), s})
-		}
-	}
-	return up, nil
+	up, err = c.list(stillUp, filter)
+	return slices.DeleteFunc(up, func(s socket) bool { return !open[s.ours.Port()] }), err
 }
 
-// guards reports whether a TCP port belongs to a door, and to which.
+// guards returns the door that a TCP port belongs to, or nil.
 func guards(g firewall.Guard, p uint16) *firewall.Door {
 	for i, door := range g.Doors {
 		for _, ports := range door.Ports {
@@ -74,36 +39,35 @@ func guards(g firewall.Guard, p uint16) *firewall.Door {
 	return nil
 }
 
-// sessionsBefore returns the sessions to guarded ports that are up, by family,
-// as elements of the sets of sessions from before the guard: conntrack may not
-// have been active yet when they began.
-func sessionsBefore(g firewall.Guard) (map[bool][]nftables.SetElement, error) {
-	found := map[bool][]nftables.SetElement{}
-	up, err := sessions()
-	for _, s := range up {
-		if guards(g, s.ours.Port()) != nil {
-			is4 := s.client.Addr().Is4()
-			found[is4] = append(found[is4], nftables.SetElement{Key: s.key()})
-		}
+// guarding returns what is under guard, and the sessions from before it.
+func (b *Backend) guarding() (g firewall.Guard, spared map[uint64]bool, guarded bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.guard == nil {
+		return g, nil, false
 	}
-	return found, err
+	return *b.guard, b.earlier.cookies(), true
 }
 
 // Sessions returns who has TCP sessions to guarded ports of this host, by door,
 // in no order. Networks that need no grant are left out, and so is this host.
 func (b *Backend) Sessions() (map[string][]netip.Addr, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.guard == nil {
+	g, _, guarded := b.guarding()
+	if !guarded {
 		return nil, nil
 	}
-	up, err := sessions()
+	c, err := dialSockets()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	up, err := sessions(c, nil, func(p uint16) bool { return guards(g, p) != nil })
 	by := map[string][]netip.Addr{}
 	for _, s := range up {
 		client := s.client.Addr()
-		door := guards(*b.guard, s.ours.Port())
-		if door == nil || client == s.ours.Addr() || client.IsLoopback() || slices.Contains(by[door.Name], client) ||
-			slices.ContainsFunc(b.guard.Allow, func(p netip.Prefix) bool { return p.Contains(client) }) {
+		door := guards(g, s.ours.Port())
+		if client == s.ours.Addr() || client.IsLoopback() || slices.Contains(by[door.Name], client) ||
+			slices.ContainsFunc(g.Allow, func(p netip.Prefix) bool { return p.Contains(client) }) {
 			continue
 		}
 		by[door.Name] = append(by[door.Name], client)
@@ -112,79 +76,102 @@ func (b *Backend) Sessions() (map[string][]netip.Addr, error) {
 }
 
 // EndSessions implements firewall.Backend. The kernel resets the sessions'
-// sockets (SOCK_DESTROY of sock_diag), so that the clients hear at once.
+// sockets (SOCK_DESTROY of sock_diag), so that the clients hear at once. It is
+// asked for the sockets of these clients alone: a host may have thousands.
 // Sessions through a door that forwards have no socket here; they are reset by
-// the guard when their client next sends.
+// the guard when their client next sends. If a flowtable forwards such a session
+// past all rules, its entry of connection tracking is deleted.
 func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.guard == nil {
+	g, spared, guarded := b.guarding()
+	if !guarded {
 		return nil
-	}
-	up, err := sessions()
-	if err != nil {
-		return err
-	}
-	var spared [][]byte
-	err = b.talk("read the sessions from before the guard", func(c *nftables.Conn) error {
-		for _, f := range families {
-			elements, err := c.GetSetElements(b.beforeSet(f))
-			if err != nil {
-				return err
-			}
-			for _, e := range elements {
-				spared = append(spared, e.Key)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	ended := map[grantKey]bool{}
-	for _, g := range grants {
-		ended[grantKey{g.Door, g.Client}] = true
-	}
-	conn, err := netlink.Dial(unix.NETLINK_INET_DIAG, nil)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	var failed error
-	for _, s := range up {
-		door := guards(*b.guard, s.ours.Port())
-		if door == nil || !ended[grantKey{door.Name, door.Scope(s.client.Addr())}] || slices.ContainsFunc(spared, func(k []byte) bool { return string(k) == string(s.key()) }) {
-			continue
+	var clients []netip.Prefix
+	var forwarded []firewall.Grant
+	for _, grant := range grants {
+		door := g.Door(grant.Door)
+		switch {
+		case door == nil:
+		case door.Forward.IsValid():
+			forwarded = append(forwarded, grant)
+		default:
+			ended[grantKey{grant.Door, grant.Client}] = true
+			clients = append(clients, grant.Client)
 		}
-		_, err := conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: unix.SOCK_DESTROY, Flags: netlink.Request | netlink.Acknowledge},
-			Data:   destroy(s.socket),
-		})
-		if err != nil && !errors.Is(err, syscall.ENOENT) {
-			failed = errors.Join(failed, fmt.Errorf("reset a session of %s: %w", s.client, err))
+	}
+	failed := b.forgetFlows(ctx, forwarded, func(f flow, _ firewall.Door) bool { return f.status&statusOffloaded != 0 })
+	if len(clients) == 0 {
+		return failed
+	}
+	c, err := dialSockets()
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetDeadline(deadline)
+	}
+	for part := range slices.Chunk(clients, maxClients) {
+		up, err := sessions(c, fromClients(part), func(p uint16) bool { return guards(g, p) != nil })
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		for _, s := range up {
+			door := guards(g, s.ours.Port())
+			if !ended[grantKey{door.Name, door.Scope(s.client.Addr())}] || spared[s.id.cookie()] {
+				continue
+			}
+			if err := c.destroy(s); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("reset a session of %s: %w", s.client, err))
+			}
 		}
 	}
 	return failed
 }
 
-// destroy is a struct inet_diag_req_v2 that names a socket.
-func destroy(s *diag.Socket) []byte {
-	req := []byte{s.Family, unix.IPPROTO_TCP, 0, 0}
-	req = binary.NativeEndian.AppendUint32(req, 0xffffffff) // in any state
-	req = binary.BigEndian.AppendUint16(req, s.ID.SourcePort)
-	req = binary.BigEndian.AppendUint16(req, s.ID.DestinationPort)
-	for _, ip := range [][]byte{s.ID.Source, s.ID.Destination} {
-		if s.Family == unix.AF_INET {
-			ip = ip[len(ip)-4:]
+// forgetFlows deletes entries of connection tracking: those of the clients of
+// grants to the ports of their doors for which which returns true.
+func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, which func(flow, firewall.Door) bool) (failed error) {
+	g, _, guarded := b.guarding()
+	if !guarded || len(grants) == 0 {
+		return nil
+	}
+	c, err := dialConntrack()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(b.timeout)
+	}
+	c.SetDeadline(deadline)
+	for _, grant := range grants {
+		door := g.Door(grant.Door)
+		if door == nil {
+			continue
 		}
-		req = append(req, append(slices.Clone(ip), make([]byte, 16-len(ip))...)...)
+		for _, protocol := range []firewall.Protocol{firewall.TCP, firewall.UDP} {
+			if !slices.ContainsFunc(door.Ports, func(p firewall.Ports) bool { return p.Protocol == protocol }) {
+				continue
+			}
+			flows, err := c.flows(protocol, grant.Client)
+			if err != nil {
+				return err
+			}
+			for _, f := range flows {
+				to := func(p firewall.Ports) bool {
+					return p.Protocol == protocol && p.First <= f.asked.Port() && f.asked.Port() <= p.Last
+				}
+				if slices.ContainsFunc(door.Ports, to) && which(f, *door) {
+					failed = errors.Join(failed, c.delete(f))
+				}
+			}
+		}
 	}
-	req = binary.NativeEndian.AppendUint32(req, s.ID.Interface)
-	for _, half := range s.ID.Cookie {
-		req = binary.NativeEndian.AppendUint32(req, half)
-	}
-	return req
+	return failed
 }

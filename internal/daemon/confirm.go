@@ -60,10 +60,14 @@ func (d *Daemon) unconfirmed() {
 	d.trial.until = time.Time{}
 }
 
-// pending returns until when a change waits for confirmation; zero: none does.
+// pending returns until when a change waits for confirmation; zero: none does, or
+// it is too late.
 func (d *Daemon) pending() time.Time {
 	d.trial.mu.Lock()
 	defer d.trial.mu.Unlock()
+	if d.trial.undoing {
+		return time.Time{}
+	}
 	return d.trial.until
 }
 

@@ -20,8 +20,8 @@ func TestAChangeThatIsBeingUndoneHoldsNobodyUp(t *testing.T) {
 			return <-answer
 		})
 		<-began
-		if d.pending().IsZero() {
-			t.Error("nothing is pending while the change is not undone")
+		if !d.pending().IsZero() {
+			t.Error("a change that is being undone can be confirmed")
 		}
 		if err := d.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "too late") {
 			t.Errorf("confirmed meanwhile: %v", err)

@@ -282,7 +282,8 @@ func (d *Daemon) newBackend(cfg *config.Config) (firewall.Backend, error) {
 	if d.backendName(cfg) == config.BackendMemory {
 		return firewall.NewMemory(), nil
 	}
-	return nft.New(nft.Options{Table: cfg.Firewall.Table, Log: d.Log})
+	sessions := durable.File{Dir: d.state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
+	return nft.New(nft.Options{Table: cfg.Firewall.Table, Log: d.Log, Sessions: sessions})
 }
 
 // explain adds a hint to an error of the firewall.

@@ -1,0 +1,83 @@
+package firewall
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+)
+
+// A sessionEnder ends the sessions of grants that have ended, beside the gate:
+// to find them among all connections of the host takes milliseconds, in which
+// nobody's door would open.
+type sessionEnder struct {
+	backend Backend
+	log     *slog.Logger
+	wake    chan struct{}
+
+	mu      sync.Mutex
+	waiting []Grant
+}
+
+func newSessionEnder(backend Backend, log *slog.Logger) *sessionEnder {
+	return &sessionEnder{backend: backend, log: log, wake: make(chan struct{}, 1)}
+}
+
+// start starts it, and returns what stops it when it has ended what waits.
+func (e *sessionEnder) start() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-e.wake:
+				e.end()
+			case <-ctx.Done():
+				e.end()
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// add has the sessions of grants ended soon.
+func (e *sessionEnder) add(grants []Grant) {
+	if len(grants) == 0 {
+		return
+	}
+	e.mu.Lock()
+	e.waiting = append(e.waiting, grants...)
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// spare lets the sessions of a grant live, which runs again, if they have not
+// been ended yet.
+func (e *sessionEnder) spare(k key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting = slices.DeleteFunc(e.waiting, func(g Grant) bool { return keyOf(g) == k })
+}
+
+func (e *sessionEnder) end() {
+	e.mu.Lock()
+	grants := e.waiting
+	e.waiting = nil
+	e.mu.Unlock()
+	if len(grants) == 0 {
+		return
+	}
+	ctx, cancel := call(context.Background())
+	defer cancel()
+	if err := e.backend.EndSessions(ctx, grants); err != nil {
+		e.log.Warn("sessions cannot be reset at once; they end when their client next sends", "error", err)
+	}
+}
