@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -303,11 +304,11 @@ func (x *exam) listener(name, family string, from netip.Addr, bound netip.AddrPo
 	case len(unknown) > 0:
 		x.say("listener", name, family, Warning, "%scannot tell whether knocks get here: it depends on %s", at(unknownBy, ways), names(unknown))
 	case len(away) > 0:
-		rule := away[0].DNAT
-		if rule == nil {
-			rule = away[0].TProxy
+		by := "routing, because that is no address of this host,"
+		if rule := cmp.Or(away[0].DNAT, away[0].TProxy); rule != nil {
+			by = rule.String()
 		}
-		x.say("listener", name, family, Fail, "%sknocks do not get here: %s sends them elsewhere", at(awayBy, ways), rule)
+		x.say("listener", name, family, Fail, "%sknocks do not get here: %s sends them elsewhere", at(awayBy, ways), by)
 	case !slices.ContainsFunc(x.open, func(s socket) bool { return s.serves(ports, to) }):
 		x.say("listener", name, family, Warning, "nothing listens there (webknock serve)")
 	default:

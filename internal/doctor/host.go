@@ -41,6 +41,7 @@ func readNetwork() (*network, error) {
 	arp := map[string]uint16{"ether": unix.ARPHRD_ETHER, "none": unix.ARPHRD_NONE, "ppp": unix.ARPHRD_PPP, "loopback": unix.ARPHRD_LOOPBACK}
 	for _, l := range links {
 		a := l.Attrs()
+		n.Interfaces = append(n.Interfaces, nftsim.Interface{Name: a.Name, Index: a.Index, Group: a.Group})
 		if a.Flags&1 == 0 || a.RawFlags&unix.IFF_LOOPBACK != 0 || bridges[a.MasterIndex] {
 			continue // down; no way in from outside; packets come in by the bridge
 		}
@@ -61,6 +62,20 @@ func readNetwork() (*network, error) {
 			return nil, err
 		}
 	}
+	for _, in := range n.interfaces { // an address may be so new that it has no route yet
+		for _, a := range in.Addresses {
+			if !n.hasAddress(a) {
+				n.Local = append(n.Local, netip.PrefixFrom(a, a.BitLen()))
+				if !a.IsLinkLocalUnicast() {
+					n.addresses = append(n.addresses, a)
+				}
+			}
+		}
+	}
+	policy, err := policyRouting()
+	if err != nil || policy {
+		return n, err
+	}
 	routes := map[netip.Addr]int{}
 	n.Route = func(a netip.Addr) (int, bool) {
 		index, ok := routes[a]
@@ -74,6 +89,24 @@ func readNetwork() (*network, error) {
 		return index, index >= 0
 	}
 	return n, nil
+}
+
+// hasAddress reports whether packets to an address are delivered here.
+func (n *network) hasAddress(a netip.Addr) bool {
+	has := func(p netip.Prefix) bool { return p.Contains(a) }
+	return slices.ContainsFunc(n.Local, has) || slices.ContainsFunc(n.Elsewhere, has)
+}
+
+// policyRouting reports whether there are other rules than the kernel's own: then
+// a route depends on more than the destination.
+func policyRouting() (bool, error) {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool {
+		return r.Table != unix.RT_TABLE_LOCAL && r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_DEFAULT
+	}), nil
 }
 
 // readRoutes reads which addresses are this host's, in all routing tables.

@@ -65,23 +65,26 @@ func (x *exam) tproxies() {
 	}
 }
 
-// flowtables warns of doors whose sessions a flowtable takes over.
+// flowtables finds rules that give sessions to a flowtable.
 func (x *exam) flowtables() {
 	for p := range x.rules.Rules(nftsim.Forward) {
-		name, ok := p.Offloads()
-		if !ok {
-			continue
+		if name, ok := p.Offloads(); ok {
+			x.flowtable(name, p.String())
 		}
-		var cut []string
-		for _, d := range x.Config.Doors {
-			if d.Established == firewall.Cut {
-				cut = append(cut, d.Name)
-			}
+	}
+}
+
+// flowtable warns of doors whose sessions a flowtable takes over.
+func (x *exam) flowtable(name, rule string) {
+	var cut []string
+	for _, d := range x.Config.Doors {
+		if d.Established == firewall.Cut {
+			cut = append(cut, d.Name)
 		}
-		if cut != nil {
-			x.say("flowtable", name, "", Warning, "%s gives sessions that are sent on to a flowtable, and their packets pass no rule after that: the end of a grant cuts those through %s only when the daemon deletes the flow, and not while it is down", p, strings.Join(cut, ", "))
-		} else {
-			x.say("flowtable", name, "", OK, "%s gives sessions that are sent on to a flowtable; doors here keep sessions anyway", p)
-		}
+	}
+	if cut != nil {
+		x.say("flowtable", name, "", Warning, "%s gives sessions that are sent on to a flowtable, and their packets pass no rule after that: the end of a grant cuts those through %s only when the daemon deletes the flow, and not while it is down", rule, strings.Join(cut, ", "))
+	} else {
+		x.say("flowtable", name, "", OK, "%s gives sessions that are sent on to a flowtable; doors here keep sessions anyway", rule)
 	}
 }

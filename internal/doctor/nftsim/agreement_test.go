@@ -100,11 +100,17 @@ nsenter --net=/proc/$1/ns/net sh -c 'for i in c0 c1 d1; do sysctl -qw net.ipv6.c
 	index := map[string]int{}
 	err = server.Do(func() error {
 		for _, name := range []string{"in0", "in1", "d0", "lo"} {
+			b.network.Interfaces = append(b.network.Interfaces, Interface{Name: name})
+			out := &b.network.Interfaces[len(b.network.Interfaces)-1]
 			i, err := net.InterfaceByName(name)
 			if err != nil {
 				return err
 			}
 			index[name] = i.Index
+			out.Index = i.Index
+			if name == "in0" || name == "in1" {
+				out.Group = uint32(5 + name[2] - '0')
+			}
 			if name == "in0" || name == "in1" {
 				k := int(name[2] - '0')
 				b.mac[k] = i.HardwareAddr
@@ -400,7 +406,7 @@ func (g *generator) condition(family string) string {
 	}
 	any := []string{
 		"tcp dport " + g.ports(), "tcp dport " + g.ports(), "udp dport " + g.ports(), "th dport " + g.ports(), "meta l4proto tcp", "meta l4proto { tcp, udp } th dport " + g.port(), "meta l4proto != udp", "meta l4proto . th dport { tcp . 22, udp . 1-100 }",
-		`iifname "in0"`, `iifname "in*"`, `iifname != "in1"`, `iifname { "in1", "lo" }`, "iif in1", "iif lo", "iifgroup 6", "iifname . tcp dport { in0 . 22, in1 . 80 }", "iiftype ether", "meta protocol ip6", "meta pkttype host",
+		`iifname "in0"`, `iifname "in*"`, `iifname != "in1"`, `oifname "d0"`, `oifname != "in0"`, "oif d0", "oifgroup 0", "iifgroup 5 oifgroup 5", `iifname { "in1", "lo" }`, "iif in1", "iif lo", "iifgroup 6", "iifname . tcp dport { in0 . 22, in1 . 80 }", "iiftype ether", "meta protocol ip6", "meta pkttype host",
 		"ct state new", "ct state established,related", "ct state invalid", "ct state untracked", "ct state { new, untracked }", "ct direction original", "ct status dnat", "ct status snat,dnat", "ct mark 7", "ct mark & 0xf == 5", "ct label 3", "meta l4proto tcp ct original proto-dst " + g.port(), "meta l4proto udp ct original proto-dst 1-100", "ct protocol udp",
 		"meta mark 0", "meta mark 7", "meta mark & 0x4 != 0", "meta mark & 0xf0 == 0x10", "meta mark and 0x40000000 == 0", "meta mark { 1, 7 }", "meta mark 0x5-0x70", "meta mark != 0x10",
 		"tcp flags & (syn | ack) == syn", "tcp flags & (fin | syn | rst | ack) != syn", "tcp flags ack", "tcp flags syn / fin,syn,rst,ack", "fib daddr type local", "fib daddr type { local, broadcast }", "fib saddr type unicast", "fib saddr . iif oif exists", "fib saddr . iif oif missing", "fib daddr oif d0", "icmp type echo-request",
@@ -435,7 +441,7 @@ func (g *generator) action(family, hook string, priority int) string {
 		actions = append(actions, "tcp dport set 80")
 	}
 	if family == "ip" || family == "inet" {
-		actions = append(actions, "add @seen { ip saddr } ip saddr @seen meta mark set meta mark | 0x100", "update @seen { ip saddr limit rate over 1000/second }")
+		actions = append(actions, "add @seen { ip saddr } ip saddr @seen meta mark set meta mark | 0x100", "update @met { ip saddr limit rate over 1000/second burst 500 packets }")
 	}
 	return g.of(actions...)
 }
@@ -465,6 +471,7 @@ func (g *generator) ruleset() (nft, iptables, ip6tables string) {
 		fmt.Fprintf(&text, " set ports { type inet_service; flags interval; elements = { 22-30, 443, 1000-2000 } }\n")
 		fmt.Fprintf(&text, " set nets { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 22-80, 10.0.0.0/8 . 443 } }\n")
 		fmt.Fprintf(&text, " set nets6 { type ipv6_addr . inet_service; flags interval; elements = { 2001:db8::/32 . 22-80, fd00::/8 . 443 } }\n")
+		fmt.Fprintf(&text, " set met { type ipv4_addr; flags dynamic; size 1000; timeout 10m; }\n")
 		fmt.Fprintf(&text, " set seen { type ipv4_addr; flags dynamic; size 1000; timeout 10m; }\n")
 		fmt.Fprintf(&text, " chain two {\n%s }\n", g.rules(family, "", 0, 3, false))
 		fmt.Fprintf(&text, " chain one {\n%s }\n", strings.ReplaceAll(g.rules(family, "", 0, 3, false), "counter", g.of("counter", "jump two")))

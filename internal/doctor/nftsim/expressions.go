@@ -320,8 +320,7 @@ func (s *walk) meta(register, key uint32) result {
 		s.store(register, knownBytes(b))
 	}
 	inKnown := in.Name != ""
-	out := Interface{}
-	outKnown := s.hook != Forward
+	out, outKnown := s.out()
 	switch key {
 	case unix.NFT_META_NFPROTO:
 		s.store(register, []cell{known(byte(s.family))})
@@ -366,26 +365,48 @@ func (s *walk) meta(register, key uint32) result {
 		}
 		name(out.Name)
 	case unix.NFT_META_OIF, unix.NFT_META_OIFGROUP:
-		if key == unix.NFT_META_OIF && !outKnown && s.Host.Route != nil && s.to.IsValid() {
-			if index, ok := s.Host.Route(s.to); ok {
-				s.store(register, number32(uint32(index)))
-				break
+		n := uint32(out.Index)
+		if key == unix.NFT_META_OIFGROUP {
+			if n = out.Group; s.hook != Forward {
+				return fails // there is no interface to ask
 			}
 		}
-		if !outKnown || key == unix.NFT_META_OIFGROUP {
+		if !outKnown {
 			s.forget(register, 4)
 			break
 		}
-		s.store(register, number32(0))
+		s.store(register, number32(n))
 	case metaSDIF, metaSDIFName:
 		s.forget(register, unix.IFNAMSIZ)
-	case unix.NFT_META_OIFTYPE, unix.NFT_META_SKUID, unix.NFT_META_SKGID:
+	case unix.NFT_META_OIFTYPE:
+		if s.hook != Forward {
+			return fails
+		}
+		s.forget(register, 2)
+	case unix.NFT_META_SKUID, unix.NFT_META_SKGID:
 		s.forget(register, 4)
 		return unclear
 	default:
 		s.forget(register, 16)
 	}
 	return holds
+}
+
+// out returns the interface that the packet leaves by; at other hooks than
+// forward there is none.
+func (s *walk) out() (Interface, bool) {
+	if s.hook != Forward {
+		return Interface{}, true
+	}
+	if s.Host.Route == nil || !s.to.IsValid() {
+		return Interface{}, false
+	}
+	index, ok := s.Host.Route(s.to)
+	at := slices.IndexFunc(s.Host.Interfaces, func(i Interface) bool { return i.Index == index })
+	if !ok || at < 0 {
+		return Interface{}, false
+	}
+	return s.Host.Interfaces[at], true
 }
 
 func (s *walk) notrack(at *Place) {

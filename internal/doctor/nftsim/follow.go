@@ -93,7 +93,7 @@ type walker struct {
 	*Ruleset
 	Options
 	packet      Packet
-	reversed    bool // of chains of one priority, those of the first table run first
+	order       order
 	family      Family
 	budget      int
 	steps       int
@@ -152,41 +152,42 @@ type change struct {
 }
 
 // Follow returns what becomes of a packet. Of chains of one priority in two
-// tables nobody can tell which was registered first, so both orders are followed
-// where there are such chains, and the verdict is Unknown if they end differently.
+// tables nobody can tell which was registered first, so several orders are
+// followed where there are such chains, and the verdict is Unknown if they end
+// differently.
 func (r *Ruleset) Follow(p Packet, o Options) Outcome {
-	out := r.follow(p, o, false)
-	if !r.ties() {
-		return out
+	orders := r.orders()
+	out := r.follow(p, o, orders[0])
+	for _, order := range orders[1:] {
+		other := r.follow(p, o, order)
+		out.merge(&other)
 	}
-	other := r.follow(p, o, true)
-	first, last := max(out.First, other.First), min(out.Last, other.Last)
-	if other.Verdict == Unknown || out.Verdict != Unknown && !out.same(&other) {
-		if other.By == nil {
-			other.By = out.By
-		}
-		if other.By == nil {
-			other.By = other.DNAT
-		}
-		if other.By == nil {
-			other.By = out.DNAT
-		}
-		if other.Verdict != Unknown {
-			other = Outcome{Verdict: Unknown, By: other.By, DNAT: other.DNAT, Addresses: other.Addresses}
-		}
-		out = other
-	}
-	if out.Unmarked == nil {
-		out.Unmarked = other.Unmarked
-	}
-	out.MarkKnown &= other.MarkKnown &^ (out.Mark ^ other.Mark)
-	out.Mark &= out.MarkKnown
-	out.First, out.Last = first, last
 	return out
 }
 
-func (r *Ruleset) follow(p Packet, o Options, reversed bool) Outcome {
-	w := &walker{Ruleset: r, Options: o, packet: p, reversed: reversed, budget: budget, last: 0xffff, addresses: map[netip.Addr]bool{}}
+// merge takes into account what becomes of the packet in another order.
+func (o *Outcome) merge(other *Outcome) {
+	if o.Verdict != Unknown && (other.Verdict == Unknown || !o.same(other)) {
+		for _, by := range []*Place{other.By, other.DNAT, o.DNAT, other.TProxy, o.TProxy} {
+			if o.By == nil || other.Verdict == Unknown && by == other.By && by != nil {
+				o.By = by
+			}
+		}
+		o.Verdict, o.To, o.Delivered = Unknown, netip.AddrPort{}, false
+	}
+	if o.Unmarked == nil {
+		o.Unmarked = other.Unmarked
+	}
+	if o.Untracked == nil {
+		o.Untracked = other.Untracked
+	}
+	o.MarkKnown &= other.MarkKnown &^ (o.Mark ^ other.Mark)
+	o.Mark &= o.MarkKnown
+	o.First, o.Last = max(o.First, other.First), min(o.Last, other.Last)
+}
+
+func (r *Ruleset) follow(p Packet, o Options, order order) Outcome {
+	w := &walker{Ruleset: r, Options: o, packet: p, order: order, budget: budget, last: 0xffff, addresses: map[netip.Addr]bool{}}
 	w.family = IPv6
 	if p.To.Is4() {
 		w.family = IPv4
@@ -236,7 +237,7 @@ func (s *walk) end(v Verdict, by *Place) Outcome {
 // enter goes to a hook.
 func (s *walk) enter(hook Hook) Outcome {
 	s.hook = hook
-	s.todo = s.at(hook, s.family, s.reversed)
+	s.todo = s.at(hook, s.family, s.order)
 	return s.next()
 }
 

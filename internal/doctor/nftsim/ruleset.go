@@ -27,8 +27,8 @@
 // netdev, bridge and arp, and ingress hooks (Ruleset.NotFollowed lists them);
 // BPF and XDP programs, traffic control, the tables of iptables-legacy; what
 // conntrack helpers, IPsec and fragments do. Of chains of one priority in two
-// tables the kernel does not tell which it registered first: both orders are
-// followed, and where they end differently the verdict is Unknown.
+// tables the kernel does not tell which it registered first: they are followed in
+// both orders, and where they end differently the verdict is Unknown.
 package nftsim
 
 import (
@@ -92,8 +92,8 @@ type Ruleset struct {
 
 	chains map[chainID]*Chain
 
-	tiesOnce sync.Once
-	tied     bool
+	ordersOnce sync.Once
+	ordersMade []order
 }
 
 type chainID struct {
@@ -211,27 +211,41 @@ const (
 	priorityNAT   = -100 // of DNAT
 )
 
-// ties reports whether there are chains at one hook, of one priority, in two
-// tables, or beside what the kernel itself does there.
-func (r *Ruleset) ties() bool {
-	r.tiesOnce.Do(func() {
-		for _, hook := range []Hook{Prerouting, Input, Forward} {
-			for _, family := range []Family{IPv4, IPv6} {
-				later, earlier := r.at(hook, family, false), r.at(hook, family, true)
-				for i := range later {
-					if later[i].chain != earlier[i].chain || later[i].track != earlier[i].track || !slices.Equal(later[i].nat, earlier[i].nat) {
-						r.tied = true
-					}
+// An order says in which order chains of one priority run that the kernel may
+// have registered in any: those of two tables, and those beside what the kernel
+// itself does. In one table the chain made last comes first.
+type order struct {
+	reversed    bool // the chains of the table made first come first
+	kernelFirst bool
+}
+
+// orders returns the orders that differ for this ruleset.
+func (r *Ruleset) orders() []order {
+	r.ordersOnce.Do(func() {
+		var seen [][]step
+		for _, o := range []order{{}, {true, false}, {false, true}, {true, true}} {
+			var all []step
+			for _, hook := range []Hook{Prerouting, Input, Forward} {
+				for _, family := range []Family{IPv4, IPv6} {
+					all = append(all, r.at(hook, family, o)...)
 				}
+			}
+			same := func(other []step) bool {
+				return slices.EqualFunc(all, other, func(a, b step) bool {
+					return a.chain == b.chain && a.track == b.track && slices.Equal(a.nat, b.nat)
+				})
+			}
+			if !slices.ContainsFunc(seen, same) {
+				seen = append(seen, all)
+				r.ordersMade = append(r.ordersMade, o)
 			}
 		}
 	})
-	return r.tied
+	return r.ordersMade
 }
 
-// at returns what happens at a hook to packets of a family, in order. reversed
-// says how chains of one priority in two tables stand.
-func (r *Ruleset) at(hook Hook, family Family, reversed bool) []step {
+// at returns what happens at a hook to packets of a family, in order.
+func (r *Ruleset) at(hook Hook, family Family, o order) []step {
 	type placed struct {
 		step
 		priority, made, table int // table: that the chain is in; 0: the kernel itself
@@ -257,7 +271,12 @@ func (r *Ruleset) at(hook Hook, family Family, reversed bool) []step {
 			return cmp.Compare(priority1, priority2)
 		case table1 == table2:
 			return made2 - made1 // the last made comes first
-		case reversed:
+		case table1 == 0 || table2 == 0:
+			if o.kernelFirst {
+				return table1 - table2
+			}
+			return table2 - table1
+		case o.reversed:
 			return table1 - table2
 		}
 		return table2 - table1
@@ -269,7 +288,7 @@ func (r *Ruleset) at(hook Hook, family Family, reversed bool) []step {
 		}
 		all = append(all, placed{step{nat: nat}, priority, 0, 0})
 		slices.SortStableFunc(nat, func(a, b *Chain) int {
-			return byPriority(a.Base.Priority, b.Base.Priority, slices.Index(r.Tables, a.Table), slices.Index(r.Tables, b.Table), a.made, b.made)
+			return byPriority(a.Base.Priority, b.Base.Priority, 1+slices.Index(r.Tables, a.Table), 1+slices.Index(r.Tables, b.Table), a.made, b.made)
 		})
 	}
 	slices.SortStableFunc(all, func(a, b placed) int {
@@ -298,8 +317,11 @@ type Host struct {
 	Local, Elsewhere []netip.Prefix
 	Broadcast        []netip.Addr
 	// Route returns the interface by which packets to an address leave; false:
-	// there is no route. Nil: not known.
+	// there is no route. Nil: not known, as where rules of policy routing ask for
+	// more than the destination.
 	Route func(netip.Addr) (index int, ok bool)
+	// Interfaces are those that Route names.
+	Interfaces []Interface
 }
 
 func contains(prefixes []netip.Prefix, a netip.Addr) bool {

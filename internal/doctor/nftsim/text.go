@@ -1,9 +1,11 @@
 package nftsim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,23 +63,28 @@ type texter struct {
 	chain   *Chain
 	regs    map[int]phrase
 	words   []string
-	// dependency is a condition that nft leaves out if the next one implies it.
-	dependency, implied string
-	l4                  string
-	ip                  string
+	// dependencies are conditions that nft leaves out if the next one implies them.
+	dependencies []dependency
+	l4, ip       string
 }
+
+type dependency struct{ text, implied string }
 
 func (t *texter) say(format string, args ...any) {
 	t.settle("")
 	t.words = append(t.words, fmt.Sprintf(format, args...))
 }
 
-// settle writes the dependency, if the next condition does not imply it.
-func (t *texter) settle(implied string) {
-	if t.dependency != "" && (implied == "" || implied != t.implied) {
-		t.words = append(t.words, t.dependency)
+// settle writes the dependencies that the next words do not imply, as "tcp" in
+// "tcp dport" does.
+func (t *texter) settle(next string) {
+	words := strings.Fields(next)
+	for _, d := range t.dependencies {
+		if !slices.Contains(words, d.implied) {
+			t.words = append(t.words, d.text)
+		}
 	}
-	t.dependency, t.implied = "", ""
+	t.dependencies = nil
 }
 
 func (t *texter) reg(register uint32) phrase {
@@ -218,6 +225,7 @@ func (t *texter) expression(e expression) {
 		if set := t.ruleset.Sets[SetID{t.chain.Table, name}]; set != nil {
 			p = t.key(a.uint32(unix.NFTA_DYNSET_SREG_KEY), set.keyLen)
 		}
+		t.settle(p.text)
 		t.say("%s @%s { %s }", op, name, p.text)
 	case "limit":
 		over := ""
@@ -228,6 +236,7 @@ func (t *texter) expression(e expression) {
 		t.say("limit rate %s%d/%s", over, a.uint64(unix.NFTA_LIMIT_RATE), unit)
 	case "reject":
 		if a.uint32(unix.NFTA_REJECT_TYPE) == unix.NFT_REJECT_TCP_RST {
+			t.settle("tcp")
 			t.say("reject with tcp reset")
 			return
 		}
@@ -445,7 +454,7 @@ func (t *texter) compare(p phrase, op uint32, data []byte) {
 	}
 	value := p.kind.text(data)
 	switch {
-	case p.kind == ipAddress && p.size < 16 && p.size != 4 && p.mask == "": // a prefix
+	case p.kind == ipAddress && p.mask == "" && (p.size < 4 || p.size < 16 && strings.HasPrefix(p.text, "ip6")): // a prefix
 		length := 4
 		if strings.HasPrefix(p.text, "ip6") {
 			length = 16
@@ -472,18 +481,21 @@ func (t *texter) compare(p phrase, op uint32, data []byte) {
 		switch p.text {
 		case "meta l4proto", "ip protocol", "ip6 nexthdr":
 			t.l4 = value
-			t.settle("")
-			t.dependency, t.implied = p.text+" "+value, value
+			t.dependencies = append(t.dependencies, dependency{p.text + " " + value, value})
 			return
 		case "meta nfproto":
 			t.ip = map[string]string{"ipv4": "ip", "ipv6": "ip6"}[value]
-			t.settle("")
-			t.dependency, t.implied = p.text+" "+value, t.ip
+			t.dependencies = append(t.dependencies, dependency{p.text + " " + value, t.ip})
 			return
 		case "meta protocol":
 			t.ip = value
-			t.settle("")
-			t.dependency, t.implied = p.text+" "+value, value
+			t.dependencies = append(t.dependencies, dependency{p.text + " " + value, value})
+			return
+		}
+	}
+	if n := len(t.words) - 1; op == unix.NFT_CMP_LTE && n >= 0 && len(t.dependencies) == 0 {
+		if from, ok := strings.CutPrefix(t.words[n], p.text+p.mask+" >= "); ok && !strings.Contains(from, " ") {
+			t.words[n] = p.text + p.mask + " " + from + "-" + value
 			return
 		}
 	}
@@ -491,8 +503,10 @@ func (t *texter) compare(p phrase, op uint32, data []byte) {
 }
 
 func (t *texter) condition(p phrase, rest string) {
-	first, _, _ := strings.Cut(p.text, " ")
-	t.settle(first)
+	if strings.HasPrefix(p.text, "rt ") {
+		t.settle("ip6")
+	}
+	t.settle(p.text)
 	t.words = append(t.words, strings.TrimSpace(p.text+p.mask+" "+rest))
 }
 
@@ -504,9 +518,11 @@ func (t *texter) set(s *Set, p phrase) string {
 		return "@" + s.Name
 	}
 	var parts []string
-	for i, e := range s.elements {
+	elements := slices.Clone(s.elements)
+	slices.SortStableFunc(elements, func(a, b element) int { return bytes.Compare(a.from, b.from) })
+	for i, e := range elements {
 		if i == maxElements {
-			parts = append(parts, fmt.Sprintf("and %d more", len(s.elements)-i))
+			parts = append(parts, fmt.Sprintf("and %d more", len(elements)-i))
 			break
 		}
 		text := "*"

@@ -168,7 +168,11 @@ func (s *walk) match(name string, revision uint32, i info) result {
 			a = when(s.packet.In.Group&i.uint32(8) == i.uint32(4)).answer.not(flags&2 != 0)
 		}
 		if flags&4 != 0 && a == yes {
-			return unclear
+			out, ok := s.out()
+			if !ok {
+				return unclear
+			}
+			a = when(out.Group&i.uint32(16) == i.uint32(12)).answer.not(flags&8 != 0)
 		}
 		return result{answer: a}
 	case "iprange":
