@@ -92,6 +92,9 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 		{"whatever it holds", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
 		{"an empty segment", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/"}, ""},
 		{"an empty one in the middle", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k//x"}, ""},
+		{"an empty segment and a slash", Trigger{Template: "/k/{totp}"}, Request{Path: "/k//"}, ""},
+		{"an empty segment before another", Trigger{Template: "/k/{totp}"}, Request{Path: "/k//1"}, ""},
+		{"one without its prefix's slash", Trigger{Template: "/k/{totp}"}, Request{Path: "/kk123456"}, ""},
 		{"two segments", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/2"}, ""},
 		{"a slash behind", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/"}, ""},
 		{"another suffix", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k/1/y"}, ""},
@@ -114,7 +117,7 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 			for _, c := range k.Candidates {
 				code += c.Code
 			}
-			if code != tt.code || len(k.Hits) != 0 {
+			if code != tt.code || len(k.Hits) != 0 || (len(k.Candidates) > 0) != (tt.code != "") {
 				t.Errorf("candidates %+v, hits %+v; want %q", k.Candidates, k.Hits, tt.code)
 			}
 			if code == "" {
@@ -314,6 +317,64 @@ func TestNewSetKeepsTheMachinesOfUnchangedSequences(t *testing.T) {
 	}
 	if after.Machine("test") != before.Machine("test") {
 		t.Error("nothing changed, and the machine is a new one")
+	}
+}
+
+// What concerns nobody is thrown away unread, so that a path which could match must
+// concern somebody; and most of what strangers ask for should not.
+func TestWhichPathsConcernASet(t *testing.T) {
+	sum := sha256.Sum256([]byte("/hidden"))
+	for _, tt := range []struct {
+		name    string
+		trigger Trigger
+		yes, no []string
+	}{
+		{"a path", Trigger{Path: "/a"}, []string{"/a"}, []string{"/", "/ab", "/A", ""}},
+		{"a path with conditions", Trigger{Path: "/a", Method: "POST", Host: "h", Scheme: HTTPS, Query: map[string]string{"k": "v"}}, []string{"/a"}, []string{"/b"}},
+		{"a hash", Trigger{Hash: hex.EncodeToString(sum[:])}, []string{"/hidden"}, []string{"/hidden2", "/", ""}},
+		{"a regex", Trigger{Regex: `^/t[0-9]$`}, []string{"/t1"}, []string{"/t", "/t12"}},
+		{"a template", Trigger{Template: "/k/{totp}"}, []string{"/k/1", "/k/1/2"}, []string{"/k/", "/k", "/l/1", "/", "", "/kk/1"}},
+		{"a template in the middle", Trigger{Template: "/long/prefix/{ticket}/x"}, []string{"/long/prefix/1/x"}, []string{"/long/prefiy/1/x", "/long/prefix/", "/l", "/long/prefix"}},
+		{"a template at the root", Trigger{Template: "/{totp}"}, []string{"/123456", "/x"}, []string{"/", ""}},
+	} {
+		set, err := NewSet([]Spec{one(tt.trigger)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range tt.yes {
+			if !set.Concerns(path) {
+				t.Errorf("%s: %q concerns nobody", tt.name, path)
+			}
+		}
+		for _, path := range tt.no {
+			if set.Concerns(path) {
+				t.Errorf("%s: %q concerns somebody", tt.name, path)
+			}
+		}
+	}
+	empty, err := NewSet(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if empty.Concerns("/a") {
+		t.Error("a path concerns an empty set")
+	}
+}
+
+func TestASetIgnoresWhatAllItsSequencesIgnore(t *testing.T) {
+	ignoring := func(name string, paths ...string) Spec {
+		s := one(Trigger{Path: "/" + name})
+		s.Name, s.Ignore = name, paths
+		return s
+	}
+	set, err := NewSet([]Spec{ignoring("one", "/x", "/y"), ignoring("two", "/y", "/z")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{"/x": false, "/y": true, "/z": false, "/one": false} {
+		if set.Ignores(path) != want {
+			t.Errorf("%s: ignored %v", path, !want)
+		}
 	}
 }
 

@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,6 +105,40 @@ func BenchmarkMootLetter(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.read(httpd.NewLetter(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head))
+	}
+}
+
+// Every kind of a first step is read, however it is written.
+func TestNoFirstStepIsThrownAwayUnread(t *testing.T) {
+	for _, tt := range []struct {
+		step, target string
+	}{
+		{"/a", "/a"},
+		{"sha256:" + fmt.Sprintf("%x", sha256.Sum256([]byte("/hidden"))), "/hidden"},
+		{"{regex: '^/t[0-9]+$'}", "/t42"},
+		{"{path: /a, method: GET, host: h}", "/a"},
+	} {
+		r, err := newRules(parse(t, strings.Replace(file, "/a, /b, /c", tt.step+", /b, /c", 1)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newShards(1, r, nil, nil, nil).shards[0]
+		knockAs(s, "192.0.2.7", "GET "+tt.target+" HTTP/1.1\r\nHost: h\r\n\r\n", nil)
+		if !s.tracker.Knows(netip.MustParseAddr("192.0.2.7")) {
+			t.Errorf("%s begins nothing for %s", tt.target, tt.step)
+		}
+	}
+	// What matters of a one-time step is that its code is looked at.
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "template", Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/k/{totp}"}}}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	s := newShards(1, r, nil, nil, nil).shards[0]
+	s.rules = r
+	l := httpd.NewLetter(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
+	if s.moot(&l) {
+		t.Error("a request with a code is thrown away unread")
 	}
 }
 
