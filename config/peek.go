@@ -29,6 +29,17 @@ func Peek(file string) Basics {
 	if values, err := environment(); err == nil {
 		override(root, values)
 	}
+	return basics(root)
+}
+
+// PeekSource is Peek for what was in force.
+func PeekSource(s *Source) Basics {
+	root := peek(s.File, []byte(s.Text))
+	override(root, s.Environment)
+	return basics(root)
+}
+
+func basics(root *yaml.Node) Basics {
 	value := func(valid func(string) bool, path ...string) string {
 		n := root
 		for _, name := range path {
@@ -84,4 +95,13 @@ func peek(file string, data []byte) *yaml.Node {
 		}
 	}
 	return whole
+}
+
+// DefaultState returns the directory that keeps what must survive, unless a file
+// says otherwise.
+func DefaultState() string {
+	if values, err := environment(); err == nil && filepath.IsAbs(values["state"]) {
+		return values["state"]
+	}
+	return overrides["state"]
 }

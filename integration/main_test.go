@@ -75,6 +75,7 @@ type world struct {
 	server, alice, mallory *lab.Host
 	dir                    string // configuration, socket, keys
 	daemon                 *process
+	env                    []string // of commands, besides this process's
 }
 
 // process is a command that runs, and what it has logged.
@@ -312,6 +313,7 @@ func (w *world) webknock(args ...string) (stdout, stderr string, code int) {
 		args = append(args, "--socket", filepath.Join(w.dir, "webknock.sock"))
 	}
 	cmd := w.server.Command(w.t.Context(), binary, append(args, "--config", w.config())...)
+	cmd.Env = append(os.Environ(), w.env...)
 	var o, e strings.Builder
 	cmd.Stdout, cmd.Stderr = &o, &e
 	err := cmd.Run()

@@ -7,7 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"webknock/config"
 	"webknock/httpd/admin"
+	"webknock/internal/durable"
+	"webknock/internal/lastgood"
 )
 
 func newReload(a *app) *cobra.Command {
@@ -22,7 +25,11 @@ func newReload(a *app) *cobra.Command {
 			if confirm > 0 {
 				r.Confirm = confirm.String()
 			}
-			if err := a.api().Reload(c.Context(), r); err != nil {
+			err := a.api().Reload(c.Context(), r)
+			if errors.Is(err, admin.ErrNoDaemon) && a.forgetUndone() {
+				return fmt.Errorf("%w; the configuration, whose trial was undone, may be tried again at the next start", err)
+			}
+			if err != nil {
 				return err
 			}
 			text := "reloaded"
@@ -39,6 +46,22 @@ func newReload(a *app) *cobra.Command {
 type reloaded struct {
 	Result        string  `json:"result"`
 	ConfirmWithin float64 `json:"confirm_within,omitempty"` // seconds
+}
+
+// forgetUndone lets a start put the file in force although nobody has confirmed
+// it, since a reload was asked for. It reports whether it was undone.
+func (a *app) forgetUndone() bool {
+	cfg, err := config.Load(a.configFile)
+	if err != nil {
+		return false
+	}
+	trials, err := lastgood.ReadTrials(cfg.State)
+	if err != nil || !trials.Forget(cfg.Source.Hash()) {
+		return false
+	}
+	dir := durable.NewDir(cfg.State)
+	defer dir.Close()
+	return lastgood.WriteTrials(dir, trials) == nil
 }
 
 // trialTime is a flag that holds how long to wait for a confirmation.

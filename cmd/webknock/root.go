@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"webknock/config"
 	"webknock/httpd/admin"
+	"webknock/internal/lastgood"
 	"webknock/internal/suggest"
 )
 
@@ -161,7 +165,36 @@ func markFailures(c *cobra.Command) {
 }
 
 // api returns the client of the running daemon. It finds the socket although
-// the configuration has errors.
+// the configuration has errors, or names another than the daemon, which goes on
+// with what was in force when it started.
 func (a *app) api() admin.API {
-	return admin.API{Socket: cmp.Or(a.socket, os.Getenv("WEBKNOCK_SOCKET"), os.Getenv("WEBKNOCK_ADMIN_SOCKET"), config.Peek(a.configFile).Socket)}
+	socket := cmp.Or(a.socket, os.Getenv("WEBKNOCK_SOCKET"), os.Getenv("WEBKNOCK_ADMIN_SOCKET"))
+	if socket != "" {
+		return admin.API{Socket: socket}
+	}
+	socket = config.Peek(a.configFile).Socket
+	if answers(socket) {
+		return admin.API{Socket: socket}
+	}
+	if last, err := lastgood.ReadConfig(a.stateDir()); err == nil && last != nil {
+		if before := config.PeekSource(last.Source).Socket; answers(before) {
+			return admin.API{Socket: before}
+		}
+	}
+	return admin.API{Socket: socket}
+}
+
+// answers reports whether anybody serves on a socket.
+func answers(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		conn.Close()
+	}
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// stateDir returns where what was in force last is kept, although the
+// configuration has errors.
+func (a *app) stateDir() string {
+	return lastgood.Dir(a.configFile, config.Peek(a.configFile).State, config.DefaultState())
 }

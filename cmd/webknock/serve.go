@@ -7,32 +7,62 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"webknock/config"
 	"webknock/internal/daemon"
 )
 
 func newServe(a *app) *cobra.Command {
-	var dryRun bool
-	var confirm time.Duration
+	var o daemon.Options
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive knocks, keep doors, open them",
 		Long: "serve is the daemon. SIGHUP makes it read its configuration again; SIGTERM and SIGINT\n" +
-			"stop it, and leave the doors guarded.",
+			"stop it, and leave the doors guarded. If the configuration cannot be put in force, the one\n" +
+			"that was in force last runs, and the status is degraded and says why.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return serve(c.Context(), a, dryRun, confirm, c.ErrOrStderr())
+			err := serve(c.Context(), a, o, c.ErrOrStderr())
+			if err != nil && !isTerminal(c.ErrOrStderr()) {
+				err = oneLine{err} // a service manager tries for ever
+			}
+			return err
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "touch no firewall: guard nothing, open nothing")
-	c.Flags().Var((*trialTime)(&confirm), "confirm", "take the guard away again unless webknock confirm follows within `DURATION`")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "touch no firewall: guard nothing, open nothing")
+	c.Flags().BoolVar(&o.Strict, "strict", false, "fail if the configuration cannot be put in force, though another was")
+	c.Flags().Var((*trialTime)(&o.Confirm), "confirm", "take the guard away again unless webknock confirm follows within `DURATION`\n"+
+		"(also WEBKNOCK_CONFIRM; what was confirmed starts without)")
 	return c
 }
+
+// standingTrial is how long a trial by WEBKNOCK_CONFIRM lasts if its value is
+// none: a typo there must not keep anybody out, nor do without a trial.
+const standingTrial = 2 * time.Minute
+
+// standing returns how long the environment has every start wait for a
+// confirmation; 0: not at all.
+func standing(log *slog.Logger) (d time.Duration) {
+	text := os.Getenv("WEBKNOCK_CONFIRM")
+	if text == "" {
+		return 0
+	}
+	if err := (*trialTime)(&d).Set(text); err != nil {
+		log.Error("WEBKNOCK_CONFIRM is "+err.Error(), "value", text, "instead", standingTrial)
+		return standingTrial
+	}
+	return d
+}
+
+// oneLine is an error whose text is a single line.
+type oneLine struct{ error }
+
+func (e oneLine) Unwrap() error { return e.error }
+func (e oneLine) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
 
 // leaveRoom has the daemon take half of the processors at most, so that no flood
 // of knocks takes them all from what is behind the doors, and since goroutines
@@ -44,7 +74,7 @@ func leaveRoom() {
 	}
 }
 
-func serve(ctx context.Context, a *app, dryRun bool, confirm time.Duration, stderr io.Writer) error {
+func serve(ctx context.Context, a *app, o daemon.Options, stderr io.Writer) error {
 	leaveRoom()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -64,18 +94,16 @@ func serve(ctx context.Context, a *app, dryRun bool, confirm time.Duration, stde
 			}
 		}
 	}()
-	cfg, err := config.Load(a.configFile)
+	start, err := daemon.Choose(a.configFile, o.Strict, o.DryRun)
 	if err != nil {
 		return err
 	}
-	level := new(slog.LevelVar)
-	return daemon.Run(ctx, daemon.Options{
-		ConfigFile: a.configFile,
-		Socket:     a.socket,
-		DryRun:     dryRun,
-		Confirm:    confirm,
-		Version:    version,
-		Log:        newLogger(stderr, cfg.Log.Format, level),
-		Level:      level,
-	}, reload)
+	o.ConfigFile, o.Start, o.Socket, o.Version = a.configFile, start, a.socket, version
+	o.Level = new(slog.LevelVar)
+	o.Log = newLogger(stderr, start.Config.Log.Format, o.Level)
+	if o.Confirm == 0 {
+		o.Confirm = standing(o.Log)
+		o.Standing = o.Confirm > 0
+	}
+	return daemon.Run(ctx, o, reload)
 }

@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +15,7 @@ import (
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
 	"webknock/internal/durable"
+	"webknock/internal/lastgood"
 )
 
 func newUnguard(a *app) *cobra.Command {
@@ -23,7 +28,7 @@ func newUnguard(a *app) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			err := a.api().Unguard(c.Context())
 			if errors.Is(err, admin.ErrNoDaemon) {
-				err = unguard(c.Context(), a.configFile)
+				err = unguard(c.Context(), a, c.ErrOrStderr())
 			}
 			if err != nil {
 				return err
@@ -38,21 +43,45 @@ func sessionsIn(state *durable.Dir) nft.Store {
 	return durable.File{Dir: state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
 }
 
-// unguard removes the table without a daemon.
-func unguard(ctx context.Context, configFile string) error {
-	cfg, err := config.Load(configFile)
-	if err != nil {
+// unguard removes the table without a daemon: the one of the guard that was in
+// force last and, should that be another, the one that the file names. It
+// remembers that the guard was taken away on purpose.
+func unguard(ctx context.Context, a *app, stderr io.Writer) error {
+	state := a.stateDir()
+	last, err := lastgood.ReadGuard(state)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		fmt.Fprintf(stderr, "warning: the last good guard cannot be read: %v\n", err)
+	}
+	table := config.Peek(a.configFile).Table
+	if last != nil && last.Table != table {
+		if err := removeTable(ctx, state, last.Table); err != nil {
+			return err
+		}
+	}
+	if err := removeTable(ctx, state, table); err != nil {
 		return err
 	}
-	lock, err := nft.LockTable(ctx, cfg.Firewall.Table, slog.Default())
+	if last == nil {
+		return nil
+	}
+	dir := durable.NewDir(state)
+	defer dir.Close()
+	if err := lastgood.MarkGuard(dir, time.Now()); err != nil {
+		fmt.Fprintf(stderr, "warning: webknock guard may put the last good guard up again, since it cannot be remembered that it was taken away: %v\n", err)
+	}
+	return nil
+}
+
+func removeTable(ctx context.Context, state, table string) error {
+	lock, err := nft.LockTable(ctx, table, slog.Default())
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
 	lock.Stopping()
-	state := durable.NewDir(cfg.State)
-	defer state.Close()
-	backend, err := nft.New(nft.Options{Table: cfg.Firewall.Table, Log: slog.Default(), Sessions: sessionsIn(state)})
+	dir := durable.NewDir(state)
+	defer dir.Close()
+	backend, err := nft.New(nft.Options{Table: table, Log: slog.Default(), Sessions: sessionsIn(dir)})
 	if err != nil {
 		return err
 	}

@@ -310,6 +310,9 @@ const stopTimeout = 500 * time.Millisecond
 
 // Serve answers on a listener until ctx is done, and then returns nil.
 func Serve(ctx context.Context, l net.Listener, control Control, log *slog.Logger) error {
+	if l, ok := l.(*listener); ok && l.noGroup != "" {
+		log.Info("no such group: only root and the daemon's user may use the admin socket", "group", l.noGroup)
+	}
 	server := &http.Server{
 		Handler:           Handler(control),
 		ReadHeaderTimeout: 5 * time.Second,

@@ -31,7 +31,10 @@ type listener struct {
 	path string
 	file fs.FileInfo // of path, when it was made
 	gid  int         // of the group, or -1
-	log  *slog.Logger
+	// noGroup is the group if there is none of that name. Serve says so: a start
+	// that fails says only why.
+	noGroup string
+	log     *slog.Logger
 }
 
 // Listen makes the admin socket, mode 0660, for the group if there is one of
@@ -85,7 +88,7 @@ func Listen(path, group string, log *slog.Logger) (_ net.Listener, err error) {
 		return nil, err
 	}
 	if g, err := user.LookupGroup(group); err != nil {
-		log.Info("no such group: only root and the daemon's user may use the admin socket", "group", group)
+		l.noGroup = group
 	} else if id, err := strconv.Atoi(g.Gid); err == nil {
 		l.gid = id
 		if err := os.Chown(path, -1, id); err != nil {

@@ -21,23 +21,31 @@ type trial struct {
 	until time.Time // zero: nothing waits for confirmation
 	timer *time.Timer
 	undo  func(context.Context) error
+	cfg   *config.Config // that is on trial
 	// undoing is set while undo runs, which may take as long as the firewall
 	// takes; mu is not held meanwhile.
 	undoing bool
 }
 
-// begin has undo called after a time, unless it is confirmed before.
-func (d *Daemon) begin(after time.Duration, undo func(context.Context) error) {
+// begin has undo called after a time, unless cfg is confirmed before.
+func (d *Daemon) begin(after time.Duration, cfg *config.Config, undo func(context.Context) error) {
+	d.keep.onTrial(cfg)
 	d.trial.mu.Lock()
 	defer d.trial.mu.Unlock()
 	d.trial.until = time.Now().Add(after)
 	d.trial.undo = undo
+	d.trial.cfg = cfg
 	d.trial.timer = time.AfterFunc(after, d.unconfirmed)
 	d.Log.Warn("waiting for webknock confirm; without it the change is undone", "until", d.trial.until)
 }
 
 // unconfirmed undoes the change whose time is over.
-func (d *Daemon) unconfirmed() {
+func (d *Daemon) unconfirmed() { d.undoTrial(false) }
+
+// undoTrial undoes the change that waits for confirmation. If the daemon has been
+// stopped, a first start may be tried again: only what began with another
+// configuration to fall back on counts as undone.
+func (d *Daemon) undoTrial(stopped bool) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	d.trial.mu.Lock()
@@ -45,10 +53,13 @@ func (d *Daemon) unconfirmed() {
 		d.trial.mu.Unlock()
 		return // confirmed meanwhile
 	}
-	undo := d.trial.undo
+	undo, cfg := d.trial.undo, d.trial.cfg
 	d.trial.undoing = true
 	d.trial.mu.Unlock()
 	err := undo(context.Background())
+	if err == nil && !stopped {
+		d.keep.undone(cfg)
+	}
 	d.trial.mu.Lock()
 	defer d.trial.mu.Unlock()
 	d.trial.undoing = false
@@ -73,18 +84,28 @@ func (d *Daemon) pending() time.Time {
 
 // Confirm implements admin.Control.
 func (d *Daemon) Confirm(context.Context) error {
+	cfg, err := d.confirmed()
+	if err != nil {
+		return err
+	}
+	d.keep.inForce(cfg, true)
+	d.Log.Info("confirmed")
+	return nil
+}
+
+// confirmed ends the trial, and returns the configuration that was on trial.
+func (d *Daemon) confirmed() (*config.Config, error) {
 	d.trial.mu.Lock()
 	defer d.trial.mu.Unlock()
 	if d.trial.until.IsZero() {
-		return admin.NewProblem(http.StatusConflict, "nothing waits for confirmation")
+		return nil, admin.NewProblem(http.StatusConflict, "nothing waits for confirmation")
 	}
 	if d.trial.undoing {
-		return admin.NewProblem(http.StatusConflict, "too late: the change is being undone")
+		return nil, admin.NewProblem(http.StatusConflict, "too late: the change is being undone")
 	}
 	d.trial.timer.Stop()
 	d.trial.until = time.Time{}
-	d.Log.Info("confirmed")
-	return nil
+	return d.trial.cfg, nil
 }
 
 // end undoes at once what waits for confirmation when the daemon stops.
@@ -96,7 +117,7 @@ func (d *Daemon) end() {
 	}
 	d.trial.mu.Unlock()
 	if waits {
-		d.unconfirmed()
+		d.undoTrial(true)
 	}
 }
 
@@ -111,6 +132,7 @@ func (d *Daemon) reloadUnconfirmed(old *config.Config) func(context.Context) err
 		if err := d.apply(ctx, old); err != nil {
 			return err
 		}
+		d.differ(d.notWhatRuns("nobody has confirmed it, so that the configuration is as it was before"))
 		d.Log.Warn("nobody has confirmed the reload, the configuration is as it was before")
 		return nil
 	}

@@ -8,14 +8,17 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"webknock/config"
 )
 
 // A firewall that does not answer holds up neither the status nor who confirms.
 func TestAChangeThatIsBeingUndoneHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &Daemon{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+		o := Options{Log: slog.New(slog.DiscardHandler), DryRun: true}
+		d := &Daemon{Options: o, keep: newKeeping(nil, config.BackendMemory, o)}
 		began, answer := make(chan bool), make(chan error)
-		d.begin(time.Minute, func(context.Context) error {
+		d.begin(time.Minute, &config.Config{Source: &config.Source{}}, func(context.Context) error {
 			began <- true
 			return <-answer
 		})

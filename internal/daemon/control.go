@@ -68,7 +68,10 @@ func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool)
 	} else if !guarded {
 		problems = append(problems, d.taken())
 	}
-	all := []error{d.ledger.Problem(), d.commands.journal.Problem()}
+	d.mu.Lock()
+	problems = append(problems, d.differs...)
+	d.mu.Unlock()
+	all := []error{d.keep.problem(), d.ledger.Problem(), d.commands.journal.Problem()}
 	if d.closed != nil {
 		all = append(all, d.closed.Problem())
 	}
@@ -184,8 +187,14 @@ func (d *Daemon) Close(ctx context.Context, id string) error {
 
 // Unguard implements admin.Control.
 func (d *Daemon) Unguard(ctx context.Context) error {
-	return problemOf(d.unguard(ctx, "the guard was taken away; webknock reload puts it back"))
+	err := d.unguard(ctx, takenAway)
+	if err == nil {
+		d.keep.takenAway()
+	}
+	return problemOf(err)
 }
+
+const takenAway = "the guard was taken away; webknock reload puts it back"
 
 // unguard takes the guard away, and says why nothing is guarded from then on.
 func (d *Daemon) unguard(ctx context.Context, why string) error {
@@ -215,35 +224,67 @@ func (d *Daemon) Reload(ctx context.Context, r admin.ReloadRequest) error {
 			return admin.NewProblem(http.StatusBadRequest, "confirm: not a duration of at least 1s (like 2m)")
 		}
 	}
+	return problemOf(d.reload(ctx, byCommand, confirm))
+}
+
+// hangUp reloads because of a signal. A terminal that is closed sends one too:
+// unlike a reload that somebody asks for, it puts no guard back that was taken
+// away, and tries no file that nobody has confirmed.
+func (d *Daemon) hangUp(ctx context.Context) {
+	if guarded, err := d.gate.Guarding(ctx); err == nil && !guarded {
+		d.Log.Warn("not reloaded by SIGHUP, since the guard was taken away; webknock reload puts it back")
+		return
+	}
+	d.reload(ctx, bySignal, 0) // logs how it went
+}
+
+// reload puts the file in force, for a time only if confirm is not 0.
+func (d *Daemon) reload(ctx context.Context, by reloadBy, confirm time.Duration) error {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	d.notifier.reloading()
 	defer d.notifier.ready()
-	old := d.config.Load()
 	err := errPending
 	if d.pending().IsZero() {
-		err = d.reload(ctx, old)
+		err = d.takeUp(ctx, by, confirm)
+		if err != nil {
+			d.differ(d.notWhatRuns("it could not be reloaded: ", err))
+		}
 	}
 	if err != nil {
 		d.Log.Error("not reloaded, the configuration is as it was", "error", err)
-		return problemOf(err)
+		return err
 	}
 	d.Log.Info("reloaded", "config", d.ConfigFile)
-	if confirm > 0 {
-		d.begin(confirm, d.reloadUnconfirmed(old))
-	}
 	return nil
 }
 
-func (d *Daemon) reload(ctx context.Context, old *config.Config) error {
+// takeUp is reload for a caller that holds d.reloading.
+func (d *Daemon) takeUp(ctx context.Context, by reloadBy, confirm time.Duration) error {
+	old := d.config.Load()
 	cfg, err := config.Load(d.ConfigFile)
 	if err != nil {
 		return err
 	}
+	if by != byCommand && d.keep.wasUndone(cfg) {
+		return errUndone
+	}
+	if by == byRetry && d.keep.needsTrial(cfg) { // as at the start
+		confirm = d.Options.Confirm
+	}
 	if err := fixed(old, cfg); err != nil {
 		return err
 	}
-	return d.apply(ctx, cfg)
+	if err := d.apply(ctx, cfg); err != nil {
+		return err
+	}
+	d.differ(nil)
+	if confirm > 0 {
+		d.begin(confirm, cfg, d.reloadUnconfirmed(old))
+	} else {
+		d.keep.inForce(cfg, true)
+	}
+	return nil
 }
 
 // apply puts a configuration in force, as a whole or not at all.

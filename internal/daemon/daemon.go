@@ -5,6 +5,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,8 +43,11 @@ const stopTimeout = 1500 * time.Millisecond
 // Options are what a Daemon is started with.
 type Options struct {
 	ConfigFile string
+	Start      *Start        // what to start with; nil: as Choose has it
 	Socket     string        // of the admin API; empty: as configured
 	Confirm    time.Duration // take the guard away again unless the start is confirmed in this time; 0: no
+	Standing   bool          // Confirm holds for every start: there is no trial of what was in force last
+	Strict     bool          // fail where the file cannot be put in force, though another configuration was
 	DryRun     bool          // touch no firewall, whatever the configuration says
 	Version    string
 	Log        *slog.Logger
@@ -58,6 +62,7 @@ type Daemon struct {
 	gate     *firewall.Gate
 	shards   *shards
 	state    *durable.Dir
+	keep     *keeping
 	ledger   *onetime.Ledger
 	closed   *closed.Journal // nil: the backend outlives this process in nothing
 	notifier notifier
@@ -79,6 +84,7 @@ type Daemon struct {
 	completions map[string]uint64            // by sequence
 	waiting     map[netip.Addr]chan struct{} // the latest completion of a client that waits; closed when it is carried out
 	unguarded   string                       // why nothing is guarded, if nothing is
+	differs     []string                     // why the file on disk is not what runs, if it is not
 
 	trial trial
 }
@@ -94,29 +100,49 @@ type listener struct {
 // Run serves until ctx is done, and then returns nil; doors stay guarded.
 // What arrives on reload makes it read its configuration again.
 func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
-	cfg, err := config.Load(o.ConfigFile)
+	sockets, err := activation.ListenersWithNames()
 	if err != nil {
-		return err
-	}
-	o.Level.Set(cfg.Log.Level)
-	for _, warning := range cfg.Warnings {
-		o.Log.Warn(warning.Error())
-	}
-	d := &Daemon{Options: o, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
-	rules, err := newRules(cfg, nil)
-	if err != nil {
-		return err
-	}
-	if err := d.mayRun(cfg); err != nil {
-		return err
-	}
-	d.state = durable.NewDir(cfg.State)
-	d.ledger = onetime.New(d.state, o.Log)
-	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
-	if d.sockets, err = activation.ListenersWithNames(); err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
+	if o.Start == nil {
+		if o.Start, err = Choose(o.ConfigFile, o.Strict, o.DryRun); err != nil {
+			return err
+		}
+	}
+	err = run(ctx, o, sockets, reload)
+	var refused *refusal
+	if !errors.As(err, &refused) || o.Start.fallback != nil || o.Strict || o.DryRun {
+		return err
+	}
+	start, none := fallBack(o.ConfigFile, o.Start.Config.State, err)
+	if none != nil {
+		return none
+	}
+	o.Start = start
+	if again := run(ctx, o, sockets, reload); errors.As(again, &refused) && again.Error() != err.Error() {
+		return fmt.Errorf("%w; nor can the last good configuration be put in force: %w", err, again)
+	} else {
+		return again
+	}
+}
 
+func run(ctx context.Context, o Options, sockets map[string][]net.Listener, reload <-chan struct{}) error {
+	cfg := o.Start.Config
+	o.Level.Set(cfg.Log.Level)
+	d := &Daemon{Options: o, sockets: sockets, started: time.Now(), notifier: notifier{o.Log}, notices: notice.NewSender(o.Log), completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
+	rules, err := newRules(cfg, nil)
+	if err != nil {
+		return &refusal{err}
+	}
+	if err := d.mayRun(cfg); err != nil && o.Start.fallback == nil {
+		return &refusal{err}
+	} else if err != nil {
+		cfg = d.withoutCommands(cfg, err)
+	}
+	d.state = durable.NewDir(cfg.State)
+	d.keep = newKeeping(d.state, d.backendName(cfg), o)
+	d.ledger = onetime.New(d.state, o.Log)
+	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
 	if d.backendName(cfg) == config.BackendNFTables {
 		lock, err := nft.LockTable(ctx, cfg.Firewall.Table, o.Log)
 		if err != nil {
@@ -138,9 +164,12 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer socket.Close()
 	defer d.state.Close() // before the socket, whose end tells the next daemon that it may start
 	d.ledger.Configure(oneTimeUsers(cfg))
+	if o.Start.fallback != nil {
+		cfg = d.withoutAddresses(ctx, cfg)
+	}
 	bound, err := d.bind(ctx, cfg, nil)
 	if err != nil {
-		return err
+		return &refusal{err}
 	}
 	defer func() {
 		closeAll(bound)
@@ -167,8 +196,10 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	defer start(ctx, d.gate.Run)()
 	guard := cfg.Firewall.Guard
 	guard.Shield = shield(cfg, bound)
-	if err := d.gate.Configure(ctx, guard); err != nil {
+	if err := d.gate.Configure(ctx, guard); errors.Is(err, firewall.ErrPermission) || errors.Is(err, firewall.ErrUnsupported) {
 		return explain(err)
+	} else if err != nil {
+		return &refusal{err}
 	}
 	d.commands.journal.Settle()
 	if err := d.adoptBans(ctx); err != nil {
@@ -181,6 +212,14 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)
 	defer d.end()
+	switch {
+	case d.Start.fallback != nil:
+		d.fellBack(ctx)
+	case d.keep.needsTrial(cfg):
+		d.begin(o.Confirm, cfg, d.startUnconfirmed)
+	default:
+		d.keep.inForce(cfg, false)
+	}
 	defer func() { endAuthorities(d.current(), nil) }()
 	defer func() { closeAll(d.current()) }() // before the shards stop, so that all letters are read
 	defer start(ctx, func(ctx context.Context) {
@@ -197,19 +236,23 @@ func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 		watchState(ctx, problems, d.notices.Send)
 	})()
 
+	for _, warning := range cfg.Warnings { // not before: a start that fails says only why
+		o.Log.Warn(warning.Error())
+	}
 	o.Log.Info("serving", "version", o.Version, "config", o.ConfigFile, "firewall", d.backendName(cfg),
 		"doors", len(cfg.Doors), "sequences", len(cfg.Sequences))
 	if o.DryRun {
 		o.Log.Warn("DRY RUN: no firewall is touched, no door is guarded, nothing opens")
 	}
-	if o.Confirm > 0 {
-		d.begin(o.Confirm, d.startUnconfirmed)
+	if d.Start.fallback != nil {
+		defer start(ctx, d.retryStart)()
 	}
+	defer start(ctx, d.keep.refresh)()
 	d.notifier.ready()
 	for {
 		select {
 		case <-reload:
-			d.Reload(ctx, admin.ReloadRequest{}) // logs how it went
+			d.hangUp(ctx)
 		case <-ctx.Done():
 			d.notifier.stopping()
 			o.Log.Info("stopping; doors stay guarded, and grants end on time")
@@ -406,6 +449,10 @@ func (d *Daemon) options(cfg *config.Config, c config.Listener, a *authority) (o
 	if a != nil {
 		o.TLS = httpd.TLSConfig(a.Get, c.TLS.ServerNames, protocols)
 		httpd.AnswerTLSALPN(o.TLS, d.challenges.Certificate)
+		return o, nil
+	}
+	if kept := c.TLS.Kept; kept != nil {
+		o.TLS = httpd.TLSConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return kept, nil }, c.TLS.ServerNames, protocols)
 		return o, nil
 	}
 	certificate, err := httpd.LoadCertificate(c.TLS.Certificate, c.TLS.Key, d.Log)
