@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,4 +193,27 @@ func TestNoMistakeOpensADoorOrLocksAnybodyOut(t *testing.T) {
 			w.mustLetIn(w.alice, aliceIP)
 		})
 	}
+}
+
+// completions returns how often a sequence was completed since the last call.
+func (w *world) completions(sequence string) int {
+	w.t.Helper()
+	var s struct {
+		Sequences []struct {
+			Name        string
+			Completions int
+		}
+	}
+	if err := json.Unmarshal([]byte(w.must("status", "-o", "json")), &s); err != nil {
+		w.t.Fatal(err)
+	}
+	key := fmt.Sprintf("%d %s", w.daemon.cmd.Process.Pid, sequence)
+	for _, q := range s.Sequences {
+		if q.Name == sequence {
+			n := q.Completions - w.completed[key]
+			w.completed[key] = q.Completions
+			return n
+		}
+	}
+	return 0
 }

@@ -75,7 +75,8 @@ type world struct {
 	server, alice, mallory *lab.Host
 	dir                    string // configuration, socket, keys
 	daemon                 *process
-	env                    []string // of commands, besides this process's
+	env                    []string       // of commands, besides this process's
+	completed              map[string]int // when completions was asked
 }
 
 // process is a command that runs, and what it has logged.
@@ -99,7 +100,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, net: n, dir: t.TempDir()}
+	w := &world{t: t, net: n, dir: t.TempDir(), completed: map[string]int{}}
 	host := func(name string, addresses ...string) *lab.Host {
 		h, err := n.Host(name, addresses...)
 		if err != nil {

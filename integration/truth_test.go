@@ -154,7 +154,7 @@ func TestAFullStateDirectoryKeepsNothingOpen(t *testing.T) {
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=16k,mode=700"); err != nil {
+	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=64k,mode=700"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
@@ -162,7 +162,7 @@ func TestAFullStateDirectoryKeepsNothingOpen(t *testing.T) {
 	w.knock(w.alice, serverIP, "/a", "/b", "/c")
 	w.mustBecome("ssh " + aliceIP)
 	filler := filepath.Join(state, "filler")
-	os.WriteFile(filler, make([]byte, 64<<10), 0o600) // until it is full
+	os.WriteFile(filler, make([]byte, 128<<10), 0o600) // until it is full
 	w.must("close", "--all")
 	w.mustPass(w.alice, serverIP, 22, false)
 	if problems := w.problems(); !strings.Contains(problems, "closed grants (1) are not remembered") {
