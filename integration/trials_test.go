@@ -307,7 +307,7 @@ func TestAnAddressThatComesLateIsTakenUp(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
-	w.configure(strings.Replace(other, `":8080"`, `"10.20.0.77:8080"`, 1))
+	w.configure(strings.Replace(other, `":8080"`, `"10.20.0.77:8081"`, 1))
 	w.boot()
 	w.daemon.wait(t, `"serving"`)
 	w.mustSay("is not what runs", "10.20.0.77")
