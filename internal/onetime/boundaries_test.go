@@ -1,0 +1,181 @@
+package onetime
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/internal/ticket"
+	"webknock/sequence"
+)
+
+func TestOnlySixDigitsHaveTheFormOfACode(t *testing.T) {
+	for segment, want := range map[string]bool{
+		"000000": true, "123456": true, "999999": true,
+		"": false, "12345": false, "1234567": false, "12345a": false, "a12345": false, "123a56": false, "+12345": false, "-12345": false,
+		" 12345": false, "12345 ": false, "1_2345": false, "0x1234": false, "12.456": false, "１２": false, "abcdef": false, "\x00\x00\x00\x00\x00\x00": false,
+	} {
+		if got := WellFormed(sequence.TOTP, segment); got != want {
+			t.Errorf("%q: %v", segment, got)
+		}
+	}
+	if WellFormed(sequence.Ticket, "123456") {
+		t.Error("six digits have the form of a ticket")
+	}
+}
+
+// A code that begins with 0 counts as it is written, and in no other way that is
+// the same number.
+func TestACodeCountsAsItIsWritten(t *testing.T) {
+	at := start
+	for !strings.HasPrefix(totpAt(t, aliceSecret, at), "00") {
+		at = at.Add(period)
+	}
+	code := totpAt(t, aliceSecret, at)
+	l := ledger()
+	for _, wrong := range []string{code[1:], code[2:], "+" + code[1:], "0" + code, " " + code[1:], "+0" + code[2:]} {
+		if got := l.totp(wrong, at); got != "" {
+			t.Errorf("%q counts as the code %q", wrong, code)
+		}
+	}
+	if got := l.totp(code, at); got != "alice" {
+		t.Errorf("the code %q is one of %q", code, got)
+	}
+}
+
+// Claims of one knock share a proof only if they are of one kind and for one code.
+func TestClaimsOfAKnockAreProvedApart(t *testing.T) {
+	good := totpAt(t, aliceSecret, start)
+	wrong := "000000"
+	if good == wrong {
+		wrong = "000001"
+	}
+	claim := func(variable, code string) Claim {
+		return Claim{Variable: variable, Code: code, Admits: everybody}
+	}
+	for _, tt := range []struct {
+		name   string
+		claims []Claim
+		want   []bool
+	}{
+		{"the code as a ticket", []Claim{claim(sequence.TOTP, good), claim(sequence.Ticket, good)}, []bool{true, false}},
+		{"and the other way round", []Claim{claim(sequence.Ticket, good), claim(sequence.TOTP, good)}, []bool{false, true}},
+		{"another code", []Claim{claim(sequence.TOTP, good), claim(sequence.TOTP, wrong)}, []bool{true, false}},
+		{"another code first", []Claim{claim(sequence.TOTP, wrong), claim(sequence.TOTP, good)}, []bool{false, true}},
+		{"the same twice", []Claim{claim(sequence.TOTP, good), claim(sequence.TOTP, good)}, []bool{true, true}},
+	} {
+		for i, pass := range ledger().Verify(home, start, tt.claims, false) {
+			if (pass != nil) != tt.want[i] {
+				t.Errorf("%s: claim %d passes: %v", tt.name, i, pass != nil)
+			}
+		}
+	}
+}
+
+// A run goes on with the user it began with, and with the same secret.
+func TestARunIsOfOneUserAndOneSecret(t *testing.T) {
+	alice, bob := ticket.NewKey(aliceSecret).ID, ticket.NewKey(bobSecret).ID
+	for _, tt := range []struct {
+		run  *sequence.Pass
+		want bool
+	}{
+		{nil, true},
+		{&sequence.Pass{User: "alice", Key: alice}, true},
+		{&sequence.Pass{User: "alice", Key: bob}, false}, // her secret has been changed meanwhile
+		{&sequence.Pass{User: "bob", Key: alice}, false},
+		{&sequence.Pass{User: "bob", Key: bob}, false},
+	} {
+		pass := ledger().Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: tt.run}}, false)[0]
+		if (pass != nil) != tt.want {
+			t.Errorf("a run of %+v goes on: %v", tt.run, pass != nil)
+		}
+	}
+}
+
+func TestTheMinuteOfWrongCodes(t *testing.T) {
+	wrong := func(l *Ledger, client string, at time.Time) {
+		l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: "x", Admits: everybody}}, false)
+	}
+	limited := func(l *Ledger, client string, at time.Time) bool { return l.limited(netip.MustParsePrefix(client), at) }
+	const alice, bob = "192.0.2.1/32", "192.0.2.2/32"
+
+	l := ledger()
+	for range maxWrong - 1 {
+		wrong(l, alice, start)
+	}
+	if limited(l, alice, start) {
+		t.Errorf("limited after %d wrong codes", maxWrong-1)
+	}
+	wrong(l, bob, start) // counts for himself alone, and takes nothing away
+	wrong(l, alice, start.Add(wrongWithin))
+	if !limited(l, alice, start.Add(wrongWithin)) {
+		t.Error("not limited after the last wrong code just within the minute")
+	}
+	if limited(l, alice, start.Add(wrongWithin+1)) {
+		t.Error("limited after the minute")
+	}
+	if limited(l, bob, start) {
+		t.Error("limited for the codes of another client")
+	}
+
+	l = ledger()
+	for range maxWrong - 1 {
+		wrong(l, alice, start)
+	}
+	wrong(l, alice, start.Add(wrongWithin+1)) // begins a new minute
+	if limited(l, alice, start.Add(wrongWithin+1)) {
+		t.Error("wrong codes of the minute before count")
+	}
+	for range maxWrong - 1 {
+		wrong(l, alice, start.Add(wrongWithin+2))
+	}
+	if !limited(l, alice, start.Add(wrongWithin+2)) {
+		t.Error("the new minute does not count")
+	}
+
+	l = ledger()
+	for i := range maxClients {
+		wrong(l, fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), start)
+	}
+	if len(l.wrong) != maxClients {
+		t.Errorf("%d clients are remembered, of %d", len(l.wrong), maxClients)
+	}
+	wrong(l, "10.0.0.0/32", start) // known already
+	if len(l.wrong) != maxClients {
+		t.Error("a client that is known makes all others forgotten")
+	}
+	wrong(l, alice, start)
+	if len(l.wrong) != 1 {
+		t.Errorf("%d clients are remembered after the bound was reached", len(l.wrong))
+	}
+}
+
+// The edges of the times at which a code and a ticket count.
+func TestTheEdgesOfValidity(t *testing.T) {
+	counter := start.Unix() / 30
+	begins := time.Unix(counter*30, 0)
+	code := totpAt(t, aliceSecret, begins)
+	for off, want := range map[time.Duration]bool{
+		-31 * time.Second: false, -30*time.Second - 1: false, -30 * time.Second: true, -1: true, 0: true,
+		59*time.Second + 999*time.Millisecond: true, 60 * time.Second: false,
+	} {
+		if got := ledger().totp(code, begins.Add(off)) != ""; got != want {
+			t.Errorf("a code is good %v after its time began: %v", off, got)
+		}
+	}
+	pass := ledger().Verify(home, begins, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0]
+	if pass == nil || !pass.Until.Equal(begins.Add(60*time.Second)) {
+		t.Errorf("the code counts until %+v", pass)
+	}
+	for off, want := range map[int]bool{-validity - 1: false, -validity: true, 0: true, validity: true, validity + 1: false} {
+		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ledger().ticket(sealed, start.Add(time.Duration(off)*time.Second)) != ""; got != want {
+			t.Errorf("a ticket is good %d s after its time: %v", off, got)
+		}
+	}
+}
