@@ -32,7 +32,10 @@ sequences:
   - {name: hello, steps: [/a, /hello], strict: false, message: hello}
 `
 
-func parse(t *testing.T, text string) *config.Config {
+func parse(t interface {
+	Helper()
+	Fatal(...any)
+}, text string) *config.Config {
 	t.Helper()
 	cfg, err := config.Parse("w.yaml", []byte(text))
 	if err != nil {

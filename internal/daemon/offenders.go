@@ -28,15 +28,15 @@ const (
 )
 
 // offenders is what the clients of a shard have done that may count against them.
-// Where bans are off it has only those that have brought a wrong code.
+// Where bans are off it has only those that have brought a one-time code.
 type offenders struct {
-	counts    map[netip.Prefix]*count
-	head      uint64        // hash of the head of the letter being read, if somebody counts
-	lastWrong time.Duration // when somebody brought a wrong code
+	counts map[netip.Prefix]*count
+	head   uint64        // hash of the head of the letter being read, if somebody counts
+	latest time.Duration // when the latest letter of a client in counts came
 }
 
 func newOffenders() offenders {
-	return offenders{counts: map[netip.Prefix]*count{}, lastWrong: -2 * againWithin}
+	return offenders{counts: map[netip.Prefix]*count{}, latest: -2 * againWithin}
 }
 
 // count is what one client has done, and its latest request.
@@ -50,7 +50,7 @@ type count struct {
 // watches reports whether it matters for its client's wrong codes that a letter is
 // another one than before.
 func (s *shard) watches(l *httpd.Letter) bool {
-	return s.now-s.lastWrong <= againWithin && s.counts[firewall.Offender(l.Client)] != nil
+	return s.now-s.latest <= againWithin && s.counts[firewall.Offender(l.Client)] != nil
 }
 
 // sentAgain reports whether the head of a letter is the same, to the byte, as that
@@ -66,11 +66,12 @@ func (s *shard) sentAgain(l *httpd.Letter) bool {
 		return false
 	}
 	again := c.head == s.head && s.now-c.at <= againWithin
-	c.head, c.at = s.head, s.now
+	c.head, c.at, s.latest = s.head, s.now, s.now
 	return again
 }
 
-// count returns the count of the client of the letter being read.
+// count returns the count of the client of the letter being read, which from then on
+// knows its latest head.
 func (s *shard) count() *count {
 	client := firewall.Offender(s.letter.Client)
 	c := s.counts[client]
@@ -80,7 +81,7 @@ func (s *shard) count() *count {
 			s.forgotten.Add(maxCounted)
 		}
 		c = &count{head: s.head, at: s.now}
-		s.counts[client] = c
+		s.counts[client], s.latest = c, s.now
 	}
 	return c
 }
@@ -99,10 +100,6 @@ func (s *shard) counted(c *count) bool {
 // whether it brought a wrong one-time code: visitors of a site bring none. A
 // request that is sent again does not count again.
 func (s *shard) offends(path string, completed, wrong bool) (reason string) {
-	if wrong {
-		s.lastWrong = s.now
-		s.count()
-	}
 	switch {
 	case slices.Contains(s.rules.decoys, path):
 		return decoy

@@ -46,6 +46,7 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 	if len(claims) == 0 {
 		return false
 	}
+	s.count() // the same head again would be no second wrong code
 	wrong = true
 	for i, p := range s.ledger.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims, s.again) {
 		if p == nil {

@@ -259,3 +259,69 @@ func TestTheLogHearsOfLossesInSums(t *testing.T) {
 		}
 	})
 }
+
+func TestUsedCodesAreBoundedAndForgotten(t *testing.T) {
+	now := time.Now()
+	u := usedCodes{}
+	code := func(i int) usedCode { return usedCode{netip.MustParseAddr("192.0.2.1"), fmt.Sprint(i)} }
+	for i := range maxUsed {
+		u.add(code(i), now.Add(time.Minute), now)
+	}
+	if len(u) != maxUsed {
+		t.Fatalf("%d are remembered", len(u))
+	}
+	u.add(code(maxUsed), now.Add(time.Minute), now)
+	if len(u) != 1 {
+		t.Errorf("%d are remembered beyond the bound", len(u))
+	}
+	for i := range maxUsed {
+		u.add(code(i), now.Add(time.Duration(i)*time.Second), now)
+	}
+	u.add(code(-1), now.Add(time.Hour), now.Add(time.Hour))
+	if len(u) != 1 {
+		t.Errorf("%d that are no longer good are remembered", len(u)-1)
+	}
+}
+
+func TestWhenACodeIsWrongAgain(t *testing.T) {
+	for _, tt := range []struct {
+		name, knocks string
+		want         uint64
+	}{
+		{"the same request", "/f/1 +9s /f/1 +9s /f/1", 1},
+		{"ten seconds later", "/f/1 +10.001s /f/1", 2},
+		{"after another however late", "/f/1 +9s /f/1 +9s /x +1s /f/1", 2},
+		{"a good one of the same client", "/f/{ann+1} +9s /x +9s /f/{ann+1}", 0},
+		{"one that is good no longer", "/f/{ann+1} +91s /f/{ann+1}", 1},
+		{"one that is good no longer just now", "/f/{ann+1} +25s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1} +9s /f/{ann+1}", 0},
+		{"after a restart", "/f/{ann+1} restart /f/{ann+1}", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			all, _ := onetimers(t, `sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]`, "ann")
+			var wrong uint64
+			at := time.Now()
+			code, err := totp.GenerateCode(base32.StdEncoding.EncodeToString([]byte(fmt.Sprintf("%-20s", "ann"))), at.Add(30*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newShards(100, all.rules.Load(), all.ledger, func(completion) {}, nil).shards[0]
+			for _, word := range strings.Fields(strings.ReplaceAll(tt.knocks, "{ann+1}", code)) {
+				if after, ok := strings.CutPrefix(word, "+"); ok {
+					d, err := time.ParseDuration(after)
+					if err != nil {
+						t.Fatal(err)
+					}
+					at = at.Add(d)
+				} else if word == "restart" {
+					wrong += s.wrong.Load()
+					s = newShards(100, all.rules.Load(), all.ledger, func(completion) {}, nil).shards[0]
+				} else {
+					s.read(httpd.NewLetter(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
+				}
+			}
+			if wrong += s.wrong.Load(); wrong != tt.want {
+				t.Errorf("%s: %d wrong, want %d", tt.knocks, wrong, tt.want)
+			}
+		})
+	}
+}

@@ -238,8 +238,9 @@ func (s *shard) read(l httpd.Letter) {
 }
 
 // moot reports whether a letter surely changes nothing, malformed or not, so that
-// it need not be opened: its client has begun nothing and has brought no wrong code
-// just now, it asks for what is no part of anything, and nobody counts. Most letters of strangers are such.
+// it need not be opened: its client has begun nothing and has brought no code just
+// now, it asks for what is no part of anything, and nobody counts. Most letters of
+// strangers are such.
 func (s *shard) moot(l *httpd.Letter) bool {
 	if s.rules.ban.Knocks > 0 {
 		return false
@@ -275,6 +276,7 @@ func (s *shard) advance(r sequence.Request) {
 	struck := s.usedBefore(client, knock)
 	if struck {
 		knock.Strike()
+		s.count() // the code may be too old when the same head comes again
 	}
 	wrong := s.redeem(client, &knock)
 	if wrong && !s.again {
