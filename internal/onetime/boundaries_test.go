@@ -179,3 +179,44 @@ func TestTheEdgesOfValidity(t *testing.T) {
 		}
 	}
 }
+
+// A code that opens nothing, as the last step of no run, is used as well.
+func TestABurnWakesTheWriterThoughNobodyWaitsForIt(t *testing.T) {
+	l := on(t.TempDir())
+	for len(l.wake) > 0 {
+		<-l.wake
+	}
+	if l.totp(totpAt(t, aliceSecret, start), start) == "" {
+		t.Fatal("a good code counts for nobody")
+	}
+	if len(l.wake) == 0 {
+		t.Error("nothing is written until somebody waits for it")
+	}
+}
+
+// A file that was cut off, wherever, is damaged: it never passes for one that
+// knows of fewer codes.
+func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
+	l := ledger()
+	sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.ticket(sealed, start) == "" || l.totp(totpAt(t, bobSecret, start), start) == "" {
+		t.Fatal("good codes count for nobody")
+	}
+	whole := l.burnt.encode()
+	if got, err := decodeBurnt(whole); err != nil || len(got.Secrets) != 2 || got.Mark != start.Unix() {
+		t.Fatalf("the whole file: %+v, %v", got, err)
+	}
+	for n := range len(whole) - 1 { // the last byte is a newline
+		if got, err := decodeBurnt(whole[:n]); err == nil {
+			t.Errorf("the first %d of %d bytes pass: %+v", n, len(whole), got)
+		}
+	}
+	for _, more := range []string{"x", "{}", string(whole)} {
+		if _, err := decodeBurnt(append(whole[:len(whole):len(whole)], more...)); err == nil {
+			t.Errorf("the file passes with %q behind it", more)
+		}
+	}
+}
