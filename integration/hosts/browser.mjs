@@ -4,12 +4,18 @@
 //	{"tab": "one", "do": "visit", "url": "http://…"}    types an address
 //	{"tab": "one", "do": "reload"}                      presses reload
 //	{"tab": "one", "do": "content"}                     returns the page's text
+//	{"tab": "one", "do": "fill", "on": "#id", "text": "…"}      types into a field
+//	{"tab": "one", "do": "press", "text": "Enter"}      presses a key
+//	{"tab": "one", "do": "click", "on": "#id"}          clicks an element
+//	{"tab": "one", "do": "text", "on": "#id"}           returns an element's text, if it is shown
+//	{"tab": "one", "do": "axe"}                         returns what axe finds, a line each
+//	{"tab": "one", "do": "shot", "text": "dark", "width": 360, "url": "x.png"}   takes a picture
 //
 // The answer has "error", if the page could not be loaded, and "text". A driver's
 // defaults would switch off what matters here: HTTPS first, prefetches, and the
 // reload of an error page.
 import { createInterface } from 'node:readline';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium, firefox } from 'playwright-core';
@@ -29,6 +35,16 @@ const launch = {
 	}),
 }[process.argv[2]];
 
+// axe runs the rules of axe-core by the driver, which the page's policy does not
+// bind.
+const rules = readFileSync(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+const axe = async page => {
+	await page.evaluate(rules);
+	const found = await page.evaluate(() => axe.run());
+	if (found.passes.length === 0) throw new Error('axe looked at nothing');
+	return found.violations.map(v => `${v.id}: ${v.help}: ${v.nodes.map(n => n.html).join(' ')}`).join('\n');
+};
+
 const browser = await launch();
 const context = await browser.newContext();
 const tabs = new Map();
@@ -44,6 +60,16 @@ for await (const line of createInterface({ input: process.stdin })) {
 		switch (command.do) {
 		case 'visit': await page.goto(command.url, { waitUntil: 'load', timeout: 20000 }); break;
 		case 'reload': await page.reload({ waitUntil: 'load', timeout: 20000 }); break;
+		case 'fill': await page.fill(command.on, command.text, { timeout: 5000 }); break;
+		case 'press': await page.keyboard.press(command.text); break;
+		case 'click': await page.click(command.on, { timeout: 5000 }); break;
+		case 'text': answer.text = await page.isVisible(command.on) ? await page.textContent(command.on) : ''; break;
+		case 'axe': answer.text = await axe(page); break;
+		case 'shot':
+			await page.emulateMedia({ colorScheme: command.text });
+			await page.setViewportSize({ width: command.width, height: 740 });
+			await page.screenshot({ path: command.url, fullPage: true });
+			break;
 		case 'content': answer.text = await page.innerText('body', { timeout: 5000 }); break;
 		}
 	} catch (e) {

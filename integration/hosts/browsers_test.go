@@ -36,6 +36,7 @@ type browsing struct {
 	tabs   *json.Encoder
 	says   *json.Decoder
 	secret string
+	name   string // of the browser
 }
 
 // home is a name of the server's, since browsers treat addresses in another way.
@@ -45,7 +46,7 @@ const home = "home.example.org"
 func eachBrowser(t *testing.T, config string, test func(b *browsing, name string)) {
 	for _, name := range []string{"chromium", "firefox"} {
 		t.Run(name, func(t *testing.T) {
-			b := &browsing{hosts: newHosts(t), t: t, dir: t.TempDir(), secret: base32.StdEncoding.EncodeToString([]byte("a secret of this one"))}
+			b := &browsing{hosts: newHosts(t), t: t, name: name, dir: t.TempDir(), secret: base32.StdEncoding.EncodeToString([]byte("a secret of this one"))}
 			b.serve(config)
 			b.count()
 			b.browse(name)
@@ -146,7 +147,22 @@ func (b *browsing) hear() (a answer) {
 
 func (b *browsing) do(tab, what, url string) answer {
 	b.t.Helper()
-	if err := b.tabs.Encode(map[string]string{"tab": tab, "do": what, "url": url}); err != nil {
+	return b.tell(order{Tab: tab, Do: what, URL: url})
+}
+
+// An order is what browser.mjs reads.
+type order struct {
+	Tab   string `json:"tab"`
+	Do    string `json:"do"`
+	URL   string `json:"url,omitempty"`
+	On    string `json:"on,omitempty"`
+	Text  string `json:"text,omitempty"`
+	Width int    `json:"width,omitempty"`
+}
+
+func (b *browsing) tell(o order) answer {
+	b.t.Helper()
+	if err := b.tabs.Encode(o); err != nil {
 		b.t.Fatal(err)
 	}
 	return b.hear()
