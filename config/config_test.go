@@ -295,3 +295,32 @@ func TestTheSampleAndTheReadmeLoad(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestMisspeltVariablesAreWarnedOf(t *testing.T) {
+	got := misspelt([]string{"WEBKNOCK_FIREWAL_TABLE=x", "WEBKNOCK_FIREWALL_TABLE=x", "WEBKNOCK_CONFIG=x", "WEBKNOCK_SOMETHING_ELSE=x", "HOME=/", "WEBKNOCKLOG_LEVEL=x"})
+	want := []string{
+		"WEBKNOCK_FIREWAL_TABLE: is not a variable of webknock and changes nothing (did you mean WEBKNOCK_FIREWALL_TABLE?)",
+		"WEBKNOCKLOG_LEVEL: is not a variable of webknock and changes nothing (did you mean WEBKNOCK_LOG_LEVEL?)",
+	}
+	if !reflect.DeepEqual(got.Lines(), want) {
+		t.Errorf("%q, want %q", got.Lines(), want)
+	}
+}
+
+func TestAnErrorOfTheEnvironmentNamesItsVariable(t *testing.T) {
+	t.Setenv("WEBKNOCK_LOG_LEVEL", "loud")
+	t.Setenv("WEBKNOCK_CLIENTS_IPV4_PREFIX", "24")
+	_, err := Parse("w.yaml", []byte(smallest))
+	if err == nil || err.Error() != `WEBKNOCK_LOG_LEVEL: log.level: "loud" is unknown (one of debug, info, warn, error)` {
+		t.Errorf("%v", err)
+	}
+	t.Setenv("WEBKNOCK_LOG_LEVEL", "debug")
+	cfg, err := Parse("w.yaml", []byte("x: &c {max: 10}\n"+strings.Replace(smallest, "listeners:", "clients: *c\nlisteners:", 1)))
+	if err == nil || !strings.Contains(err.Error(), "x: unknown key") {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	cfg, err = Parse("w.yaml", []byte("log: &l {level: warn}\n"+smallest))
+	if err != nil || cfg.Clients.IPv4Prefix != 24 || cfg.Log.Level != slog.LevelDebug {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}

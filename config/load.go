@@ -15,6 +15,7 @@ import (
 
 	"webknock/firewall"
 	"webknock/internal/notice"
+	"webknock/internal/suggest"
 )
 
 // overrides are the scalars that a variable WEBKNOCK_… may set, with their
@@ -55,8 +56,33 @@ func Load(file string) (*Config, error) {
 	if info.Mode().Perm()&0o004 != 0 {
 		cfg.Warnings = append(cfg.Warnings, Error{File: file, Msg: "everybody may read it, and the paths in it are secrets (chmod o-r)"})
 	}
-	cfg.Warnings = append(cfg.Warnings, unreadable(cfg)...)
+	cfg.Warnings = append(append(cfg.Warnings, unreadable(cfg)...), misspelt(os.Environ())...)
 	return cfg, nil
+}
+
+// misspelt warns of variables of an environment that are nearly overrides, and
+// change nothing.
+func misspelt(environ []string) (warnings Errors) {
+	known := []string{"WEBKNOCK_CONFIG", "WEBKNOCK_SOCKET", "WEBKNOCK_STATE", "WEBKNOCK_CONFIRM", "WEBKNOCK_PASSPHRASE"}
+	for key := range overrides {
+		known = append(known, variable(key))
+	}
+	slices.Sort(known)
+	for _, line := range environ {
+		name, _, _ := strings.Cut(line, "=")
+		if !strings.HasPrefix(name, "WEBKNOCK") || slices.Contains(known, name) {
+			continue
+		}
+		if best := suggest.Closest(name, known); best != "" {
+			warnings = append(warnings, Error{File: name, Msg: "is not a variable of webknock and changes nothing (did you mean " + best + "?)"})
+		}
+	}
+	return warnings
+}
+
+// variable returns the name of the variable that overrides a key.
+func variable(key string) string {
+	return "WEBKNOCK_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
 // Parse validates a configuration; the name of its file tells its format.
@@ -127,8 +153,7 @@ func environment() (map[string]string, error) {
 // override sets scalars of the environment, by key.
 func override(root *yaml.Node, values map[string]string) {
 	for key, value := range values {
-		variable := "WEBKNOCK_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-		set(root, strings.Split(key, "."), &yaml.Node{Kind: yaml.ScalarNode, Tag: envTag, Value: value, HeadComment: variable})
+		set(root, strings.Split(key, "."), &yaml.Node{Kind: yaml.ScalarNode, Tag: envTag, Value: value, HeadComment: variable(key)})
 	}
 }
 

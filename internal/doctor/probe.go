@@ -16,6 +16,7 @@ import (
 
 	"webknock/firewall"
 	"webknock/httpd/admin"
+	"webknock/internal/suggest"
 )
 
 const (
@@ -37,7 +38,11 @@ var (
 func Probe(ctx context.Context, o Options, name string) (Report, error) {
 	door := o.Config.Firewall.Guard.Door(name)
 	if door == nil {
-		return Report{}, fmt.Errorf("there is no door %q", name)
+		var names []string
+		for _, door := range o.Config.Firewall.Guard.Doors {
+			names = append(names, door.Name)
+		}
+		return Report{}, fmt.Errorf("there is no door %q%s", name, suggest.DidYouMean(name, names))
 	}
 	x := &exam{Options: o, report: Report{Status: OK, Findings: []Finding{}}}
 	ns, err := newNamespace()
