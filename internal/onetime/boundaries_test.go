@@ -194,6 +194,24 @@ func TestABurnWakesTheWriterThoughNobodyWaitsForIt(t *testing.T) {
 	}
 }
 
+// Strangers cause no writing: a wrong code burns nothing.
+func TestAWrongCodeIsNotWrittenDown(t *testing.T) {
+	l := on(t.TempDir())
+	l.write()
+	for len(l.wake) > 0 {
+		<-l.wake
+	}
+	burns := l.burns
+	for _, code := range []string{"x", "", "12345a", totpAt(t, aliceSecret, start.Add(time.Hour))} {
+		if l.totp(code, start) != "" || l.ticket(code, start) != "" {
+			t.Errorf("%q is a good code", code)
+		}
+	}
+	if l.burns != burns || len(l.wake) > 0 {
+		t.Errorf("wrong codes burn %d times, and wake the writer: %v", l.burns-burns, len(l.wake) > 0)
+	}
+}
+
 // A file that was cut off, wherever, is damaged: it never passes for one that
 // knows of fewer codes.
 func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
