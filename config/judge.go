@@ -254,6 +254,18 @@ func (cfg *Config) reachable() (clear, secure bool) {
 	return clear, secure
 }
 
+// maxHead is the length of request heads that listeners read, in bytes.
+const maxHead = 8 << 10
+
+// size returns how long what a trigger asks for is at least in a request head.
+func size(t sequence.Trigger) int {
+	n := len(t.Method) + len(t.Path) + len(t.Template) + len(t.Host)
+	for name, value := range t.Query {
+		n += len(name) + len(value)
+	}
+	return n
+}
+
 // neverComes says why no request can match a trigger, or nothing.
 func neverComes(cfg *Config, t sequence.Trigger) string {
 	some := func(f func(Listener) bool) bool { return slices.ContainsFunc(cfg.Listeners, f) }
@@ -262,6 +274,8 @@ func neverComes(cfg *Config, t sequence.Trigger) string {
 		return "scheme: https never comes: no listener has tls, and none stands behind a proxy (give one tls, or leave scheme out)"
 	case t.Scheme == sequence.HTTP && !some(func(l Listener) bool { return l.TLS == nil || l.namesScheme() }):
 		return "scheme: http never comes: all listeners have tls (a plain listener, or leave scheme out)"
+	case size(t) > maxHead:
+		return fmt.Sprintf("it has %d bytes, and webknock reads request heads of up to 8 KiB (something shorter)", size(t))
 	case t.Regex != "":
 		if re, err := syntax.Parse(t.Regex, syntax.Perl); err == nil && startsOtherwise(re.Simplify()) {
 			return "the regex matches no path, since each starts with / (like ^/a)"
@@ -323,7 +337,25 @@ func seldomComes(cfg *Config, t sequence.Trigger) string {
 	}) {
 		return fmt.Sprintf("no listener takes %s as a name in TLS, where browsers send the same as in the request (put it into server_names)", t.Host)
 	}
+	if path := t.Path + t.Template; dots.MatchString(path) || strings.Contains(path, "\\") {
+		return "browsers and curl shorten /./ and /../ before they send a path, and make / of \\ (a path without; curl --path-as-is sends it)"
+	}
+	if t.Regex != "" {
+		if re, err := syntax.Parse(t.Regex, syntax.Perl); err == nil && literal(re, func(s string) bool { return strings.ContainsAny(s, "?#") || encoded.MatchString(s) }) {
+			return "the regex is compared with the path alone, decoded: no query, no #, no %XX (match parameters with query)"
+		}
+	}
 	return ""
+}
+
+var (
+	dots    = regexp.MustCompile(`/\.\.?(/|$)`)
+	encoded = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+)
+
+// literal reports whether f holds for a literal text in an expression.
+func literal(re *syntax.Regexp, f func(string) bool) bool {
+	return re.Op == syntax.OpLiteral && f(string(re.Rune)) || slices.ContainsFunc(re.Sub, func(sub *syntax.Regexp) bool { return literal(sub, f) })
 }
 
 // common are paths that crawlers, scanners and browsers ask every server for.

@@ -63,6 +63,8 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 		{"completion bash", 0, "bash completion", ""},
 		{"status --nonsense", 2, "", "unknown flag"},
 		{"status -o xml", 2, "", "table or json"},
+		{"status --socket /" + strings.Repeat("s", 107), 2, "", "--socket has 108 bytes, and the path of a socket may have 107"},
+		{"status --socket /" + strings.Repeat("s", 106), 1, "", "no daemon answers"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), strings.Fields(tt.args), &stdout, &stderr)

@@ -55,6 +55,9 @@ func newRoot(stdout, stderr io.Writer, asJSON bool) *cobra.Command {
 			if a.output != "table" && a.output != "json" {
 				return errors.New("--output is table or json")
 			}
+			if len(a.socket) > config.MaxSocketPath {
+				return fmt.Errorf("--socket has %d bytes, and the path of a socket may have %d (a shorter one)", len(a.socket), config.MaxSocketPath)
+			}
 			return nil
 		},
 	}
