@@ -238,3 +238,36 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 		}
 	}
 }
+
+// A ticket whose time is up to a day off is used up, so that it opens nothing when
+// a clock is set right; one that is further off is not looked at.
+func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
+	seal := func(at time.Time) string {
+		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	for off, want := range map[int]string{validity + 1: "", burnable - 1: "", burnable: "", burnable + 1: "alice"} {
+		at := start.Add(time.Duration(off) * time.Second)
+		l, sealed := ledger(), seal(at)
+		if got := l.ticket(sealed, start); got != "" {
+			t.Errorf("a ticket of %d s later counts for %q", off, got)
+		}
+		if got := l.ticket(sealed, at); got != want {
+			t.Errorf("a ticket that came %d s early is one of %q in its time, want %q", off, got, want)
+		}
+	}
+	// The mark is the time of the latest good ticket: what is older than it by more
+	// than the validity may have been forgotten.
+	for off, want := range map[int]string{-validity - 1: "", -validity: "alice", 0: "alice"} {
+		l := ledger()
+		if l.ticket(seal(start), start) == "" || l.burnt.Mark != start.Unix() {
+			t.Fatalf("the mark is %d, not %d", l.burnt.Mark, start.Unix())
+		}
+		if got := l.ticket(seal(start.Add(time.Duration(off)*time.Second)), start); got != want {
+			t.Errorf("a ticket %d s from the mark is one of %q, want %q", off, got, want)
+		}
+	}
+}
