@@ -131,7 +131,7 @@ func splitHint(text string) (message, hint string) {
 // errors.
 func wantsJSON(args []string) bool {
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	flags.ParseErrorsWhitelist.UnknownFlags = true
+	flags.ParseErrorsAllowlist.UnknownFlags = true
 	flags.SetOutput(io.Discard)
 	output := flags.StringP("output", "o", "", "")
 	flags.BoolP("help", "h", false, "")
