@@ -97,9 +97,14 @@ func (n *network) hasAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(n.Local, has) || slices.ContainsFunc(n.Elsewhere, has)
 }
 
-// policyRouting reports whether there are other rules than the kernel's own: then
-// a route depends on more than the destination.
+// policyRouting reports whether there are other rules than the kernel's own, or
+// routes with several next hops: then a route depends on more than the
+// destination.
 func policyRouting() (bool, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return len(r.MultiPath) > 1 }) {
+		return err == nil, err
+	}
 	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
 	if err != nil {
 		return false, err

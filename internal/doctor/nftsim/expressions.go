@@ -586,14 +586,17 @@ func (s *walk) fib(a attributes) result {
 		return holds
 	}
 	index, ok := 0, false
-	if s.Host.Route != nil && ip.IsValid() && flags&unix.NFTA_FIB_F_MARK == 0 {
+	if s.Host.Route != nil && ip.IsValid() {
 		index, ok = s.Host.Route(ip)
+		if flags&unix.NFTA_FIB_F_IIF != 0 && index != s.packet.In.Index && ok {
+			if s.family == IPv6 || s.packet.In.Index == 0 {
+				s.forget(to, 16) // IPv6 takes a worse route that leads by the interface
+				return holds
+			}
+			ok = false
+		}
 		if !ok { // no route
 			s.store(to, make16())
-			return holds
-		}
-		if flags&unix.NFTA_FIB_F_IIF != 0 && index != s.packet.In.Index {
-			s.forget(to, 16) // another route may lead there as well
 			return holds
 		}
 	}

@@ -190,16 +190,15 @@ func (s *walk) match(name string, revision uint32, i info) result {
 		}
 		return when(flags&none != 0)
 	case "rpfilter":
-		const invert, mark = 8, 2
-		if s.Host.Route == nil || i.byte(0)&mark != 0 || s.packet.In.Index == 0 {
+		const loose, invert = 1, 8
+		if s.Host.Route == nil || s.packet.In.Index == 0 || i.byte(0)&loose != 0 {
 			return unclear
 		}
-		if index, ok := s.Host.Route(s.from); ok && index == s.packet.In.Index {
-			return holds.not(i.byte(0)&invert != 0)
+		index, ok := s.Host.Route(s.from)
+		if s.family == IPv6 && index != s.packet.In.Index {
+			return unclear
 		}
-		return unclear
-	case "dst-type":
-		return unclear
+		return when(ok && index == s.packet.In.Index).not(i.byte(0)&invert != 0)
 	}
 	return unclear
 }
