@@ -229,8 +229,7 @@ func TestSideEntrances(t *testing.T) {
 func TestTProxyToAGuardedPortFails(t *testing.T) {
 	p := newPatient(t, ssh)
 	if err := p.Run("nft", "add table inet side; add chain inet side pre { type filter hook prerouting priority mangle; }; add rule inet side pre meta l4proto tcp tcp dport 8443 tproxy to :22 meta mark set 1 accept"); err != nil {
-		t.Logf("this kernel has no tproxy: %v", err)
-		return
+		t.Fatal(err)
 	}
 	finds(t, p.examine(t, ""), "fail redirect 8443/tcp ipv4: hands it to port 22 of door ssh")
 }
@@ -380,7 +379,6 @@ func TestASystemdListener(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "admin.sock")
 	// A process that listens on port 8081, and serves the admin socket.
-	ready := make(chan error, 1)
 	var r Report
 	err := p.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -405,7 +403,6 @@ func TestASystemdListener(t *testing.T) {
 		if err := unix.Listen(l, 8); err != nil {
 			return err
 		}
-		ready <- nil
 		x := &exam{Options: Options{Config: p.cfg, API: admin.API{Socket: socket}}}
 		if !x.kernel() {
 			return fmt.Errorf("%+v", x.report)
@@ -419,5 +416,4 @@ func TestASystemdListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	finds(t, r, "ok listener systemd:knock ipv4: knocks get here")
-	p.nft(t, "table inet other { chain in { type filter hook input priority 0; tcp dport 8081 drop; }\n }")
 }

@@ -59,7 +59,7 @@ func (r *Ruleset) jumps(c *Chain, rule Rule) (to []string) {
 }
 
 // MatchesMark reports whether a rule asks whether packets carry a mark (all of
-// its bits).
+// its bits, or by itself), or do not.
 func (p *Place) MatchesMark(mark uint32) bool {
 	if mark == 0 {
 		return false
@@ -90,12 +90,12 @@ func (p *Place) MatchesMark(mark uint32) bool {
 				continue
 			}
 			value, op := binary.NativeEndian.Uint32(data), a.uint32(unix.NFTA_CMP_OP)
-			if op == unix.NFT_CMP_EQ && value&mark == mark || op == unix.NFT_CMP_NEQ && value == 0 {
+			if op == unix.NFT_CMP_EQ && value&mark == mark || op == unix.NFT_CMP_NEQ && value == 0 || mask == mark {
 				return true
 			}
 		case "match":
 			i := info(a[unix.NFTA_MATCH_INFO])
-			if a.text(unix.NFTA_MATCH_NAME) == "mark" && i.uint32(4)&mark == mark && i.uint32(0)&mark == mark {
+			if a.text(unix.NFTA_MATCH_NAME) == "mark" && i.uint32(4)&mark == mark && (i.uint32(0)&mark == mark || i.uint32(4) == mark) {
 				return true
 			}
 		}
