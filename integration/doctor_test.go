@@ -76,7 +76,7 @@ func TestTheDoctorSeesSideEntrances(t *testing.T) {
 	w.mustPass(w.alice, serverIP, 2223, true)
 	w.says("ok shut ssh 22/tcp ipv4: dropped by rule 1 of chain inet filter early (tcp dport 22 drop)",
 		"fail redirect 2222/tcp ipv4: open to strangers: rule 1 of chain inet side pre (tcp dport 2222 redirect to :22) sends it to port 22 of door ssh",
-		"fail redirect 2223/tcp ipv4: rule 2 of chain inet side pre (tcp dport 2223 dnat ip to "+serverIP+":22)")
+		"fail redirect 2223/tcp ipv4: rule 2 of chain inet side pre (meta nfproto ipv4 tcp dport 2223 dnat ip to "+serverIP+":22)")
 }
 
 // tproxy leaves the packet's port alone: a stranger gets to the socket behind

@@ -182,6 +182,18 @@ func TestWhatCanBeTold(t *testing.T) {
 	}
 }
 
+// What to do about a rule that stops a grant depends on where it stands.
+func TestTheHintFitsTheRule(t *testing.T) {
+	p := newPatient(t, ssh)
+	p.nft(t, "table inet other { chain in { type filter hook input priority 0; tcp dport 22 drop; }\n }")
+	finds(t, p.examine(t, ""), "fail passes ssh 22/tcp ipv4: (accept the mark 0x40000000 there, see docs/doors.md)")
+	p.cfg.Firewall.Guard.Mark = 0
+	finds(t, p.examine(t, ""), "fail passes ssh 22/tcp ipv4: (let the port be there, or set firewall.mark and accept that)")
+	p.cfg.Firewall.Guard.Mark = 0x40000000
+	p.nft(t, "delete table inet other; table inet other { chain pre { type filter hook prerouting priority 0; tcp dport 22 drop; }\n }")
+	finds(t, p.examine(t, ""), "fail passes ssh 22/tcp ipv4: at prerouting no packet has the mark 0x40000000 yet: move the rule to input or forward")
+}
+
 func TestInterfacesThatDifferAreNamed(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.run(t, "ip link add eth1 type veth peer name far; ip link set eth1 up; ip addr add 10.8.0.1/24 dev eth1")

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -176,10 +177,17 @@ func (x *exam) passes(door firewall.Door, fates []fate, ways []way) judgement {
 		if f := stopped[0]; f.Unmarked != nil {
 			return judgement{status, detail + ", after " + f.Unmarked.String() + " has cleared the mark"}
 		}
-		if x.Config.Firewall.Guard.Mark == 0 {
-			return judgement{status, detail + " (let the port be there, or set firewall.mark and accept that)"}
+		mark := fmt.Sprintf("the mark 0x%x", x.Config.Firewall.Guard.Mark)
+		hint := "accept " + mark + " there, see docs/doors.md"
+		switch {
+		case x.ours(stopped[0].By):
+			return judgement{status, detail}
+		case x.Config.Firewall.Guard.Mark == 0:
+			hint = "let the port be there, or set firewall.mark and accept that"
+		case stopped[0].Hook == nftsim.Prerouting:
+			hint = "at prerouting no packet has " + mark + " yet: move the rule to input or forward, and accept the mark before it"
 		}
-		return judgement{status, detail + " (accept the mark 0x" + strconv.FormatUint(uint64(x.Config.Firewall.Guard.Mark), 16) + " there, see docs/doors.md)"}
+		return judgement{status, detail + " (" + hint + ")"}
 	}
 	if unknown, by := some(fates, func(f fate) bool { return f.Verdict == nftsim.Unknown }); len(unknown) > 0 {
 		return judgement{Warning, at(by, ways) + "cannot tell: it depends on " + names(unknown)}

@@ -57,6 +57,8 @@ type Outcome struct {
 	Verdict Verdict
 	// By is the rule or policy that decides; nil: none stands against the packet.
 	By *Place
+	// Hook is where it is decided.
+	Hook Hook
 	// To is where an accepted packet ends up. Its address or port is invalid or
 	// 0 if it is not known.
 	To        netip.AddrPort
@@ -221,7 +223,7 @@ func (r *Ruleset) follow(p Packet, o Options, order order) Outcome {
 
 // end returns what the way ends in.
 func (s *walk) end(v Verdict, by *Place) Outcome {
-	o := Outcome{Verdict: v, By: by, DNAT: s.dnat, TProxy: s.tproxy, TProxyTo: s.tproxyTo, Untracked: s.untracked, Unmarked: s.unmarked}
+	o := Outcome{Verdict: v, By: by, Hook: s.hook, DNAT: s.dnat, TProxy: s.tproxy, TProxyTo: s.tproxyTo, Untracked: s.untracked, Unmarked: s.unmarked}
 	if v == Accepted {
 		o.Delivered = s.hook == Input
 		port := uint16(0)
