@@ -81,14 +81,20 @@ func (d *decoder) judgeListeners(cfg *Config) {
 // comes over loopback passes every door, and so do proxies that never need to
 // knock.
 func (cfg *Config) doorOver(l Listener) *firewall.Door {
-	if cfg.Firewall.Guard.Mode == firewall.Sets || l.addr().IsLoopback() || len(l.Proxies) > 0 && !slices.ContainsFunc(l.Proxies, func(p netip.Prefix) bool {
+	return cfg.DoorOver(l, netip.AddrPortFrom(l.addr(), l.port()))
+}
+
+// DoorOver is doorOver for a listener that is bound at an address, which only
+// systemd may have known before. Port 0 is not known.
+func (cfg *Config) DoorOver(l Listener, bound netip.AddrPort) *firewall.Door {
+	if cfg.Firewall.Guard.Mode == firewall.Sets || bound.Addr().IsLoopback() || len(l.Proxies) > 0 && !slices.ContainsFunc(l.Proxies, func(p netip.Prefix) bool {
 		return !p.Addr().IsLoopback() && !slices.ContainsFunc(cfg.Firewall.Guard.Allow, func(a netip.Prefix) bool { return a.Bits() <= p.Bits() && a.Contains(p.Addr()) })
 	}) {
 		return nil
 	}
 	for i, door := range cfg.Doors {
 		for _, p := range door.Ports {
-			if port := l.port(); port != 0 && p.Protocol == firewall.TCP && p.First <= port && port <= p.Last {
+			if port := bound.Port(); port != 0 && p.Protocol == firewall.TCP && p.First <= port && port <= p.Last {
 				return &cfg.Doors[i]
 			}
 		}

@@ -261,6 +261,9 @@ func TestARestartRefusesNobody(t *testing.T) {
 	if _, stderr, code := w.webknock("reload"); code != 1 || !strings.Contains(stderr, "handed over no socket other") {
 		t.Errorf("reload: exit %d, %s", code, stderr)
 	}
+	w.configure(strings.Replace(text, "22/tcp", "8080/tcp", 1)) // which port it is only the daemon knows
+	w.must("reload")
+	w.daemon.wait(t, "only who has passed a door already can knock here")
 }
 
 // socket is what systemd would hold for the server: port 8080, open.

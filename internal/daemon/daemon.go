@@ -484,6 +484,7 @@ func (d *Daemon) install(cfg *config.Config, listeners []*listener) {
 	d.listeners.Store(&listeners)
 	d.Level.Set(cfg.Log.Level)
 	d.notices.Use(cfg.Notify)
+	d.warnOfShut(cfg, listeners)
 	for _, l := range listeners {
 		if l.in(old) {
 			l.Use(l.options)
