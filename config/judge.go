@@ -87,7 +87,7 @@ func (cfg *Config) doorOver(l Listener) *firewall.Door {
 // DoorOver is doorOver for a listener that is bound at an address, which only
 // systemd may have known before. Port 0 is not known.
 func (cfg *Config) DoorOver(l Listener, bound netip.AddrPort) *firewall.Door {
-	if cfg.Firewall.Guard.Mode == firewall.Sets || bound.Addr().IsLoopback() || len(l.Proxies) > 0 && !slices.ContainsFunc(l.Proxies, func(p netip.Prefix) bool {
+	if cfg.Firewall.Guard.Mode == firewall.Sets || cfg.Firewall.Backend == BackendMemory || bound.Addr().IsLoopback() || len(l.Proxies) > 0 && !slices.ContainsFunc(l.Proxies, func(p netip.Prefix) bool {
 		return !p.Addr().IsLoopback() && !slices.ContainsFunc(cfg.Firewall.Guard.Allow, func(a netip.Prefix) bool { return a.Bits() <= p.Bits() && a.Contains(p.Addr()) })
 	}) {
 		return nil
