@@ -309,3 +309,18 @@ func TestTheDoctorNamesTheRuleThatWipesTheMark(t *testing.T) {
 	w.load("table inet early { chain pre { type filter hook prerouting priority 0; meta mark & 0x40000000 == 0 tcp dport 22 drop; }\n }")
 	w.says("warning mark inet early: rule 1 of chain inet early pre (meta mark & 0x40000000 == 0x00000000 tcp dport 22 drop) asks for the mark 0x40000000 at prerouting")
 }
+
+// A listener on a socket from systemd is judged where it really is.
+func TestTheDoctorFindsSocketsFromSystemd(t *testing.T) {
+	w := newWorld(t)
+	socket := w.socket()
+	w.configure(listener(`address: "systemd:web"`))
+	w.says("warning listener systemd:web ipv4: cannot tell where it listens")
+	cmd := w.server.Command(t.Context(), "sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec "$0" serve --config "$1"`, binary, w.config())
+	cmd.ExtraFiles = []*os.File{socket}
+	w.daemon = w.start(cmd)
+	w.daemon.wait(t, `"serving"`)
+	w.says("ok listener systemd:web ipv4: knocks get here")
+	w.load("table inet other { chain in { type filter hook input priority 0; tcp dport 8080 drop; }\n }")
+	w.says("fail listener systemd:web ipv4: knocks do not get here: rule 1 of chain inet other in (tcp dport 8080 drop) stops them")
+}

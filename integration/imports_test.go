@@ -12,20 +12,21 @@ import (
 
 // may says which of our packages each package may import, besides itself.
 var may = map[string][]string{
-	"webknock/sequence":              {},
-	"webknock/sequence/track":        {"webknock/sequence"},
-	"webknock/firewall":              {},
-	"webknock/firewall/nft":          {"webknock/firewall"},
-	"webknock/firewall/firewalltest": {"webknock/firewall"},
-	"webknock/httpd":                 {},
-	"webknock/httpd/admin":           {},
-	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
-	"webknock/internal/notice":       {},
-	"webknock/integration/lab":       {},
-	"webknock/internal/acme":         {},
-	"webknock/internal/ticket":       {},
-	"webknock/internal/suggest":      {},
-	"webknock/internal/hostname":     {},
+	"webknock/sequence":               {},
+	"webknock/sequence/track":         {"webknock/sequence"},
+	"webknock/firewall":               {},
+	"webknock/firewall/nft":           {"webknock/firewall"},
+	"webknock/firewall/firewalltest":  {"webknock/firewall"},
+	"webknock/httpd":                  {},
+	"webknock/httpd/admin":            {},
+	"webknock/config":                 {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
+	"webknock/internal/notice":        {},
+	"webknock/integration/lab":        {},
+	"webknock/internal/acme":          {},
+	"webknock/internal/doctor/nftsim": {},
+	"webknock/internal/ticket":        {},
+	"webknock/internal/suggest":       {},
+	"webknock/internal/hostname":      {},
 }
 
 // standardOnly may import nothing but the standard library.
