@@ -35,6 +35,11 @@ func (d *decoder) errorAt(key, format string, args ...any) {
 	d.errorf(d.place(key), key, format, args...)
 }
 
+// lackAt is lackf for a key whose place is known, or that of what it is in.
+func (d *decoder) lackAt(key, format string, args ...any) {
+	d.lackf(d.place(key), key, format, args...)
+}
+
 // warnAt is warnf for a key whose place is known, or that of what it is in.
 func (d *decoder) warnAt(key, format string, args ...any) {
 	d.warnf(d.place(key), key, format, args...)
@@ -72,7 +77,8 @@ func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
 }
 
 // lackf reports an error of something outside of the configuration's own text:
-// a file or a user. A configuration that was in force does without.
+// a file or a user; or of what it does as a whole, which an earlier version may have
+// allowed. A configuration that was in force does without.
 func (d *decoder) lackf(n *yaml.Node, key, format string, args ...any) {
 	if d.kept == nil {
 		d.errorf(n, key, format, args...)

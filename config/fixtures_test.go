@@ -106,3 +106,19 @@ func TestFilesThatAreWarnedOf(t *testing.T) {
 		}
 	})
 }
+
+// A configuration that was in force is read again although this version would
+// refuse it for what it does as a whole.
+func TestWhatWasInForceIsNotJudgedAnew(t *testing.T) {
+	for _, name := range []string{"door-over-the-only-listener", "rate-too-low", "ban-too-early", "step-is-a-decoy", "https-without-tls", "cover-leads-back"} {
+		path, want := fixture(t, "testdata/bad/"+name+".yaml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, lacks, err := Restore(&Source{File: path, Text: string(text)})
+		if err != nil || len(lacks) != len(want) || cfg == nil || len(cfg.Sequences) != 1 {
+			t.Errorf("%s: %v, lacks %q", name, err, lacks)
+		}
+	}
+}

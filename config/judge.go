@@ -20,7 +20,9 @@ import (
 // judge reports what is wrong with a configuration as a whole, though each of its
 // values is right by itself: by what nobody could complete a sequence or nothing
 // could ever match, and what is allowed but rarely meant. What has an error
-// already is left out, so that one mistake is one error.
+// already is left out, so that one mistake is one error. A configuration that was
+// in force may have been judged by an earlier version, which knew of less: it
+// stays in force.
 func (d *decoder) judge(cfg *Config) {
 	if !d.wrong("doors", "listeners", "firewall") {
 		d.judgeListeners(cfg)
@@ -38,11 +40,11 @@ func (d *decoder) judge(cfg *Config) {
 	}
 	if cfg.Firewall.Guard.Mode == firewall.Sets {
 		if cfg.Firewall.Guard.Mark == 0 && !d.wrong("firewall") {
-			d.errorAt("firewall.mark", "0 marks no packet, and in mode sets nothing else is done with granted ones (a mark that your rules accept, like 0x40000000)")
+			d.lackAt("firewall.mark", "0 marks no packet, and in mode sets nothing else is done with granted ones (a mark that your rules accept, like 0x40000000)")
 		}
 		for i, door := range cfg.Doors {
 			if door.Established == firewall.Cut {
-				d.errorAt(fmt.Sprintf("doors[%d].established", i), "cut needs firewall.mode guard (in mode sets your own rules decide what lives on)")
+				d.lackAt(fmt.Sprintf("doors[%d].established", i), "cut needs firewall.mode guard (in mode sets your own rules decide what lives on)")
 			}
 		}
 	}
@@ -60,7 +62,7 @@ func (d *decoder) judgeListeners(cfg *Config) {
 			shut[i] = fmt.Sprintf("doors[%d]", slices.IndexFunc(cfg.Doors, func(o firewall.Door) bool { return o.Name == door.Name }))
 		}
 		if p := l.Cover.Proxy; p != nil && slices.ContainsFunc(cfg.Listeners, func(o Listener) bool { return o.serves(p) }) {
-			d.errorAt(fmt.Sprintf("listeners[%d].cover.proxy", i), "%s is a listener of webknock itself, so that requests go round for ever (the address of the real site)", p)
+			d.lackAt(fmt.Sprintf("listeners[%d].cover.proxy", i), "%s is a listener of webknock itself, so that requests go round for ever (the address of the real site)", p)
 		}
 	}
 	for i, l := range cfg.Listeners {
@@ -68,9 +70,9 @@ func (d *decoder) judgeListeners(cfg *Config) {
 		switch key := fmt.Sprintf("listeners[%d].address", i); {
 		case !ok:
 		case len(shut) == len(cfg.Listeners) && len(cfg.Listeners) == 1:
-			d.errorAt(door+".ports", "the door is over the only listener, %s, so that nobody could knock (leave its port out)", l.Address)
+			d.lackAt(door+".ports", "the door is over the only listener, %s, so that nobody could knock (leave its port out)", l.Address)
 		case len(shut) == len(cfg.Listeners):
-			d.errorAt(door+".ports", "the doors are over all listeners, %s among them, so that nobody could knock (leave out the port of at least one)", l.Address)
+			d.lackAt(door+".ports", "the doors are over all listeners, %s among them, so that nobody could knock (leave out the port of at least one)", l.Address)
 		default:
 			d.warnAt(key, "only who has passed door %q already can knock here (take port %d out of the door)", cfg.doorOver(l).Name, l.port())
 		}
@@ -147,13 +149,13 @@ const roundTrip = 100 * time.Millisecond // a usual one, to somewhere far
 func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
 	last := len(s.Steps) - 1
 	if ban := cfg.Shield.Ban.Knocks; ban > 0 && len(s.Steps) > ban && !d.wrong("shield") {
-		d.errorAt("shield.ban.knocks", "%d, but sequence %q has %d steps: nobody could complete it (at least that)", ban, s.Name, len(s.Steps))
+		d.lackAt("shield.ban.knocks", "%d, but sequence %q has %d steps: nobody could complete it (at least that)", ban, s.Name, len(s.Steps))
 	}
 	d.judgeRate(cfg, s)
 	for i, step := range s.Steps {
 		at := fmt.Sprintf("%s.steps[%d]", key, i)
 		if matchesOneOf(step.Trigger, cfg.Shield.Decoys) {
-			d.errorAt(at, "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
+			d.lackAt(at, "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
 		}
 		if why := everybody(step.Trigger); why != "" {
 			d.warnAt(at, "%s, so that it keeps nobody out (webknock hash --random invents a path)", why)
@@ -165,7 +167,7 @@ func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
 			continue
 		}
 		if why := neverComes(cfg, step.Trigger); why != "" {
-			d.errorAt(at, "%s", why)
+			d.lackAt(at, "%s", why)
 		} else if why := seldomComes(cfg, step.Trigger); why != "" {
 			d.warnAt(at, "%s", why)
 		}
@@ -221,7 +223,7 @@ func (d *decoder) judgeRate(cfg *Config, s *Sequence) {
 		enough++
 	}
 	unit := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour"}[per]
-	d.errorAt("shield.rate", "lets %d connections through in the %v of sequence %q, which has %d steps: nobody could complete it (at least %d/%s)",
+	d.lackAt("shield.rate", "lets %d connections through in the %v of sequence %q, which has %d steps: nobody could complete it (at least %d/%s)",
 		lets(rate), s.time(), s.Name, len(s.Steps), enough, unit)
 }
 

@@ -83,6 +83,7 @@ func (c *Config) WithCertificates() *Source {
 //   - A command whose user there is not is never run.
 //   - A cover whose body cannot be read has an empty one.
 //   - A target of notices whose URL cannot be read is left out.
+//   - What could never work or match is left as it is.
 //
 // The environment is that of the source. An error means that this version of
 // webknock does not understand the source.

@@ -316,3 +316,36 @@ func TestKnockTellsThatTheClocksDiffer(t *testing.T) {
 		t.Errorf("the clocks are not named:\n%s", errs)
 	}
 }
+
+// BenchmarkSSH measures the time from the command to its output over ssh: to a
+// port that nobody guards, by way of webknock connect to a door that is open, and
+// to one that is shut.
+func BenchmarkSSH(b *testing.B) {
+	w := worldOf(b)
+	w.sshd()
+	config := filepath.Join(w.dir, "ssh_config")
+	ssh := func(b *testing.B, before func(), proxy string) {
+		text := fmt.Sprintf("StrictHostKeyChecking no\nUserKnownHostsFile %s/known\nBatchMode yes\nIdentityFile %s/key\nUser root\nLogLevel ERROR\nHostName %s\n%s\n", w.dir, w.dir, homeName, proxy)
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			b.StopTimer()
+			before()
+			b.StartTimer()
+			cmd := w.alice.Command(b.Context(), "ssh", "-F", config, "home", "true")
+			cmd.Env = append(append(os.Environ(), w.clientEnv()...), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
+	}
+	w.profile("home", plainProfile)
+	b.Run("plain", func(b *testing.B) { ssh(b, func() {}, "") })
+	w.serve(standard)
+	connect := "ProxyCommand webknock connect home %h %p"
+	b.Run("connect to an open door", func(b *testing.B) {
+		ssh(b, func() { w.knock(w.alice, serverIP6, "/a", "/b", "/c"); w.knock(w.alice, serverIP, "/a", "/b", "/c") }, connect)
+	})
+	b.Run("connect to a shut door", func(b *testing.B) { ssh(b, func() { w.webknock("close", "--all") }, connect) })
+}

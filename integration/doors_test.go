@@ -20,7 +20,7 @@ func with(keys string) string {
 
 // A talk is a TCP connection to an echo server.
 type talk struct {
-	t    *testing.T
+	t    testing.TB
 	conn net.Conn
 }
 

@@ -70,7 +70,7 @@ const (
 
 // world is a server, a client and a stranger.
 type world struct {
-	t                      *testing.T
+	t                      testing.TB
 	net                    *lab.Net
 	server, alice, mallory *lab.Host
 	dir                    string // configuration, socket, keys
@@ -91,6 +91,11 @@ type process struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel() // it has the world to itself
+	return worldOf(t)
+}
+
+func worldOf(t testing.TB) *world {
+	t.Helper()
 	n, err := lab.New()
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +203,7 @@ func (p *process) lines() []string {
 const patience = 20 * time.Second
 
 // wait waits until a line of the log holds text.
-func (p *process) wait(t *testing.T, text string) {
+func (p *process) wait(t testing.TB, text string) {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
@@ -218,7 +223,7 @@ func (p *process) wait(t *testing.T, text string) {
 }
 
 // stop sends a signal and waits for the end.
-func (p *process) stop(t *testing.T, signal syscall.Signal) {
+func (p *process) stop(t testing.TB, signal syscall.Signal) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(signal); err != nil {
 		t.Fatal(err)
@@ -231,7 +236,7 @@ func (p *process) stop(t *testing.T, signal syscall.Signal) {
 }
 
 // until polls a condition.
-func until(t *testing.T, what string, condition func() bool) {
+func until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); {
 		if time.Now().After(deadline) {

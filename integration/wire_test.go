@@ -22,7 +22,7 @@ import (
 
 // A wire is what a host has on its network: TCP over IPv4.
 type wire struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 
 	mu      sync.Mutex
@@ -217,7 +217,7 @@ func (c caller) send(text string) netip.AddrPort {
 	return local
 }
 
-func mustBeReset(t *testing.T, conn net.Conn) {
+func mustBeReset(t testing.TB, conn net.Conn) {
 	t.Helper()
 	if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("%d bytes, %v; want a reset", n, err)

@@ -194,6 +194,15 @@ func TestTheHintFitsTheRule(t *testing.T) {
 	finds(t, p.examine(t, ""), "fail passes ssh 22/tcp ipv4: at prerouting no packet has the mark 0x40000000 yet: move the rule to input or forward")
 }
 
+// Without an address nobody can come in, but it is not "cannot tell".
+func TestAHostWithoutAddresses(t *testing.T) {
+	p := newPatient(t, ssh)
+	p.run(t, "ip addr flush dev eth0")
+	finds(t, p.examine(t, ""), "ok shut ssh 22/tcp ipv4: dropped by webknock", "ok shut ssh 22/tcp ipv6: dropped by webknock", "ok passes ssh 22/tcp ipv6")
+	p.run(t, "ip link del eth0")
+	finds(t, p.examine(t, ""), "ok shut ssh 22/tcp ipv4: dropped by webknock", "ok shut ssh 22/tcp ipv6: dropped by webknock")
+}
+
 func TestInterfacesThatDifferAreNamed(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.run(t, "ip link add eth1 type veth peer name far; ip link set eth1 up; ip addr add 10.8.0.1/24 dev eth1")

@@ -200,7 +200,11 @@ func (n *network) ways(from netip.Addr) (ways []way, main int) {
 			to = netip.MustParseAddr("2001:db8::1")
 		}
 		n.Local = append(n.Local, netip.PrefixFrom(to, to.BitLen()))
-		add(way{to: to})
+		in := nftsim.Interface{Name: "none", Index: 1 << 30} // which is not lo, at least
+		if len(n.interfaces) > 0 {
+			in = n.interfaces[0]
+		}
+		add(way{in, to})
 	}
 	return ways, max(main, 1)
 }

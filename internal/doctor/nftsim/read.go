@@ -66,12 +66,16 @@ func (a attributes) nested(typ uint16) attributes { return parseAttributes(a[typ
 
 // data reads a value: bytes, or a verdict.
 func (a attributes) data(typ uint16) ([]byte, *verdict) {
-	d := a.nested(typ)
-	if d.has(unix.NFTA_DATA_VERDICT) {
-		v := d.nested(unix.NFTA_DATA_VERDICT)
-		return nil, &verdict{int32(v.uint32(unix.NFTA_VERDICT_CODE)), v.text(unix.NFTA_VERDICT_CHAIN)}
+	for t, value := range eachAttribute(a[typ]) {
+		switch t {
+		case unix.NFTA_DATA_VALUE:
+			return value, nil
+		case unix.NFTA_DATA_VERDICT:
+			v := parseAttributes(value)
+			return nil, &verdict{int32(v.uint32(unix.NFTA_VERDICT_CODE)), v.text(unix.NFTA_VERDICT_CHAIN)}
+		}
 	}
-	return d[unix.NFTA_DATA_VALUE], nil
+	return nil, nil
 }
 
 // readTries bounds how often a ruleset is read that changes meanwhile.
