@@ -271,3 +271,25 @@ func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
 		}
 	}
 }
+
+// Only a good ticket moves the mark, by which older ones may be forgotten: one that
+// comes early makes no room for itself.
+func TestATicketThatComesEarlyMakesNoRoom(t *testing.T) {
+	l := ledger()
+	key := ticket.NewKey(aliceSecret).ID
+	before := start.Unix() - 10
+	l.burnt.Mark = before
+	for i := range maxTickets {
+		l.burnt.of(key).Tickets[ticket.Nonce{byte(i >> 8), byte(i)}] = before
+	}
+	early, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start.Add(2 * time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.ticket(early, start); got != "" {
+		t.Errorf("a ticket of two minutes later counts for %q", got)
+	}
+	if l.burnt.Mark != before || len(l.burnt.of(key).Tickets) != maxTickets {
+		t.Errorf("the mark moved by %d s, %d tickets are known", l.burnt.Mark-before, len(l.burnt.of(key).Tickets))
+	}
+}
