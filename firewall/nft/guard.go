@@ -69,7 +69,12 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 // put writes the whole table in one transaction, or only the grants that are
 // missing if the table is as it should be.
 func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, before structure, rebuild bool) error {
-	rebuild = before.exists() && (rebuild || before.Info.owned() != g.Owner)
+	if g.Owner {
+		rebuild = rebuild || !before.Info.owned() && !before.Info.orphan()
+	} else {
+		rebuild = rebuild || before.Info.owned()
+	}
+	rebuild = rebuild && before.exists()
 	running := map[grantKey]element{}
 	fills, err := b.fillChanges(nil, r, func(string) bool { return false })
 	if before.exists() {
@@ -117,7 +122,11 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 	}
 	if !rebuild && len(fills) == 0 && r.isThere(before) {
 		err := b.talk("claim the table", func(c *nftables.Conn) error {
-			if err := b.claim(before.Info); err != nil || len(add)+len(remove) == 0 {
+			claim := b.claim
+			if g.Owner {
+				claim = b.adopt
+			}
+			if err := claim(before.Info); err != nil || len(add)+len(remove) == 0 {
 				return err
 			}
 			return errors.Join(b.queueEarlier(c, add, remove), c.Flush())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -218,6 +219,36 @@ func TestAMarkOf0MarksNothing(t *testing.T) {
 		}
 		if list := nft(t, "list table inet webknock"); strings.Contains(list, "mark") {
 			t.Errorf("mode %s: the table is\n%s", mode, list)
+		}
+	}
+}
+
+// A start takes the orphan of an owner over as it is: nothing is deleted, so
+// that no door is open meanwhile.
+func TestAnOrphanIsTakenOverAsItIs(t *testing.T) {
+	owned := firewall.Guard{Doors: []firewall.Door{ssh}, Mark: 1, Owner: true}
+	handle := func() string { return handleOf(nft(t, "-a list set inet webknock ssh4")) }
+	b := newBackend(t)
+	if err := b.Guard(t.Context(), owned, nil); err != nil {
+		t.Fatal(err)
+	}
+	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+	before := handle()
+	for _, doors := range [][]firewall.Door{{ssh}, {ssh, vpn}} {
+		b.Close() // its socket, and with it the owner
+		b = newBackend(t)
+		owned.Doors = doors
+		if err := b.Guard(t.Context(), owned, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+			t.Errorf("grants %v", got)
+		}
+		if after := handle(); after != before {
+			t.Errorf("the set has handle %s, before %s: it was made anew", after, before)
+		}
+		if out, err := exec.Command("nft", "add", "chain", "inet", "webknock", "extra").CombinedOutput(); err == nil {
+			t.Errorf("somebody else may change the table: %s", out)
 		}
 	}
 }

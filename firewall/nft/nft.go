@@ -146,7 +146,7 @@ func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 	if err == nil && b.guard != nil && b.guard.Owner && !b.claimed {
 		var t tableInfo
 		if t, err = b.info(); err == nil {
-			err = b.claim(t)
+			err = b.adopt(t)
 		}
 	}
 	if err == nil && b.fault != nil {

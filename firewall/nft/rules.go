@@ -90,7 +90,7 @@ func readExpr(family byte, ad *netlink.AttributeDecoder) expr.Any {
 	case "counter":
 		return &expr.Counter{}
 	case "ct":
-		if ct, err := ReadCt(data); err == nil {
+		if ct, err := readCt(data); err == nil {
 			return ct
 		}
 	case "dynset":
@@ -119,9 +119,9 @@ func readExpr(family byte, ad *netlink.AttributeDecoder) expr.Any {
 	return e
 }
 
-// ReadCt reads a ct expression from its netlink attributes. The library fails at
+// readCt reads a ct expression from its netlink attributes. The library fails at
 // a direction, and leaves the register out that a value is set from.
-func ReadCt(data []byte) (*expr.Ct, error) {
+func readCt(data []byte) (*expr.Ct, error) {
 	ad, err := netlink.NewAttributeDecoder(data)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,10 @@ type tableInfo struct {
 
 func (t tableInfo) owned() bool { return t.Flags&tableOwner != 0 }
 
+// orphan reports whether the table had an owner that is gone. The kernel leaves
+// it without the flag of an owner, and anybody may make it theirs.
+func (t tableInfo) orphan() bool { return !t.owned() && t.Flags&tablePersist != 0 }
+
 // info asks for our table. The caller is within talk.
 func (b *Backend) info() (t tableInfo, err error) {
 	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETTABLE, netlink.Request|netlink.Dump))
@@ -113,6 +117,14 @@ func (b *Backend) claim(t tableInfo) error {
 		return fmt.Errorf("table %s belongs to another process, by its netlink port %d: %w", b.table.Name, t.Owner, syscall.EPERM)
 	}
 	return b.own()
+}
+
+// adopt claims the table for a guard that wants an owner.
+func (b *Backend) adopt(t tableInfo) error {
+	if t.orphan() && !b.claimed {
+		return b.own()
+	}
+	return b.claim(t)
 }
 
 // own makes the table if there is none, and makes it ours.

@@ -1,0 +1,658 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"webknock/integration/lab"
+	"webknock/integration/load"
+)
+
+const malloryIP6 = "fd20::3"
+
+// A flood is SYNs over both families.
+type flood []*load.SYNs
+
+// flood sends SYNs to ports of the server without a pause.
+func (w *world) flood(from *lab.Host, from4, from6 string, ports ...uint16) flood {
+	w.t.Helper()
+	var f flood
+	for _, port := range ports {
+		for _, a := range [][2]string{{from4, serverIP}, {from6, serverIP6}} {
+			s := &load.SYNs{From: netip.AddrPortFrom(netip.MustParseAddr(a[0]), 0), To: netip.AddrPortFrom(netip.MustParseAddr(a[1]), port)}
+			if err := s.Start(from); err != nil {
+				w.t.Fatal(err)
+			}
+			w.t.Cleanup(func() {
+				if err := s.Stop(); err != nil {
+					w.t.Error(err)
+				}
+			})
+			f = append(f, s)
+		}
+	}
+	return f
+}
+
+func (f flood) sent() (n int64) {
+	for _, s := range f {
+		n += s.Sent()
+	}
+	return n
+}
+
+// answered returns how many SYNs were answered in a time.
+func (f flood) answered(from, to time.Time) (n int) {
+	for _, s := range f {
+		for _, at := range s.Answered() {
+			if at.After(from) && at.Before(to) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// mustStaySilent fails if a SYN is answered while do works. It tries before
+// that an answer would be counted.
+func (f flood) mustStaySilent(w *world, what string, do func()) {
+	w.t.Helper()
+	for _, s := range f {
+		began := s.Sent()
+		until(w.t, "SYNs are sent", func() bool { return s.Sent() > began+1000 })
+	}
+	from, before := time.Now(), f.sent()
+	do()
+	n := f.sent() - before
+	if a := f.answered(from, time.Now()); a > 0 {
+		w.t.Errorf("%s: of %d SYNs %d were answered", what, n, a)
+	} else {
+		w.t.Logf("%s: none of %d SYNs was answered", what, n)
+	}
+}
+
+// mustBeHeard fails if no SYN to a port is answered: the flood can see what it
+// looks for.
+func (f flood) mustBeHeard(w *world) {
+	w.t.Helper()
+	for _, s := range f {
+		began := len(s.Answered())
+		until(w.t, fmt.Sprint("a SYN to ", s.To, " is answered"), func() bool { return len(s.Answered()) > began })
+	}
+}
+
+// writings are configurations that each make the table another one.
+func writings(text string) []string {
+	return []string{
+		text,
+		strings.Replace(text, "doors:\n", "doors:\n  - {name: more, ports: [9000-9100/tcp, 9200/udp]}\n", 1) + "  - {name: more, steps: [/more], opens: [more]}\n",
+		strings.Replace(text, "    ports: [22/tcp]\n", "    ports: [22-23/tcp]\n    connections: 3\n", 1),
+		strings.Replace(text, "    ttl: 30s\n", "    ttl: 30s\n    established: cut\n", 1),
+	}
+}
+
+// Nothing that writes the table lets a stranger's SYN in: reloads that change
+// something or nothing, restarts, kills, repairs of what somebody else changed,
+// openings and closings.
+func TestNoWritingOfTheTableLetsASYNIn(t *testing.T) {
+	for name, firewall := range map[string]string{"plain": "firewall: {allow: [%s]}\n", "owner": "firewall: {owner: true, allow: [%s]}\n"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.listen(22)
+			w.listen(8005)
+			f := w.flood(w.mallory, malloryIP, malloryIP6, 22, 8005)
+			f.mustBeHeard(w)
+			config := func(i int, text string) string {
+				return text + fmt.Sprintf(firewall, []string{"192.0.2.0/24", "192.0.2.0/24, '2001:db8::/32'", "198.51.100.0/24"}[i%3])
+			}
+			w.serve(config(0, standard))
+			texts := writings(standard)
+			f.mustStaySilent(w, "reloads that change something", func() {
+				for i := range 60 {
+					w.configure(config(i, texts[i%len(texts)]))
+					w.must("reload")
+				}
+			})
+			w.configure(config(0, standard))
+			w.must("reload")
+			f.mustStaySilent(w, "reloads that change nothing", func() {
+				for range 20 {
+					w.must("reload")
+				}
+			})
+			f.mustStaySilent(w, "openings and closings", func() {
+				for range 10 {
+					w.must("open", "ssh", aliceIP)
+					w.must("open", "web", aliceIP6)
+					w.must("close", "--all")
+				}
+			})
+			f.mustStaySilent(w, "restarts and kills", func() {
+				for i := range 8 {
+					w.daemon.stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[i%2])
+					w.serve(config(i/2, texts[i/2%len(texts)]))
+				}
+			})
+			if name == "owner" { // nobody else can change the table
+				w.must("open", "ssh", malloryIP)
+				w.must("open", "ssh", malloryIP6)
+				flood{f[0], f[1]}.mustBeHeard(w)
+				return
+			}
+			// What somebody else does to the table without opening it, and how it
+			// is put right.
+			f.mustStaySilent(w, "repairs", func() {
+				for i := range 20 {
+					tampering := []struct {
+						command string
+						right   func(table string) bool
+					}{
+						{"add chain inet webknock extra", func(table string) bool { return !strings.Contains(table, "chain extra") }},
+						{"insert rule inet webknock door_ssh ip saddr 192.0.2.99 counter", func(table string) bool { return !strings.Contains(table, "192.0.2.99") }},
+						{"add set inet webknock more { type ipv4_addr; }", func(table string) bool { return !strings.Contains(table, "set more") }},
+						{"flush chain inet webknock forward", func(table string) bool { return strings.Count(table, "goto asked_for") == 2 }},
+					}[i%4]
+					w.nft(tampering.command)
+					until(t, "the repair of "+tampering.command, func() bool { return tampering.right(w.table()) })
+				}
+			})
+			// Where the table was gone the doors were open until it was put back.
+			// Before the one and after the other, nothing gets in.
+			for range 5 {
+				gone := time.Now()
+				w.nft("delete", "table", "inet", "webknock")
+				until(t, "the repair", func() bool { return strings.Contains(w.table(), "goto asked_for") })
+				repaired := time.Now()
+				t.Logf("the table was gone for %v at most, and %d SYNs were answered", repaired.Sub(gone), f.answered(gone, repaired))
+				f.mustStaySilent(w, "after a repair", func() {
+					began := f.sent()
+					until(t, "SYNs are sent", func() bool { return f.sent() > began+10_000 })
+				})
+				if n := f.answered(repaired, time.Now()); n > 0 {
+					t.Errorf("%d SYNs were answered after the repair", n)
+				}
+			}
+			w.must("open", "ssh", malloryIP)
+			w.must("open", "ssh", malloryIP6)
+			flood{f[0], f[1]}.mustBeHeard(w)
+		})
+	}
+}
+
+// table lists the guard; empty if there is none.
+func (w *world) table() string {
+	w.t.Helper()
+	out, _ := w.server.Command(w.t.Context(), "nft", "list", "table", "inet", "webknock").Output()
+	return string(out)
+}
+
+// A session that began while the table was gone ends with the gap.
+func TestNoSessionFromARepairLives(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(standard)
+	for _, to := range []string{serverIP, serverIP6} {
+		// The daemon is stopped meanwhile, so that the gap lasts.
+		if err := w.daemon.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		w.nft("delete", "table", "inet", "webknock")
+		session := w.talk(w.mallory, to, 22)
+		if err := w.daemon.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the repair", func() bool { return strings.Contains(w.table(), "goto asked_for") })
+		session.isCutOff()
+	}
+}
+
+// isCutOff fails if what is said is heard.
+func (c *talk) isCutOff() {
+	c.t.Helper()
+	c.conn.SetDeadline(time.Now().Add(700 * time.Millisecond))
+	c.conn.Write([]byte("anybody there?"))
+	if n, err := c.conn.Read(make([]byte, 64)); n > 0 {
+		c.t.Errorf("%d bytes came back, %v; want none", n, err)
+	}
+}
+
+// counters returns the packets that the counters of a table have counted.
+func (w *world) counters(table string) map[string]int64 {
+	w.t.Helper()
+	var list struct {
+		Nftables []struct {
+			Counter *struct {
+				Name    string
+				Packets int64
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(w.nft("-j", "list", "counters", "table", "inet", table)), &list); err != nil {
+		w.t.Fatal(err)
+	}
+	counted := map[string]int64{}
+	for _, e := range list.Nftables {
+		if e.Counter != nil {
+			counted[e.Counter.Name] = e.Counter.Packets
+		}
+	}
+	return counted
+}
+
+// witness counts packets to port 22 at input, behind the guard: by whom, and
+// whether they carry the mark. Whoever comes to prerouting is counted as well.
+const witness = `table inet witness {
+	counter came { }
+	counter marked { }
+	counter unmarked { }
+	counter strangers { }
+	chain pre { type filter hook prerouting priority -300; policy accept;
+		ip saddr 10.20.0.2 tcp dport 22 counter name came
+		ip6 saddr fd20::2 tcp dport 22 counter name came
+	}
+	chain input { type filter hook input priority 0; policy accept;
+		ip saddr 10.20.0.2 tcp dport 22 meta mark & 0x40000000 != 0 counter name marked
+		ip6 saddr fd20::2 tcp dport 22 meta mark & 0x40000000 != 0 counter name marked
+		ip saddr 10.20.0.2 tcp dport 22 meta mark & 0x40000000 == 0 counter name unmarked
+		ip6 saddr fd20::2 tcp dport 22 meta mark & 0x40000000 == 0 counter name unmarked
+		ip saddr 10.20.0.3 tcp dport 22 meta mark & 0x40000000 != 0 counter name strangers
+		ip6 saddr fd20::3 tcp dport 22 meta mark & 0x40000000 != 0 counter name strangers
+	}
+}`
+
+// In both modes every packet of a client with a grant is marked, once, while the
+// table is written, and none of a stranger.
+func TestEveryGrantedPacketIsMarkedWhileTheTableIsWritten(t *testing.T) {
+	for _, mode := range []string{"guard", "sets"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t)
+			w.listen(22)
+			standard := strings.Replace(standard, "ttl: 30s", "ttl: 1h", 1)
+			w.serve(standard + "firewall: {mode: " + mode + "}\n")
+			w.must("open", "ssh", aliceIP)
+			w.must("open", "ssh", aliceIP6)
+			w.load(witness)
+			mallory := w.flood(w.mallory, malloryIP, malloryIP6, 22)
+			alice := w.flood(w.alice, aliceIP, aliceIP6, 22)
+			more := strings.Replace(standard, "doors:\n", "doors:\n  - {name: more, ports: [9000-9100/tcp, 9200/udp]}\n", 1) + "  - {name: more, steps: [/more], opens: [more]}\n"
+			for i := range 30 {
+				text := []string{standard, more}[i%2] + "firewall: {mode: " + mode + "}\n"
+				if i%10 == 9 {
+					w.daemon.stop(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[i/10%2])
+					w.serve(text)
+					continue
+				}
+				w.configure(text)
+				w.must("reload")
+			}
+			for _, s := range append(alice, mallory...) {
+				if err := s.Stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := len(w.grants()); n != 2 {
+				t.Fatalf("%d grants, want 2", n)
+			}
+			c := w.counters("witness")
+			t.Logf("counted %v", c)
+			if c["came"] == 0 || c["marked"] != c["came"] || c["unmarked"] > 0 || c["strangers"] > 0 {
+				t.Errorf("counted %v; want all that came marked, and none of a stranger", c)
+			}
+			var granted uint64
+			for _, g := range w.grants() {
+				granted += g.Packets
+			}
+			// A restart goes on from what the table has counted.
+			if diff := int64(granted) - c["marked"]; diff < 0 || diff > 4 { // what came before the witness
+				t.Errorf("the grants have counted %d packets, want %d: each once", granted, c["marked"])
+			}
+		})
+	}
+}
+
+// otherTable moves the routes to the server's own addresses out of the table
+// "local", as policy routing and VRF have them.
+func (w *world) otherTable() {
+	w.t.Helper()
+	for _, f := range []struct{ ip, addr, network string }{{"-4", serverIP, "10.20.0.0/24"}, {"-6", serverIP6, "fd20::/64"}} {
+		for _, command := range []string{
+			"route add local " + f.addr + " dev eth0 table 10",
+			"route add " + f.network + " dev eth0 table 10",
+			"rule add iif eth0 lookup 10 pref 100",
+			"rule add from " + f.addr + " lookup 10 pref 101",
+			"rule add lookup local pref 200",
+			"rule del pref 0",
+			"route del local " + f.addr + " dev eth0 table local",
+		} {
+			if err := w.server.Run("ip", append([]string{f.ip}, strings.Fields(command)...)...); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestADoorIsShutWhateverRoutingTableLeadsToIt(t *testing.T) {
+	w := newWorld(t)
+	w.otherTable()
+	w.listen(22)
+	for _, to := range []string{serverIP, serverIP6} {
+		until(t, "the routes work", func() bool { return w.passes(w.mallory, to, 22) })
+	}
+	w.serve(standard + "shield: {ban: {knocks: 100, for: 1h}, decoys: [/wp-login.php]}\n")
+	for _, to := range []struct{ client, server string }{{aliceIP, serverIP}, {aliceIP6, serverIP6}} {
+		w.mustPass(w.mallory, to.server, 22, false)
+		w.knock(w.alice, to.server, "/a", "/b", "/c")
+		w.mustBecome("ssh " + to.client)
+		w.mustPass(w.alice, to.server, 22, true)
+		w.mustPass(w.mallory, to.server, 22, false)
+		w.must("close", "--all")
+		w.mustPass(w.alice, to.server, 22, false)
+		// A ban keeps its client from the listener.
+		w.mustPass(w.mallory, to.server, 8080, true)
+		w.knock(w.mallory, to.server, "/wp-login.php")
+		until(t, "the ban", func() bool { return !w.passes(w.mallory, to.server, 8080) })
+		w.mustPass(w.alice, to.server, 8080, to.server == serverIP) // mallory's /64 is alice's
+	}
+	w.silentToScans(w.mallory, "22")
+}
+
+// Whatever port or address a packet comes to, it reaches no shut door.
+func TestADoorIsShutWhateverSendsPacketsToIt(t *testing.T) {
+	w := newWorld(t)
+	inner := w.inner()
+	w.listen(22)
+	w.listenOn(inner, 22)
+	w.listenOn(inner, 80)
+	for _, h := range []*lab.Host{w.alice, w.mallory} {
+		for _, route := range []string{"-4 route add 10.99.0.0/24 via " + serverIP, "-6 route add fd99::/64 via " + serverIP6} {
+			if err := h.Run("ip", strings.Fields(route)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.load(fmt.Sprintf(`table inet nat { chain pre { type nat hook prerouting priority -100;
+		fib daddr type local tcp dport 443 redirect to :22
+		ip daddr 10.99.0.1 tcp dport 444 dnat ip to %[1]s:22
+		ip6 daddr fd99::1 tcp dport 444 dnat ip6 to [%[2]s]:22
+		ip daddr %[1]s tcp dport 8001 dnat ip to %[3]s:80
+		ip6 daddr %[2]s tcp dport 8001 dnat ip6 to [%[4]s]:80
+		ip daddr 10.99.0.2 tcp dport 22 dnat ip to %[3]s:80
+		ip6 daddr fd99::2 tcp dport 22 dnat ip6 to [%[4]s]:80
+		fib daddr type local tcp dport 8002 redirect to :2222
+	}
+	}`, serverIP, serverIP6, innerIP, innerIP6))
+	w.listen(2222)
+	ways := []struct {
+		what   string
+		v4, v6 string
+		port   int
+		door   string
+	}{
+		{"a redirect from another port", serverIP, serverIP6, 443, "ssh"},
+		{"DNAT of a routed address to this host", "10.99.0.1", "fd99::1", 444, "ssh"},
+		{"DNAT of a guarded port to another host", serverIP, serverIP6, 8001, "web"},
+		{"DNAT of a routed address's guarded port to another host", "10.99.0.2", "fd99::2", 22, "ssh"},
+		{"a redirect from a guarded port", serverIP, serverIP6, 8002, "web"},
+	}
+	for _, way := range ways {
+		for _, to := range []string{way.v4, way.v6} {
+			until(t, way.what+", to "+to+", without a guard", func() bool { return w.passes(w.mallory, to, way.port) })
+		}
+	}
+	w.serve(strings.ReplaceAll(standard, "ttl: 3s", "ttl: 1m"))
+	for _, way := range ways {
+		for _, to := range []struct{ client, server string }{{aliceIP, way.v4}, {aliceIP6, way.v6}} {
+			if w.passes(w.mallory, to.server, way.port) {
+				t.Errorf("%s, to %s: a stranger passes", way.what, to.server)
+			}
+			w.must("open", way.door, to.client)
+			if !w.passes(w.alice, to.server, way.port) {
+				t.Errorf("%s, to %s: a grant does not pass", way.what, to.server)
+			}
+			session := w.talk(w.alice, to.server, way.port)
+			if w.passes(w.mallory, to.server, way.port) {
+				t.Errorf("%s, to %s: a stranger passes beside a grant", way.what, to.server)
+			}
+			w.must("close", "--all")
+			session.says("kept")
+			if w.passes(w.alice, to.server, way.port) {
+				t.Errorf("%s, to %s: the door stays open", way.what, to.server)
+			}
+		}
+	}
+}
+
+// A router in between keeps its traffic, to whatever port.
+func TestTrafficThatPassesIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	inner := w.inner()
+	w.listenOn(inner, 22)
+	for _, command := range []string{"sysctl -q net.ipv4.conf.eth0.accept_redirects=0 net.ipv6.conf.eth0.accept_redirects=0",
+		"ip -4 route add 10.30.0.0/24 via " + serverIP, "ip -6 route add fd30::/64 via " + serverIP6} {
+		args := strings.Fields(command)
+		if err := w.mallory.Run(args[0], args[1:]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reaches := func() bool { return w.passes(w.mallory, innerIP, 22) && w.passes(w.mallory, innerIP6, 22) }
+	until(t, "the routes work", reaches)
+	w.serve(standard)
+	w.mustPass(w.mallory, innerIP, 22, true)
+	w.mustPass(w.mallory, innerIP6, 22, true)
+}
+
+// Marks that others restore at prerouting wipe off none of ours.
+func TestMarksRestoredAtPreroutingKeepNobodyOut(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.load(`table inet wg { chain pre { type filter hook prerouting priority -150; meta mark set ct mark; }; chain late { type filter hook prerouting priority 100; meta mark set ct mark; }; }
+` + strings.NewReplacer("; } }", "; }; }").Replace(input(marked)))
+	w.serve(standard)
+	for _, to := range []struct{ client, server string }{{aliceIP, serverIP}, {aliceIP6, serverIP6}} {
+		w.must("open", "ssh", to.client)
+		w.mustPass(w.alice, to.server, 22, true)
+		w.mustPass(w.mallory, to.server, 22, false)
+	}
+}
+
+// reusing returns a connection from one port of the client, or an error.
+func (w *world) reusing(from *lab.Host, port int, to string, at int) (conn net.Conn, err error) {
+	d := net.Dialer{
+		LocalAddr: &net.TCPAddr{Port: port}, Timeout: 1500 * time.Millisecond,
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+		},
+	}
+	return conn, from.Do(func() error {
+		var err error
+		conn, err = d.Dial("tcp", net.JoinHostPort(to, strconv.Itoa(at)))
+		return err
+	})
+}
+
+// dies ends a session on both sides without a packet that says so: as when both
+// hosts lose their power. Connection tracking goes on to know it.
+func (w *world) dies(conn net.Conn, service, client *lab.Host, port int) {
+	w.t.Helper()
+	from := fmt.Sprint(port)
+	for _, h := range []*lab.Host{service, client} {
+		for _, args := range [][]string{
+			{"nft", "add table inet dead; add chain inet dead out { type filter hook output priority -300; policy accept; }; add rule inet dead out meta l4proto tcp tcp flags & (fin | rst) != 0 drop"},
+			{"ss", "-K", "sport", "=", from, "or", "dport", "=", from},
+		} {
+			if err := h.Run(args[0], args[1:]...); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	conn.Close()
+	until(w.t, "the session is gone", func() bool {
+		out, err := client.Command(w.t.Context(), "ss", "-Htan", "sport", "=", from).CombinedOutput()
+		return err == nil && len(out) == 0
+	})
+	for _, h := range []*lab.Host{service, client} {
+		if err := h.Run("nft", "delete", "table", "inet", "dead"); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// A SYN inside an old flow begins a connection. It needs a grant, whether the
+// flow is of a grant that has ended, from before the guard, or sent on.
+func TestASYNInsideAnOldFlowNeedsAGrant(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		forward bool
+		before  bool
+	}{{"of a grant that has ended", false, false}, {"of a grant for another host", true, false}, {"from before the guard", false, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			service := w.server
+			text := standard
+			port := 22
+			inner := w.inner()
+			if tt.forward {
+				service, port = inner, 2222
+				text = fmt.Sprintf(`
+listeners: [{address: ":8080"}]
+doors:
+  - {name: ssh, ports: [2222/tcp], forward: "%s:22"}
+  - {name: six, ports: [2223/tcp], forward: "[%s]:22"}
+sequences:
+  - {name: ssh, steps: [/four], opens: [ssh, six]}
+`, innerIP, innerIP6)
+			}
+			w.listenOn(service, 22)
+			if !tt.before {
+				w.serve(text)
+			}
+			for i, to := range []struct{ client, server, door string }{{aliceIP, serverIP, "ssh"}, {aliceIP6, serverIP6, map[bool]string{true: "six", false: "ssh"}[tt.forward]}} {
+				at := port
+				if tt.forward {
+					at += i
+				}
+				if !tt.before {
+					w.must("open", to.door, to.client)
+				}
+				conn, err := w.reusing(w.alice, 40000+i, to.server, at)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := &talk{t: t, conn: conn}
+				c.says("hello")
+				if tt.before {
+					w.serve(text)
+				} else {
+					w.must("close", "--all")
+				}
+				c.says("kept")
+				w.dies(conn, service, w.alice, 40000+i)
+				if conn, err := w.reusing(w.alice, 40000+i, to.server, at); err == nil {
+					conn.Close()
+					t.Errorf("to %s: a new connection passes inside the old flow", to.server)
+				}
+				w.must("open", to.door, to.client)
+				conn, err = w.reusing(w.alice, 40000+i, to.server, at)
+				if err != nil {
+					t.Errorf("to %s: with a grant: %v", to.server, err)
+				} else {
+					conn.Close()
+				}
+				w.must("close", "--all")
+				if tt.before && i == 0 {
+					w.must("unguard")
+					w.daemon.stop(t, syscall.SIGTERM)
+				}
+			}
+		})
+	}
+}
+
+// An FTP server repeats what the stranger wants of it, and the kernel's helper
+// expects a connection to a shut port.
+func TestWhatAHelperExpectsNeedsAGrant(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.listen(21) // an echo
+	w.load(`table inet helper {
+		ct helper ftp4 { type "ftp" protocol tcp; l3proto ip; }
+		ct helper ftp6 { type "ftp" protocol tcp; l3proto ip6; }
+		counter expected { }
+		chain pre { type filter hook prerouting priority -150; policy accept;
+			meta nfproto ipv4 tcp dport 21 ct helper set "ftp4"
+			meta nfproto ipv6 tcp dport 21 ct helper set "ftp6"
+			tcp dport 22 ct state related counter name expected
+		}
+	}`)
+	w.serve(standard)
+	for i, to := range []struct{ server, reply string }{
+		{serverIP, "227 Entering Passive Mode (10,20,0,1,0,22)\r\n"},
+		{serverIP6, "229 Entering Extended Passive Mode (|||22|)\r\n"},
+	} {
+		control := w.talk(w.mallory, to.server, 21)
+		control.says("220 ready\r\n") // the helper reads from the second line on
+		control.says(to.reply)
+		if w.passes(w.mallory, to.server, 22) {
+			t.Errorf("to %s: a stranger passes by what the helper expects", to.server)
+		}
+		if n := w.counters("helper")["expected"]; n <= int64(i) {
+			t.Errorf("to %s: the helper expected nothing, so nothing was tried", to.server)
+		}
+	}
+}
+
+// Answers to what this host asks pass, though the ports it asks from are
+// guarded.
+func TestAnswersToGuardedPortsPass(t *testing.T) {
+	w := newWorld(t)
+	if err := w.server.Run("sysctl", "-q", "net.ipv4.ip_local_port_range=60000 60100"); err != nil {
+		t.Fatal(err)
+	}
+	w.serve(strings.Replace(standard, "ports: [22/tcp]", "ports: [22/tcp, 60000-61000/udp, 60000-61000/tcp]", 1))
+	w.listenOn(w.alice, 53)
+	for _, address := range []string{aliceIP, aliceIP6} {
+		var server net.PacketConn
+		err := w.alice.Do(func() (err error) {
+			server, err = net.ListenPacket("udp", net.JoinHostPort(address, "53"))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		go func() {
+			buf := make([]byte, 512)
+			for n, from, err := server.ReadFrom(buf); err == nil; n, from, err = server.ReadFrom(buf) {
+				server.WriteTo(buf[:n], from)
+			}
+		}()
+		for range 10 {
+			err := w.server.Do(func() error {
+				conn, err := net.Dial("udp", net.JoinHostPort(address, "53"))
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(patience))
+				if _, err := conn.Write([]byte("who?")); err != nil {
+					return err
+				}
+				_, err = conn.Read(make([]byte, 4))
+				return err
+			})
+			if err != nil {
+				t.Errorf("a question to %s: %v", address, err)
+			}
+		}
+		w.talk(w.server, address, 53).says("by TCP")
+	}
+}
