@@ -404,3 +404,37 @@ func TestTwoDaemonsDoNotShareAState(t *testing.T) {
 		t.Error("a used code has opened")
 	}
 }
+
+// Pages reload themselves, and browsers send again what was reset.
+func TestOnesOwnCodeOnceMoreOpensNothingAndDoesNoHarm(t *testing.T) {
+	w := newWorld(t)
+	k := newKeyring(w, "anna")
+	w.serve(onetimeDoors + `
+  - {name: ticket, steps: ["/t/{ticket}"], opens: [ssh]}
+  - {name: code, steps: [/a, "/k/{totp}", /b], opens: [web]}
+` + k.config + "\nshield: {rate: 'off', ban: {knocks: 20}}\n")
+	ticket, code := "/t/"+k.ticket("anna"), "/k/"+k.code("anna")
+	w.knock(w.alice, serverIP, ticket)
+	w.mustBecome("ssh " + aliceIP)
+	w.settled(w.alice, "ssh "+aliceIP)
+	for range 12 { // twice as many as are wrong codes that lock out, and more knocks than the ban
+		w.knock(w.alice, serverIP, ticket, ticket)
+	}
+	w.knock(w.alice, serverIP, "/a", ticket, code, code, ticket, "/b", code)
+	w.mustBecome("web " + aliceIP)
+	w.settled(w.alice, "web "+aliceIP)
+	w.knock(w.alice, serverIP, code, "/t/"+k.ticket("anna"))
+	w.mustBecome("ssh " + aliceIP)
+	if got := w.bans(); len(got) > 0 {
+		t.Errorf("bans %q", got)
+	}
+
+	// From anywhere else it is wrong.
+	w.settled(w.alice, "ssh "+aliceIP)
+	w.knock(w.mallory, serverIP, ticket)
+	w.settled(w.mallory)
+	w.daemon.stop(t, syscall.SIGTERM)
+	if log := strings.Join(w.daemon.lines(), "\n"); !strings.Contains(log, `"count":1`) || !strings.Contains(log, "codes or tickets that do not count") {
+		t.Errorf("not one wrong code, mallory's:\n%s", log)
+	}
+}
