@@ -260,19 +260,23 @@ func (w *world) knock(from *lab.Host, to string, paths ...string) {
 
 // passes reports whether a TCP connection from a host is accepted.
 func (w *world) passes(from *lab.Host, to string, port int) bool {
+	return w.dial(from, to, port) == nil
+}
+
+func (w *world) dial(from *lab.Host, to string, port int) error {
 	return from.Do(func() error {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(to, fmt.Sprint(port)), 700*time.Millisecond)
 		if err == nil {
 			conn.Close()
 		}
 		return err
-	}) == nil
+	})
 }
 
 func (w *world) mustPass(from *lab.Host, to string, port int, want bool) {
 	w.t.Helper()
-	if got := w.passes(from, to, port); got != want {
-		w.t.Errorf("%s to %s port %d: passes %v, want %v", from.Name, to, port, got, want)
+	if err := w.dial(from, to, port); (err == nil) != want {
+		w.t.Errorf("%s to %s port %d: passes %v, want %v (%v)", from.Name, to, port, !want, want, err)
 	}
 }
 
