@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"strings"
@@ -283,6 +284,37 @@ func TestAFailedReloadIsDegradedUntilOneSucceeds(t *testing.T) {
 	w.hangUp(`"reloaded"`)
 	until(t, "the reload succeeds", func() bool { return w.status().State == "ok" })
 	w.mustRun(standard)
+}
+
+func TestTheDoctorJudgesWhatWasInForceBesideABrokenFile(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.configure(standard + "nonsense: 1\n")
+	if out, _, code := w.webknock("doctor"); code != 1 || !strings.Contains(out, "unknown key") || !strings.Contains(out, "no door is judged") {
+		t.Errorf("with nothing kept: exit %d\n%s", code, out)
+	}
+	w.serve(standard)
+	w.configure(strings.Replace(standard, "22/tcp", "22/tpc", 1) + "nonsense: 1\n")
+	out, stderr, code := w.webknock("doctor", "-o", "json")
+	var report struct {
+		Status   string
+		Findings []struct{ Check, Subject, Status, Detail string }
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 1 || report.Status != "fail" {
+		t.Fatalf("exit %d, %v\n%s%s", code, err, out, stderr)
+	}
+	errs, shut := 0, 0
+	for _, f := range report.Findings {
+		if f.Check == "configuration" && f.Status == "fail" {
+			errs++
+		}
+		if f.Check == "shut" && strings.Contains(f.Subject, "ssh") && f.Status == "ok" {
+			shut++
+		}
+	}
+	if errs != 2 || shut == 0 {
+		t.Errorf("%d errors, ssh found shut %d times:\n%s", errs, shut, out)
+	}
 }
 
 func TestWithoutAnythingKeptAMistakeTouchesNothing(t *testing.T) {

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"webknock/config"
+	"webknock/internal/daemon"
 	"webknock/internal/doctor"
 )
 
@@ -20,15 +22,15 @@ func newDoctor(a *app) *cobra.Command {
 		Long: "doctor reads the kernel's whole ruleset and follows a stranger's packet, and one with a grant,\n" +
 			"to every door. Where rules depend on what it cannot know it says so. It changes nothing, save\n" +
 			"with --probe, which tries a door with packets from a throw-away network namespace, with a\n" +
-			"grant of a minute for it, and removes both. It exits 1 only if something fails.",
+			"grant of a minute for it, and removes both. It exits 1 only if something fails.\n" +
+			"If the configuration has errors, they are findings, and the doors of the one that was in force\n" +
+			"last are judged.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := config.Load(a.configFile)
-			if err != nil {
-				return err
-			}
+			cfg, wrong := a.configToJudge()
 			o := doctor.Options{Config: cfg, API: a.api(), From: from.Addr}
 			var report doctor.Report
+			var err error
 			if probe != "" {
 				report, err = doctor.Probe(c.Context(), o, probe)
 			} else {
@@ -36,6 +38,10 @@ func newDoctor(a *app) *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			report.Findings = append(wrong, report.Findings...)
+			if len(wrong) > 0 {
+				report.Status = doctor.Fail
 			}
 			if a.output == "json" {
 				err = printJSON(c.OutOrStdout(), report)
@@ -55,6 +61,41 @@ func newDoctor(a *app) *cobra.Command {
 	c.Flags().Var(&from, "from", "judge for a client of this `ADDRESS` (default one of the internet, for IPv4 and IPv6)")
 	c.Flags().StringVar(&probe, "probe", "", "try a `DOOR` with packets, as root")
 	return c
+}
+
+// configToJudge returns the configuration whose doors are judged, and what is
+// wrong with the file if that is not the file's: then it is the one that was in
+// force last or, if none is kept, one without doors.
+func (a *app) configToJudge() (*config.Config, []doctor.Finding) {
+	cfg, broken := config.Load(a.configFile)
+	if broken == nil {
+		broken = daemon.Undone(cfg)
+	}
+	if broken == nil {
+		return cfg, nil
+	}
+	var wrong []doctor.Finding
+	say := func(status doctor.Status, subject, text string) {
+		wrong = append(wrong, doctor.Finding{Check: "configuration", Subject: subject, Status: status, Detail: text})
+	}
+	for line := range strings.Lines(broken.Error()) {
+		say(doctor.Fail, a.configFile, strings.TrimSpace(line))
+	}
+	last, lacks, err := daemon.LastGood(a.configFile, config.Peek(a.configFile).State)
+	if err == nil && last != nil {
+		say(doctor.Warning, "last good", "what follows is about the configuration that was in force last")
+		for _, lack := range lacks {
+			say(doctor.Warning, "last good", lack)
+		}
+		return last, wrong
+	}
+	detail := "no configuration was in force before, so that no door is judged"
+	if err != nil {
+		detail = fmt.Sprintf("what was in force last cannot be read, so that no door is judged: %v", err)
+	}
+	say(doctor.Warning, "last good", detail)
+	basics := config.Peek(a.configFile)
+	return &config.Config{File: a.configFile, State: basics.State, Firewall: config.Firewall{Backend: config.BackendNFTables, Table: basics.Table}}, wrong
 }
 
 // address is a flag that holds an IP address.

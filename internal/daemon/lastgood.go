@@ -81,19 +81,35 @@ func Undone(cfg *config.Config) error {
 func fallBack(file, state string, why error) (*Start, error) {
 	state = lastgood.Dir(file, state, config.DefaultState())
 	last, err := lastgood.ReadConfig(state)
-	if err != nil {
-		return nil, fmt.Errorf("%w; and the last good configuration is of no use: %w", why, err)
-	}
-	if last == nil {
+	if err == nil && last == nil {
 		return nil, why
 	}
-	cfg, lacks, err := config.Restore(last.Source)
+	var cfg *config.Config
+	var lacks []string
+	if err == nil {
+		cfg, lacks, err = config.Restore(last.Source)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w; and the last good configuration is of no use: %w", why, err)
 	}
 	cfg.State = state
 	return &Start{Config: cfg, fallback: &fallback{why: why, since: last.Since, lacks: lacks}}, nil
 }
+
+// LastGood returns the configuration of a file that was in force last, or nil,
+// and what it has to do without.
+func LastGood(file, state string) (cfg *config.Config, lacks []string, err error) {
+	start, err := fallBack(file, state, errNothingKept)
+	if err == errNothingKept {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return start.Config, start.fallback.lacks, nil
+}
+
+var errNothingKept = errors.New("the file is not in force")
 
 // keeping keeps what is in force for the starts to come. It does nothing in a
 // dry run, which shuts nothing.
