@@ -293,3 +293,30 @@ func TestATicketThatComesEarlyMakesNoRoom(t *testing.T) {
 		t.Errorf("the mark moved by %d s, %d tickets are known", l.burnt.Mark-before, len(l.burnt.of(key).Tickets))
 	}
 }
+
+// The mark is in the file: after a restart no clock that is set back makes an old
+// ticket young again.
+func TestTheMarkOutlivesARestart(t *testing.T) {
+	seal := func(at time.Time) string {
+		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	dir := t.TempDir()
+	l := on(dir)
+	if l.ticket(seal(start), start) == "" {
+		t.Fatal("a good ticket counts for nobody")
+	}
+	l.write()
+	l.dir.Close()
+	back := start.Add(-10 * time.Minute)
+	next := on(dir)
+	if got := next.ticket(seal(back), back); got != "" {
+		t.Errorf("a ticket from before the mark is one of %q", got)
+	}
+	if got := next.ticket(seal(start.Add(time.Second)), back); got != "alice" { // the mark is the time that counts
+		t.Errorf("a ticket at the mark is one of %q", got)
+	}
+}
