@@ -232,6 +232,9 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 			t.Errorf("the first %d of %d bytes pass: %+v", n, len(whole), got)
 		}
 	}
+	if _, err := decodeBurnt([]byte(`{"version":1,"mark":1,"secrets":{},"more":1}`)); err == nil {
+		t.Error("a file of another form passes")
+	}
 	for _, more := range []string{"x", "{}", string(whole)} {
 		if _, err := decodeBurnt(append(whole[:len(whole):len(whole)], more...)); err == nil {
 			t.Errorf("the file passes with %q behind it", more)
