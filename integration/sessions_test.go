@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -232,7 +233,7 @@ func TestASessionFromBeforeTheGuardLivesWhateverHappensToTheGuard(t *testing.T) 
 				}
 			}
 			until(t, "the sessions that are over are forgotten", func() bool {
-				return !strings.Contains(w.nft("list", "set", "inet", "webknock", "before4")+w.nft("list", "set", "inet", "webknock", "before6"), "40000")
+				return !strings.Contains(w.nft("list", "set", "inet", "webknock", "before4")+w.nft("list", "set", "inet", "webknock", "before6"), ". 40000 .")
 			})
 		})
 	}
@@ -279,4 +280,107 @@ func TestASessionFromAGapEnds(t *testing.T) {
 			s.conn.Close()
 		}
 	}
+}
+
+// What was sent to a port before its grant was not sent on, and goes on so as a
+// flow that is known; the grant changes that.
+func TestAFlowFromBeforeItsGrantIsSentOn(t *testing.T) {
+	w := newWorld(t)
+	inner := w.inner()
+	// Connection tracking is active, and somebody answers on this host.
+	w.nft("add table inet tracking; add chain inet tracking input { type filter hook input priority 0; }; add rule inet tracking input ct state established counter")
+	answer := func(host *lab.Host, port int, text string) {
+		t.Helper()
+		err := host.Do(func() error {
+			server, err := net.ListenPacket("udp", fmt.Sprint(":", port))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { server.Close() })
+			go func() {
+				buf := make([]byte, 512)
+				for _, from, err := server.ReadFrom(buf); err == nil; _, from, err = server.ReadFrom(buf) {
+					server.WriteTo([]byte(text), from)
+				}
+			}()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer(w.server, 5000, "this host")
+	answer(inner, 51820, "the other")
+	for _, tt := range []struct{ client, server, to string }{{aliceIP, serverIP, innerIP}, {aliceIP6, serverIP6, innerIP6}} {
+		var conn net.Conn
+		err := w.alice.Do(func() (err error) {
+			conn, err = net.DialUDP("udp", &net.UDPAddr{Port: 51820}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(tt.server), 5000)))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := func() string {
+			conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			conn.Write([]byte("who is there?"))
+			buf := make([]byte, 512)
+			n, _ := conn.Read(buf)
+			return string(buf[:n])
+		}
+		until(t, "an answer without a guard", func() bool { return asked() == "this host" })
+		door := fmt.Sprintf(`
+listeners: [{address: ":8080"}]
+doors: [{name: vpn, ports: [5000/udp], ttl: 1h, forward: "%s"}]
+sequences: [{name: vpn, steps: [/a], opens: [vpn]}]
+`, net.JoinHostPort(tt.to, "51820"))
+		w.serve(door)
+		until(t, "the end of answers", func() bool { return asked() == "" })
+		w.must("open", "vpn", tt.client)
+		until(t, "an answer of the other host", func() bool { return asked() == "the other" })
+		w.must("close", "--all")
+		w.must("unguard")
+		w.daemon.stop(t, syscall.SIGTERM)
+		conn.Close()
+	}
+}
+
+// A session through a published port has no socket on this host.
+func TestASessionThroughAPublishedPortIsFromBeforeTheGuard(t *testing.T) {
+	w := newWorld(t)
+	inner := w.inner()
+	w.listenOn(inner, 22)
+	published := fmt.Sprintf("add table inet docker; add chain inet docker pre { type nat hook prerouting priority -100; }; "+
+		"add rule inet docker pre meta nfproto ipv4 fib daddr type local tcp dport 22 dnat ip to %s:22; "+
+		"add rule inet docker pre meta nfproto ipv6 fib daddr type local tcp dport 22 dnat ip6 to [%s]:22", innerIP, innerIP6)
+	w.nft(published)
+	servers := []string{serverIP, serverIP6}
+	var up []*session
+	for _, server := range servers {
+		up = append(up, w.mustConnect(w.mallory, 40000, server))
+	}
+	w.serve(cutting)
+	for _, when := range []string{"after the guard came", "after a repair", "after a kill, a flush and a start"} {
+		for _, s := range up {
+			s.mustLive(when)
+		}
+		switch when {
+		case "after the guard came":
+			w.nft("delete", "table", "inet", "webknock")
+			w.mustBeRepaired()
+		case "after a repair":
+			w.daemon.stop(t, syscall.SIGKILL)
+			w.nft("delete", "table", "inet", "webknock")
+			w.serve(cutting)
+		}
+	}
+	for i, s := range up {
+		s.conn.(*net.TCPConn).SetLinger(0)
+		s.conn.Close()
+		if w.connect(w.mallory, 40000, servers[i]) != nil {
+			t.Error("a new connection from the port of a session from before the guard gets in")
+		}
+	}
+	until(t, "the sessions that are over are forgotten", func() bool {
+		return !strings.Contains(w.nft("list", "table", "inet", "webknock"), ". 40000 .")
+	})
 }

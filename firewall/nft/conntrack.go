@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -54,7 +55,7 @@ func dialConntrack() (conntrack, error) {
 		return conntrack{}, err
 	}
 	conn.SetReadBuffer(sockBuffer)
-	return conntrack{conn}, nil
+	return conntrack{conn}, conn.SetDeadline(time.Now().Add(requestTimeout))
 }
 
 // message returns a message of a kind about flows of a family.
@@ -79,7 +80,7 @@ func (c conntrack) flows(protocol firewall.Protocol, client netip.Prefix) ([]flo
 	request, err := c.message(ctGet, netlink.Dump, client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
 		flags := uint32(filterProtocol)
 		to := netip.AddrPort{}
-		if client.IsSingleIP() {
+		if client.IsSingleIP() && client.Addr().Is4() { // of IPv6 the kernel sends all but those asked for
 			flags |= filterSource
 			to = netip.AddrPortFrom(client.Addr(), 0)
 		}
@@ -118,19 +119,49 @@ func (c conntrack) find(f flow) (flow, bool, error) {
 	if err != nil {
 		return flow{}, false, err
 	}
-	answers, err := c.Execute(request)
+	if _, err = c.Send(request); err == nil {
+		f, err = c.receiveOne()
+	}
 	if errors.Is(err, syscall.ENOENT) {
 		return flow{}, false, nil
 	}
 	if err != nil {
 		return flow{}, false, fmt.Errorf("look for a tracked connection: %w", err)
 	}
-	for _, m := range answers {
-		if found, ok := parseFlow(m.Data); ok {
-			return found, true, nil
+	return f, true, nil
+}
+
+// receiveOne receives one flow. The kernel marks it as part of several messages,
+// and sends no end of those, for which the library would wait.
+func (c conntrack) receiveOne() (f flow, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return f, err
+	}
+	data := make([]byte, 1<<16)
+	n, failed := 0, error(nil)
+	if err := raw.Read(func(fd uintptr) bool {
+		n, _, failed = unix.Recvfrom(int(fd), data, unix.MSG_DONTWAIT)
+		return failed != unix.EAGAIN && failed != unix.EINTR
+	}); err != nil {
+		return f, err
+	}
+	if failed != nil {
+		return f, failed
+	}
+	messages, err := syscall.ParseNetlinkMessage(data[:n])
+	if err != nil {
+		return f, err
+	}
+	for _, m := range messages {
+		if m.Header.Type == unix.NLMSG_ERROR && len(m.Data) >= 4 {
+			return f, syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+		}
+		if f, ok := parseFlow(m.Data); ok {
+			return f, nil
 		}
 	}
-	return flow{}, false, nil
+	return f, errors.New("the answer is no flow")
 }
 
 // delete deletes a flow, unless another has taken its place.

@@ -45,6 +45,13 @@ func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
 	}
 	if err == nil {
 		b.counted(*b.guard, changes)
+		var begun []firewall.Grant
+		for _, c := range changes {
+			if !c.Close {
+				begun = append(begun, c.Grant)
+			}
+		}
+		b.sendOn(begun)
 	}
 	return err
 }

@@ -63,6 +63,7 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	}
 	b.guard, b.there = &g, there
 	b.noteEarlier()
+	b.sendOn(grants)
 	return nil
 }
 

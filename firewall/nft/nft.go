@@ -69,6 +69,8 @@ type Backend struct {
 	comingSaved  bool     // the store has it already
 	earlierNoted chan struct{}
 	background   sync.WaitGroup
+
+	begun begun
 }
 
 var _ firewall.Backend = (*Backend)(nil)
@@ -96,6 +98,7 @@ func New(o Options) (*Backend, error) {
 
 		store:        o.Sessions,
 		earlierNoted: make(chan struct{}, 1),
+		begun:        begun{wake: make(chan struct{}, 1)},
 	}
 	err := b.do("list tables", func(c *nftables.Conn) error {
 		_, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
@@ -107,6 +110,7 @@ func New(o Options) (*Backend, error) {
 	}
 	go b.monitor(ctx)
 	b.background.Go(func() { b.watchEarlier(ctx) })
+	b.background.Go(func() { b.forgetOldFlows(ctx) })
 	return b, nil
 }
 

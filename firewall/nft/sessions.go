@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"webknock/firewall"
@@ -103,7 +104,7 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 			clients = append(clients, grant.Client)
 		}
 	}
-	failed := b.forgetFlows(ctx, forwarded, func(f flow, _ firewall.Door) bool { return f.status&statusOffloaded != 0 })
+	_, failed := b.forgetFlows(ctx, forwarded, func(f flow, _ firewall.Door) bool { return f.status&statusOffloaded != 0 })
 	if len(clients) == 0 {
 		return failed
 	}
@@ -135,14 +136,14 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 
 // forgetFlows deletes entries of connection tracking: those of the clients of
 // grants to the ports of their doors for which which returns true.
-func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, which func(flow, firewall.Door) bool) (failed error) {
+func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, which func(flow, firewall.Door) bool) (forgotten []flow, failed error) {
 	g, _, guarded := b.guarding()
 	if !guarded || len(grants) == 0 {
-		return nil
+		return nil, nil
 	}
 	c, err := dialConntrack()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer c.Close()
 	deadline, ok := ctx.Deadline()
@@ -161,17 +162,97 @@ func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, whic
 			}
 			flows, err := c.flows(protocol, grant.Client)
 			if err != nil {
-				return err
+				return forgotten, err
 			}
 			for _, f := range flows {
 				to := func(p firewall.Ports) bool {
 					return p.Protocol == protocol && p.First <= f.asked.Port() && f.asked.Port() <= p.Last
 				}
 				if slices.ContainsFunc(door.Ports, to) && which(f, *door) {
+					forgotten = append(forgotten, f)
 					failed = errors.Join(failed, c.delete(f))
 				}
 			}
 		}
 	}
-	return failed
+	return forgotten, failed
+}
+
+// forgetAnswers deletes the flows that late answers in forgotten flows begin: to
+// connection tracking they are new, and go the other way. A service of this host
+// that goes on answering meanwhile may begin them again.
+func forgetAnswers(forgotten []flow) error {
+	c, err := dialConntrack()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for quiet, tries := 0, 0; quiet < 3 && tries < 50; tries++ {
+		quiet++
+		for _, f := range forgotten {
+			answer, there, err := c.find(flow{protocol: f.protocol, client: f.served, asked: f.client, zone: f.zone})
+			if there {
+				quiet = 0
+				err = c.delete(answer)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
+}
+
+// begun is the grants of doors that forward, which have begun and whose clients
+// may have been sending already: connection tracking decides at the first packet
+// of a flow whether it is sent on, and what came before the grant was not. A
+// WireGuard client, for example, always sends from the same port.
+type begun struct {
+	wake chan struct{}
+
+	mu     sync.Mutex
+	grants []firewall.Grant
+}
+
+// sendOn has the flows of clients forgotten that are not sent on, so that the
+// next packet begins them anew. It does not wait for that. The caller holds b.mu.
+func (b *Backend) sendOn(grants []firewall.Grant) {
+	b.begun.mu.Lock()
+	defer b.begun.mu.Unlock()
+	for _, g := range grants {
+		if door := b.guard.Door(g.Door); door != nil && door.Forward.IsValid() {
+			b.begun.grants = append(b.begun.grants, g)
+		}
+	}
+	if len(b.begun.grants) > 0 {
+		select {
+		case b.begun.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// forgetOldFlows does what sendOn asks for until ctx is done. It is done when a
+// grant begins, and never when one ends: then the next packet of the server would
+// begin the flow anew, and those of the client would be answers.
+func (b *Backend) forgetOldFlows(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.begun.wake:
+		}
+		b.begun.mu.Lock()
+		grants := b.begun.grants
+		b.begun.grants = nil
+		b.begun.mu.Unlock()
+		forgotten, err := b.forgetFlows(ctx, grants, func(f flow, door firewall.Door) bool { return f.served != door.Forward })
+		if len(forgotten) > 0 { // who has served them may just be about to answer
+			err = errors.Join(err, forgetAnswers(forgotten))
+		}
+		if err != nil {
+			b.log.Warn("nftables: flows from before a grant cannot be forgotten; they may not be sent on until they time out", "error", err)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -69,7 +70,7 @@ func dialSockets() (sockets, error) {
 		return sockets{}, err
 	}
 	conn.SetReadBuffer(sockBuffer)
-	return sockets{conn}, nil
+	return sockets{conn}, conn.SetDeadline(time.Now().Add(requestTimeout))
 }
 
 // request is a message with a struct inet_diag_req_v2.
