@@ -232,8 +232,18 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 			t.Errorf("the first %d of %d bytes pass: %+v", n, len(whole), got)
 		}
 	}
-	if _, err := decodeBurnt([]byte(`{"version":1,"mark":1,"secrets":{},"more":1}`)); err == nil {
-		t.Error("a file of another form passes")
+	for _, other := range []string{
+		`{"version":1,"mark":1,"secrets":{},"more":1}`,
+		`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1}}}`,
+		`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":-1,"tickets":{}}}}`,
+		`{"version":1,"mark":1,"secrets":{"0102030405060708":{"tickets":{},"counter":1,"x":1}}}`,
+	} {
+		if _, err := decodeBurnt([]byte(other)); err == nil {
+			t.Errorf("a file of another form passes: %s", other)
+		}
+	}
+	if _, err := decodeBurnt([]byte(`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{}}}}`)); err != nil {
+		t.Errorf("a small file that is right: %v", err)
 	}
 	for _, more := range []string{"x", "{}", string(whole)} {
 		if _, err := decodeBurnt(append(whole[:len(whole):len(whole)], more...)); err == nil {
