@@ -111,7 +111,7 @@ func newShards(max int, r *rules, ledger *onetime.Ledger, complete func(completi
 			mailbox:   make(chan httpd.Letter, mailboxSize),
 			bell:      make(chan struct{}, 1),
 			asked:     make(chan func()),
-			tracker:   track.New(all.origin, all.bound),
+			tracker:   track.New(all.bound),
 			offenders: newOffenders(),
 			used:      usedCodes{},
 			reader:    bufio.NewReaderSize(nil, httpd.MaxHead),
@@ -125,10 +125,8 @@ func newShards(max int, r *rules, ledger *onetime.Ledger, complete func(completi
 // run works until ctx is done and all mailboxes are empty.
 func (all *shards) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for i, s := range all.shards {
-		// Sweeps of different shards do not meet.
-		first := sweepInterval * time.Duration(i) / shardCount
-		wg.Go(func() { s.run(ctx, first) })
+	for _, s := range all.shards {
+		wg.Go(func() { s.run(ctx) })
 	}
 	wg.Wait()
 	all.rest.Stop()
@@ -193,10 +191,14 @@ func (all *shards) use(ctx context.Context, r *rules) error {
 	})
 }
 
-func (s *shard) run(ctx context.Context, firstSweep time.Duration) {
-	sweep := time.NewTimer(firstSweep)
-	defer sweep.Stop()
+// run works until ctx is done and the mailbox is empty. While nobody is in
+// progress it has no timer.
+func (s *shard) run(ctx context.Context) {
+	var sweep <-chan time.Time
 	for {
+		if sweep == nil && !s.tracker.Empty() {
+			sweep = time.After(sweepInterval)
+		}
 		select {
 		case <-s.bell:
 			for range len(s.mailbox) {
@@ -204,9 +206,9 @@ func (s *shard) run(ctx context.Context, firstSweep time.Duration) {
 			}
 		case f := <-s.asked:
 			f()
-		case <-sweep.C:
+		case <-sweep:
 			s.tracker.Sweep(time.Since(s.origin))
-			sweep.Reset(sweepInterval)
+			sweep = nil
 		case <-ctx.Done():
 			for len(s.mailbox) > 0 {
 				s.read(<-s.mailbox)

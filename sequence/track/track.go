@@ -6,6 +6,7 @@
 package track
 
 import (
+	"math"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -61,16 +62,15 @@ func (b *Bound) take() bool {
 }
 
 // A Tracker holds the progress of one shard's clients in a go-cache without a
-// janitor. What still counts is decided on the monotonic clock, by the
-// deadlines of the states; the cache's own expiry, by the wall clock, decides
-// only when memory is given back.
+// janitor and without its expiry, which compares the wall clock: that may be set
+// to another time. All is decided on the monotonic clock, by the deadlines of the
+// states.
 type Tracker struct {
-	bound  *Bound
-	origin time.Time
-	cache  *gocache.Cache
-	taken  int           // places taken in bound
-	peak   int           // most clients since the cache was last made
-	drift  time.Duration // of the wall clock against the monotonic, at the last sweep
+	bound *Bound
+	cache *gocache.Cache
+	taken int           // places taken in bound
+	peak  int           // most clients since the cache was last made
+	next  time.Duration // no client's progress ends before
 }
 
 // client is what is remembered of one client.
@@ -88,9 +88,9 @@ type progress struct {
 }
 
 // New returns an empty tracker. The instants given to its methods are the time
-// since origin, which carries a monotonic reading.
-func New(origin time.Time, bound *Bound) *Tracker {
-	return &Tracker{bound: bound, origin: origin, cache: gocache.New(gocache.NoExpiration, 0)}
+// since some instant, by the monotonic clock.
+func New(bound *Bound) *Tracker {
+	return &Tracker{bound: bound, cache: gocache.New(gocache.NoExpiration, 0)}
 }
 
 // A Completion is a sequence that a client has completed.
@@ -147,7 +147,7 @@ func (t *Tracker) Knock(addr netip.Addr, k sequence.Knock, now time.Duration) (c
 		}
 	}
 	if rest := next.deadline() - now; next.machine != nil && rest >= 0 {
-		return completed, !t.put(key, known, next, rest)
+		return completed, !t.put(key, known, next)
 	}
 	if known != nil {
 		t.cache.Delete(string(key[:]))
@@ -163,22 +163,23 @@ func (t *Tracker) get(key [16]byte) *client {
 	return nil
 }
 
-// put remembers a client for rest, and reports whether there was room for it.
-func (t *Tracker) put(key [16]byte, known *client, next client, rest time.Duration) bool {
+// put remembers a client, and reports whether there was room for it.
+func (t *Tracker) put(key [16]byte, known *client, next client) bool {
 	if known == nil {
 		if !t.bound.take() {
 			return false
 		}
 		t.taken++
 		known = new(client)
+		t.cache.Set(string(key[:]), known, gocache.NoExpiration)
 	}
 	*known = next
-	t.cache.Set(string(key[:]), known, max(rest, 1)) // go-cache keeps for ever what is set for 0
+	t.next = min(t.next, next.deadline())
 	t.settle()
 	return true
 }
 
-// settle gives back the places of clients that the cache no longer holds.
+// settle makes the places taken those of the clients in the cache.
 func (t *Tracker) settle() {
 	n := t.cache.ItemCount()
 	t.bound.count.Add(int64(n - t.taken))
@@ -186,15 +187,25 @@ func (t *Tracker) settle() {
 	t.peak = max(t.peak, n)
 }
 
+// Empty reports whether nobody is remembered, so that there is nothing to sweep.
+func (t *Tracker) Empty() bool { return t.taken == 0 }
+
 // Sweep forgets the clients whose progress has ended. Call it now and then;
 // how often decides only how soon their memory and their places are free.
 func (t *Tracker) Sweep(now time.Duration) {
-	t.cache.DeleteExpired()
-	drift := time.Now().Round(0).Sub(t.origin.Round(0)) - now
-	if step := drift - t.drift; step < -time.Second || step > time.Second {
-		t.drift = drift
-		t.rebuild(now)
-	} else if n := t.cache.ItemCount(); t.peak > 1024 && n < t.peak/4 {
+	if now <= t.next {
+		return
+	}
+	t.next = math.MaxInt64
+	for key, item := range t.cache.Items() {
+		c := item.Object.(*client)
+		if end := c.deadline(); end < now {
+			t.cache.Delete(key)
+		} else {
+			t.next = min(t.next, end)
+		}
+	}
+	if n := t.cache.ItemCount(); t.peak > 1024 && n < t.peak/4 {
 		t.rebuild(now)
 	}
 	t.settle()
@@ -217,16 +228,17 @@ func (t *Tracker) Retain(keep func(*sequence.Machine) bool, now time.Duration) {
 	t.settle()
 }
 
-// rebuild moves the clients whose progress goes on into a new cache: with
-// expiries by the wall clock as it now is, after it was set to another time,
-// and in a map of the right size, since maps do not shrink.
+// rebuild moves the clients whose progress goes on into a new cache, with a map
+// of the right size, since maps do not shrink.
 func (t *Tracker) rebuild(now time.Duration) {
 	items := t.cache.Items()
 	t.cache = gocache.New(gocache.NoExpiration, 0)
+	t.next = math.MaxInt64
 	for key, item := range items {
 		c := item.Object.(*client)
-		if rest := c.deadline() - now; c.machine != nil && rest >= 0 {
-			t.cache.Set(key, c, max(rest, 1))
+		if end := c.deadline(); c.machine != nil && end >= now {
+			t.cache.Set(key, c, gocache.NoExpiration)
+			t.next = min(t.next, end)
 		}
 	}
 	t.peak = 0

@@ -26,7 +26,7 @@ type gate struct {
 func newGate(t testing.TB, max int, sequences ...string) *gate {
 	t.Helper()
 	origin := time.Now()
-	return &gate{New(origin, NewBound(max)), newSet(t, nil, sequences...), origin}
+	return &gate{New(NewBound(max)), newSet(t, nil, sequences...), origin}
 }
 
 func newSet(t testing.TB, old *sequence.Set, sequences ...string) *sequence.Set {
@@ -241,7 +241,7 @@ func TestRetainKeepsProgressOfUnchangedSequences(t *testing.T) {
 	}
 }
 
-func TestASteppedWallClockNeitherKeepsNorRevivesProgress(t *testing.T) {
+func TestASteppedWallClockNeitherKeepsNorEndsProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(t, 10, "ssh=abc")
 		g.knock(alice, "/a")
@@ -251,18 +251,27 @@ func TestASteppedWallClockNeitherKeepsNorRevivesProgress(t *testing.T) {
 		if got := g.bound.Count(); got != 0 {
 			t.Errorf("set back: %d clients still there", got)
 		}
-		g.Tracker = New(g.origin, NewBound(10))
+		g.Tracker = New(NewBound(10))
 		g.knock(alice, "/a")
 		if done, _ := g.Knock(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: "/b"}, nil), time.Hour); done != nil {
 			t.Error("set back: progress an hour old completes")
 		}
-		// Five seconds forward within ten are no loss.
-		g.Tracker = New(g.origin, NewBound(10))
+		// The wall clock has gone on for an hour, the monotonic clock for a second:
+		// it was set forward.
+		g.Tracker = New(NewBound(10))
+		began := g.now()
 		g.knock(alice, "/a")
-		time.Sleep(5 * time.Second)
-		g.Sweep(0)
-		if got := len(g.Progress(0)); got != 1 {
-			t.Errorf("set forward by less than the progress has left: %d clients", got)
+		time.Sleep(time.Hour)
+		now := began + time.Second
+		g.Sweep(now)
+		if got := len(g.Progress(now)); got != 1 {
+			t.Errorf("set forward: %d clients", got)
+		}
+		for i, path := range []string{"/b", "/c"} {
+			done, _ := g.Knock(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: path}, nil), now)
+			if len(done) != i {
+				t.Errorf("set forward: %d completions with %s", len(done), path)
+			}
 		}
 	})
 }
@@ -343,7 +352,7 @@ func BenchmarkMillion(b *testing.B) {
 		bound := NewBound(clients)
 		trackers := make([]*Tracker, shards)
 		for i := range trackers {
-			trackers[i] = New(origin, bound)
+			trackers[i] = New(bound)
 		}
 		addr := netip.MustParseAddr("10.0.0.0")
 		for i := range clients {
