@@ -278,6 +278,11 @@ type Backend interface {
 	// EndSessions ends the sessions that began under grants, which the backend
 	// does not hold any more. Sessions from before the guard live on.
 	EndSessions(ctx context.Context, grants []Grant) error
+	// Expel ends what clients have begun at doors without a grant of this
+	// program's, by elements that somebody else had put there: Door and Client of
+	// intruders. Sessions of clients that have a grant or need none live on, and
+	// those from before the guard.
+	Expel(ctx context.Context, intruders []Grant) error
 	// Changed receives a value soon after somebody else may have changed
 	// what this backend keeps. It may report changes that are none, and may
 	// miss some: its reader should call Read then, and now and then as well.

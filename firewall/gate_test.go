@@ -69,7 +69,11 @@ func (f *faulty) Guard(ctx context.Context, g Guard, grants []Grant) error {
 	if err := f.failing("guard", nil); err != nil {
 		return err
 	}
-	return f.Memory.Guard(ctx, g, grants)
+	err := f.Memory.Guard(ctx, g, grants)
+	if f.after != nil {
+		err = errors.Join(err, f.after("guard"))
+	}
+	return err
 }
 
 func (f *faulty) Commit(ctx context.Context, changes []Change) error {
@@ -648,6 +652,7 @@ func TestBansComeBackWithTheGuard(t *testing.T) {
 		if err := h.Configure(t.Context(), shielded); err != nil {
 			t.Fatal(err)
 		}
+		h.mustSay() // bans that come with a configuration are no repair
 		if bans, foreign, err := h.backend.Bans(t.Context()); err != nil || len(bans) != 2 || len(foreign) != 0 {
 			t.Errorf("the firewall holds %v, %v, %v", bans, foreign, err)
 		}

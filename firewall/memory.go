@@ -130,6 +130,9 @@ func (m *Memory) Bans(context.Context) (ours, foreign []Ban, err error) {
 // EndSessions implements Backend.
 func (m *Memory) EndSessions(context.Context, []Grant) error { return nil }
 
+// Expel implements Backend.
+func (m *Memory) Expel(context.Context, []Grant) error { return nil }
+
 // Changed implements Backend.
 func (m *Memory) Changed() <-chan By { return m.changed }
 

@@ -5,7 +5,11 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 )
+
+// expelAgain is how long after the first time intruders are expelled again.
+const expelAgain = 50 * time.Millisecond
 
 // A sessionEnder ends the sessions of grants that have ended, beside the gate:
 // to find them among all connections of the host takes milliseconds, in which
@@ -15,8 +19,9 @@ type sessionEnder struct {
 	log     *slog.Logger
 	wake    chan struct{}
 
-	mu      sync.Mutex
-	waiting []Grant
+	mu        sync.Mutex
+	waiting   []Grant
+	intruders []Grant
 }
 
 func newSessionEnder(backend Backend, log *slog.Logger) *sessionEnder {
@@ -59,6 +64,20 @@ func (e *sessionEnder) add(grants []Grant) {
 	}
 }
 
+// expel has ended soon what intruders have begun.
+func (e *sessionEnder) expel(intruders []Grant) {
+	if len(intruders) == 0 {
+		return
+	}
+	e.mu.Lock()
+	e.intruders = append(e.intruders, intruders...)
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
 // spare lets the sessions of a grant live, which runs again, if they have not
 // been ended yet.
 func (e *sessionEnder) spare(k key) {
@@ -69,9 +88,20 @@ func (e *sessionEnder) spare(k key) {
 
 func (e *sessionEnder) end() {
 	e.mu.Lock()
-	grants := e.waiting
-	e.waiting = nil
+	grants, intruders := e.waiting, e.intruders
+	e.waiting, e.intruders = nil, nil
 	e.mu.Unlock()
+	if len(intruders) > 0 {
+		// Twice: a packet may have been on its way when the element was deleted.
+		for _, wait := range []time.Duration{0, expelAgain} {
+			time.Sleep(wait)
+			ctx, cancel := call(context.Background())
+			if err := e.backend.Expel(ctx, intruders); err != nil {
+				e.log.Error("sessions that began by elements of somebody else may live on", "error", err)
+			}
+			cancel()
+		}
+	}
 	if len(grants) == 0 {
 		return
 	}

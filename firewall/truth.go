@@ -136,6 +136,7 @@ func (g *Gate) reconcile(ctx context.Context, found []Held) error {
 	adopts := g.adoption()
 	there := make(map[key]bool, len(found))
 	var remove, set []Change
+	var intruders []Grant
 	back := 0
 	for _, f := range found {
 		k := keyOf(f.Grant)
@@ -166,7 +167,9 @@ func (g *Gate) reconcile(ctx context.Context, found []Held) error {
 			}
 		case !g.ended[k].IsZero() && f.Ends.Sub(now) < clockSlack: // the firewall's clock is a little behind
 		default:
-			remove = append(remove, Change{Grant: Grant{Door: k.door, Client: k.client}, Close: true})
+			intruder := Grant{Door: k.door, Client: k.client}
+			remove = append(remove, Change{Grant: intruder, Close: true})
+			intruders = append(intruders, intruder)
 		}
 	}
 	for k, grant := range g.grants {
@@ -190,6 +193,7 @@ func (g *Gate) reconcile(ctx context.Context, found []Held) error {
 			}
 		}
 	}
+	g.ending.expel(intruders)
 	if len(remove)+back > 0 && adopts == nil {
 		g.repaired(fmt.Sprintf("somebody has changed grants in the firewall: %d deleted that were not given here, %d put back", len(remove), back))
 	} else if len(remove) > 0 {

@@ -44,6 +44,12 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 			g.Expires = g.Expires.Add(time.Hour)
 			m.Put(Held{Grant: g, Origin: Ours, Ends: g.Expires})
 		}},
+		{"another end in its comment alone", func(m *Memory, g Grant) {
+			ends := g.Expires
+			g.Expires = g.Expires.Add(time.Hour)
+			m.Put(Held{Grant: g, Origin: Ours, Ends: ends})
+		}},
+		{"a comment of another boot", func(m *Memory, g Grant) { m.Put(Held{Grant: g, Ends: g.Expires}) }},
 		{"without a comment", func(m *Memory, g Grant) {
 			m.Put(Held{Grant: Grant{Door: g.Door, Client: g.Client, Expires: g.Expires}, Ends: g.Expires})
 		}},
@@ -77,6 +83,13 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 				if err != nil || len(got) != 1 || got[0].Grant != g || !got[0].Ends.Equal(g.Expires) || got[0].Spent {
 					t.Errorf("the firewall holds %+v, %v; want %+v", got, err, g)
 				}
+				for _, changes := range h.backend.commits[1:] {
+					for _, c := range changes {
+						if !c.Close && !c.Again {
+							t.Errorf("its connections are counted anew: %+v", c)
+						}
+					}
+				}
 				time.Sleep(time.Until(g.Expires))
 				h.mustSay("grant.closed ssh " + alice + " expired")
 				h.mustHold()
@@ -85,10 +98,33 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 	}
 }
 
+func TestWhatTheFirewallHasCountedIsTakenOver(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		g.Packets, g.Bytes = 7, 700
+		h.backend.Put(Held{Grant: g, Origin: Ours, Ends: g.Expires})
+		if got, err := h.Grants(t.Context()); err != nil || len(got) != 1 || got[0] != g {
+			t.Errorf("grants %+v, %v", got, err)
+		}
+		h.mustSay("grant.opened ssh " + alice) // and no repair
+	})
+}
+
+// The firewall's clock may be a little ahead.
+func TestAGrantThatEndsAMomentEarlierIsNotPutBack(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		time.Sleep(time.Until(g.Expires) - nearEnd/2)
+		h.backend.Take(g.Door, g.Client)
+		h.mustSay("grant.opened ssh "+alice, "grant.closed ssh "+alice+" expired")
+	})
+}
+
 // Whether an element is put right or left to end, none outlives its grant.
 func TestAnElementChangedJustBeforeItsEndEnds(t *testing.T) {
 	for _, origin := range []Origin{Foreign, Ours} {
 		inHouse(t, func(t *testing.T, h *house) {
+			time.Sleep(pollInterval / 3) // so that no look comes by chance
 			g := h.mustOpen(alice, "ssh")[0]
 			time.Sleep(time.Until(g.Expires) - nearEnd/2)
 			h.backend.Put(Held{Grant: g, Origin: origin, Ends: g.Expires.Add(time.Hour)})
@@ -253,7 +289,41 @@ func TestSomebodyElsesBansAreNone(t *testing.T) {
 		must()
 		h.backend.PutBan(Ban{prefix("192.0.2.66/32"), until.Add(time.Hour)})
 		must()
+		time.Sleep(2 * repairsApart) // or else it is told in a sum
+		h.backend.Memory.Ban(t.Context(), []Ban{{prefix("192.0.2.66/32"), until.Add(time.Hour)}, {prefix("192.0.2.68/32"), until}})
+		h.backend.signal()
+		must()
 	})
+}
+
+func TestBansOfAnEarlierRunAreAdopted(t *testing.T) {
+	for _, upgrade := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			backend := &faulty{Memory: NewMemory()}
+			guard := Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}
+			until := time.Now().Add(time.Hour)
+			err := errors.Join(backend.Guard(t.Context(), guard, nil), backend.Ban(t.Context(), []Ban{{prefix("192.0.2.1/32"), until}}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			backend.PutBan(Ban{prefix("192.0.2.2/32"), until}) // without a mark, as the version before left them
+			h := newHouse(t, backend)
+			h.Remember(&notes{closed: map[string]bool{}, upgrade: upgrade})
+			if err := h.Configure(t.Context(), guard); err != nil {
+				t.Fatal(err)
+			}
+			want := 1
+			if upgrade {
+				want = 2
+			}
+			bans, err := h.Bans(t.Context())
+			ours, foreign, _ := backend.Bans(t.Context())
+			if err != nil || len(bans) != want || len(ours) != want || len(foreign) != 0 {
+				t.Errorf("upgrade %v: bans %v, %v; in the firewall %v, of others %v", upgrade, bans, err, ours, foreign)
+			}
+			h.mustSay()
+		})
+	}
 }
 
 func TestABanThatFailsIsTriedAgain(t *testing.T) {
@@ -312,6 +382,47 @@ func TestABanEndsGrantsOfItsClientAlone(t *testing.T) {
 			t.Errorf("events %q, want %q", got, want)
 		}
 		h.mustHold("ssh " + bob)
+	})
+}
+
+func TestABanThatCannotEndGrantsSaysSo(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		h.fails(1, "commit")
+		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), time.Now().Add(time.Hour)}}, true); err == nil {
+			t.Error("no error")
+		}
+		time.Sleep(maxRetry)
+		synctest.Wait()
+		h.mustHold()
+	})
+}
+
+// Grants that somebody else took away unseen are back with a configuration, and
+// so is the configuration before if it fails.
+func TestAConfigurationPutsGrantsBack(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		h.mustOpen(alice, "ssh")
+		h.said()
+		h.backend.Memory.Unguard(t.Context())
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		h.mustHold("ssh " + alice)
+		h.mustSay()
+		once := true
+		h.backend.after = func(op string) error {
+			if op == "guard" && once {
+				once = false
+				return errors.New("lost")
+			}
+			return nil
+		}
+		if err := h.Configure(t.Context(), Guard{Doors: []Door{vpn}}); err == nil {
+			t.Fatal("no error")
+		}
+		h.mustHold("ssh " + alice)
+		h.mustSay()
 	})
 }
 
@@ -459,12 +570,14 @@ func TestFailuresAreRetriedLessAndLessOften(t *testing.T) {
 		if _, err := h.Guarding(t.Context()); err != nil {
 			t.Error(err)
 		}
-		// The next failure is tried again soon.
-		h.fails(1, "read")
-		h.Grants(t.Context())
-		time.Sleep(minRetry)
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Error(err)
+		// The next failure is tried again soon, whoever comes upon it.
+		for _, find := range []func(){func() { time.Sleep(pollInterval + time.Second/2) }, func() { h.Grants(t.Context()) }} {
+			h.fails(1, "read")
+			find()
+			time.Sleep(minRetry)
+			if _, err := h.Guarding(t.Context()); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
@@ -501,6 +614,11 @@ func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
 		if repairs != 600 || len(all) > 7 {
 			t.Errorf("%d events tell of %d repairs, of 600", len(all), repairs)
 		}
+		for i := range all[1:] {
+			if apart := all[i+1].Time.Sub(all[i].Time); apart > sumInterval {
+				t.Errorf("a sum comes after %v", apart)
+			}
+		}
 		time.Sleep(repairsApart)
 		if _, err := h.Guarding(t.Context()); err != nil {
 			t.Errorf("long after: %v", err)
@@ -508,12 +626,30 @@ func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
 		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Owner: true}); err != nil {
 			t.Fatal(err)
 		}
-		for range fewRepairs + 1 {
+		for range fewRepairs {
 			h.backend.Flush()
 			synctest.Wait()
 		}
+		if _, err := h.Guarding(t.Context()); err != nil {
+			t.Errorf("after a few repairs: %v", err)
+		}
+		h.backend.Flush()
+		synctest.Wait()
 		if _, err := h.Guarding(t.Context()); !errors.Is(err, ErrContested) || strings.Contains(err.Error(), "firewall.owner") {
 			t.Errorf("guarding with an owner: %v", err)
+		}
+	})
+}
+
+func TestRepairsFarApartAreNotContested(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		for range 3 * fewRepairs {
+			h.backend.Flush()
+			h.mustSay("repair")
+			if _, err := h.Guarding(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(repairsApart + time.Second)
 		}
 	})
 }

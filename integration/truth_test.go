@@ -204,3 +204,39 @@ func TestGrantsOfTheVersionBeforeGoOnOnce(t *testing.T) {
 	w.mustHold()
 	w.mustPass(w.alice, serverIP, 22, false)
 }
+
+// What somebody else's element has let in does not live on, though its
+// connection was labelled as one that began under a grant.
+func TestASessionThatOthersLetInEnds(t *testing.T) {
+	for name, command := range map[string]string{
+		"a grant":             "add element inet webknock ssh4 { " + malloryIP + " timeout 1h }",
+		"an address":          "add element inet webknock allow.4 { 10.20.0.3 }",
+		"a network":           "add element inet webknock allow.4 { 10.20.0.3-10.20.0.9 }",
+		"a rule that accepts": "insert rule inet webknock input tcp dport 22 accept",
+		"a flush":             "flush ruleset",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.listen(22)
+			w.serve(strings.Replace(standard, "doors:", "firewall: {allow: [192.0.2.0/24]}\ndoors:", 1))
+			w.knock(w.alice, serverIP, "/a", "/b", "/c")
+			w.mustBecome("ssh " + aliceIP)
+			alice := w.talk(w.alice, serverIP, 22)
+			right := w.listing()
+			signal := func(s syscall.Signal) {
+				if err := w.daemon.cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			signal(syscall.SIGSTOP) // so that there is time to get in
+			w.nft(command)
+			mallory := w.talk(w.mallory, serverIP, 22)
+			signal(syscall.SIGCONT)
+			until(t, "the table is right again", func() bool { return w.listing() == right })
+			until(t, "the session is dead", func() bool { return !entry{conn: mallory.conn}.lives() })
+			alice.says("still here")
+			w.mustPass(w.mallory, serverIP, 22, false)
+			w.mustPass(w.alice, serverIP, 22, true)
+		})
+	}
+}

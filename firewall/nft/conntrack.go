@@ -16,6 +16,7 @@ import (
 
 // What linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h have.
 const (
+	ctNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0 // IPCTNL_MSG_CT_NEW
 	ctGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	ctDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
@@ -25,6 +26,8 @@ const (
 	attrProtoInfo  = 4  // CTA_PROTOINFO
 	attrID         = 12 // CTA_ID
 	attrZone       = 18 // CTA_ZONE
+	attrLabels     = 22 // CTA_LABELS
+	attrLabelsMask = 23 // CTA_LABELS_MASK
 	attrFilter     = 25 // CTA_FILTER
 
 	filterSource   = 1 << 0 // CTA_FILTER_F_CTA_IP_SRC
@@ -176,6 +179,23 @@ func (c conntrack) delete(f flow) error {
 	}
 	if _, err = c.Execute(request); errors.Is(err, syscall.ENOENT) {
 		return nil
+	}
+	return err
+}
+
+// unlabel takes our label from a flow.
+func (c conntrack) unlabel(f flow) error {
+	request, err := c.message(ctNew, netlink.Acknowledge, f.client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
+		ae.Nested(attrTupleOrig, tuple(f.protocol, f.client, f.asked))
+		ae.Uint16(attrZone, f.zone)
+		ae.Bytes(attrLabels, make([]byte, labelSize))
+		ae.Bytes(attrLabelsMask, labelBit())
+	})
+	if err != nil {
+		return err
+	}
+	if _, err = c.Execute(request); errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil // it is gone, or the kernel knows no labels
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"webknock/firewall"
 )
@@ -64,6 +67,8 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	b.guard, b.there = &g, there
 	b.noteEarlier()
 	b.sendOn(grants)
+	b.expel(b.intruders)
+	b.intruders = nil
 	return nil
 }
 
@@ -87,6 +92,11 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 			}
 			if err == nil && !rebuild {
 				fills, err = b.fillChanges(c, r, there)
+			}
+			if err == nil {
+				var more []firewall.Grant
+				more, err = b.strangers(c, g, before)
+				b.intruders = append(b.intruders, more...)
 			}
 			return err
 		})
@@ -401,8 +411,60 @@ func (s structure) rules() map[string]int {
 	return n
 }
 
-// read returns what is in the table.
+// read returns what is in the table. If no transaction of anybody's has been
+// committed since the last time, it asks the kernel for no more than that: a
+// repair must not wait for the same twice.
 func (b *Backend) read() (structure, error) {
+	before, err := b.generation()
+	if err != nil {
+		return structure{}, err
+	}
+	if b.seen != nil && b.seenAt == before {
+		return *b.seen, nil
+	}
+	b.seen = nil
+	s, err := b.readAll()
+	if err != nil {
+		return s, err
+	}
+	after, err := b.generation()
+	if err == nil && before == after { // what was read is of one moment
+		b.seen, b.seenAt = &s, after
+	}
+	return s, err
+}
+
+// generation returns the number that the kernel's ruleset got with the latest
+// transaction.
+func (b *Backend) generation() (id uint32, err error) {
+	err = b.talk("ask for the generation", func(*nftables.Conn) error {
+		answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETGEN, netlink.Request))
+		if err != nil {
+			return err
+		}
+		for _, m := range answers {
+			if len(m.Data) < 4 {
+				continue
+			}
+			ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+			if err != nil {
+				return err
+			}
+			ad.ByteOrder = binary.BigEndian
+			for ad.Next() {
+				if ad.Type() == unix.NFTA_GEN_ID {
+					id = ad.Uint32()
+				}
+			}
+			return ad.Err()
+		}
+		return errors.New("no answer")
+	})
+	return id, err
+}
+
+// readAll asks the kernel for what is in the table.
+func (b *Backend) readAll() (structure, error) {
 	s := structure{Chains: map[string]chainStructure{}, Kinds: map[string]setKind{}, Networks: map[string][]string{}}
 	err := b.talk("read the table", func(c *nftables.Conn) error {
 		var err error

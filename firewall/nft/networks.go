@@ -3,13 +3,17 @@ package nft
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"go4.org/netipx"
+
+	"webknock/firewall"
 )
 
 // A fillChange is what is to happen to a set of networks.
@@ -52,6 +56,64 @@ func (b *Backend) fillChanges(c *nftables.Conn, r *ruleset, there func(set strin
 		}
 	}
 	return changes, nil
+}
+
+// strangers returns the networks that somebody else has added to the sets of
+// those that need no grant, with each door: since the table was written as b.there
+// has it. The caller is within talk.
+func (b *Backend) strangers(c *nftables.Conn, g firewall.Guard, before structure) (intruders []firewall.Grant, err error) {
+	if b.guard == nil {
+		return nil, nil
+	}
+	for _, f := range families {
+		set := b.allowSet(f)
+		if !slices.Contains(before.Sets, set.Name) || slices.Equal(before.Networks[set.Name], b.there.Networks[set.Name]) {
+			continue
+		}
+		elements, err := c.GetSetElements(set)
+		if err != nil {
+			return nil, err
+		}
+		var added netipx.IPSetBuilder
+		ranges, err := rangesOf(elements)
+		if err != nil {
+			continue // none that a packet can match for certain
+		}
+		for _, r := range ranges {
+			added.AddRange(r)
+		}
+		for _, p := range slices.Concat(b.guard.Allow, g.Allow) {
+			added.RemovePrefix(p)
+		}
+		networks, err := added.IPSet()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range networks.Prefixes() {
+			for _, door := range g.Doors {
+				intruders = append(intruders, firewall.Grant{Door: door.Name, Client: p})
+			}
+		}
+	}
+	return intruders, nil
+}
+
+// expel has expelled soon whom networks of somebody else have let in. Twice: a
+// packet may have been on its way.
+func (b *Backend) expel(intruders []firewall.Grant) {
+	if len(intruders) == 0 {
+		return
+	}
+	b.background.Go(func() {
+		for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
+			time.Sleep(wait)
+			ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
+			if err := b.Expel(ctx, intruders); err != nil {
+				b.log.Error("nftables: sessions of networks that somebody else has allowed may live on", "error", err)
+			}
+			cancel()
+		}
+	})
 }
 
 // apply has c change the sets.

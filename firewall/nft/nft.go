@@ -61,14 +61,18 @@ type Backend struct {
 	// noLabels says that the kernel has no labels of connections.
 	noLabels bool
 	guard    *firewall.Guard
-	there    structure // what the last Guard left, read back
+	there    structure  // what the last Guard left, read back
+	seen     *structure // the table, when the ruleset had the number seenAt; nil: unknown
+	seenAt   uint32
+
+	intruders  []firewall.Grant // whom the next Guard has expelled
+	background sync.WaitGroup
 
 	store        Store
 	earlier      *earlier // nil: the store was not read yet
 	coming       *earlier // what earlier will be if the table is written
 	comingSaved  bool     // the store has it already
 	earlierNoted chan struct{}
-	background   sync.WaitGroup
 
 	begun begun
 }

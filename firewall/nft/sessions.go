@@ -134,16 +134,88 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 	return failed
 }
 
+// Expel implements firewall.Backend. The rule of a door's set labels the
+// connections that it lets in as begun under a grant. The label is taken from
+// those of the intruders, so that the guard drops their packets, and their sockets
+// are reset.
+func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	g, spared, guarded := b.guarding()
+	if !guarded {
+		return nil
+	}
+	b.mu.Lock()
+	elements, err := b.grants()
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	granted := map[grantKey]bool{}
+	for _, e := range elements {
+		granted[grantKey{e.Door, e.Client}] = e.Origin == firewall.Ours
+	}
+	intrudes := func(door firewall.Door, client netip.Addr) bool {
+		return !granted[grantKey{door.Name, door.Scope(client)}] &&
+			!slices.ContainsFunc(g.Allow, func(p netip.Prefix) bool { return p.Contains(client) }) &&
+			slices.ContainsFunc(intruders, func(i firewall.Grant) bool { return i.Door == door.Name && i.Client.Contains(client) })
+	}
+	failed := b.eachFlow(ctx, intruders, func(c conntrack, f flow, door firewall.Door) error {
+		if !intrudes(door, f.client.Addr()) {
+			return nil
+		}
+		return c.unlabel(f)
+	})
+	c, err := dialSockets()
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetDeadline(deadline)
+	}
+	var clients []netip.Prefix
+	for _, i := range intruders {
+		clients = append(clients, i.Client)
+	}
+	for part := range slices.Chunk(clients, maxClients) {
+		up, err := sessions(c, fromClients(part), func(p uint16) bool { return guards(g, p) != nil })
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		for _, s := range up {
+			if intrudes(*guards(g, s.ours.Port()), s.client.Addr()) && !spared[s.id.cookie()] {
+				failed = errors.Join(failed, c.destroy(s))
+			}
+		}
+	}
+	return failed
+}
+
 // forgetFlows deletes entries of connection tracking: those of the clients of
 // grants to the ports of their doors for which which returns true.
 func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, which func(flow, firewall.Door) bool) (forgotten []flow, failed error) {
+	failed = b.eachFlow(ctx, grants, func(c conntrack, f flow, door firewall.Door) error {
+		if !which(f, door) {
+			return nil
+		}
+		forgotten = append(forgotten, f)
+		return c.delete(f)
+	})
+	return forgotten, failed
+}
+
+// eachFlow calls do with the entries of connection tracking of the clients of
+// grants to the ports of their doors.
+func (b *Backend) eachFlow(ctx context.Context, grants []firewall.Grant, do func(conntrack, flow, firewall.Door) error) (failed error) {
 	g, _, guarded := b.guarding()
 	if !guarded || len(grants) == 0 {
-		return nil, nil
+		return nil
 	}
 	c, err := dialConntrack()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer c.Close()
 	deadline, ok := ctx.Deadline()
@@ -162,20 +234,19 @@ func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, whic
 			}
 			flows, err := c.flows(protocol, grant.Client)
 			if err != nil {
-				return forgotten, err
+				return err
 			}
 			for _, f := range flows {
 				to := func(p firewall.Ports) bool {
 					return p.Protocol == protocol && p.First <= f.asked.Port() && f.asked.Port() <= p.Last
 				}
-				if slices.ContainsFunc(door.Ports, to) && which(f, *door) {
-					forgotten = append(forgotten, f)
-					failed = errors.Join(failed, c.delete(f))
+				if slices.ContainsFunc(door.Ports, to) {
+					failed = errors.Join(failed, do(c, f, *door))
 				}
 			}
 		}
 	}
-	return forgotten, failed
+	return failed
 }
 
 // forgetAnswers deletes the flows that late answers in forgotten flows begin: to
