@@ -88,7 +88,7 @@ func (o *Outcome) same(other *Outcome) bool {
 const budget = 2000
 
 // maxSteps bounds the expressions that are carried out for one packet.
-const maxSteps = 2_000_000
+const maxSteps = 500_000
 
 // walker holds what all ways of one packet share.
 type walker struct {
@@ -410,8 +410,8 @@ func (s *walk) copied() *walk {
 	return &c
 }
 
-// maxDepth is how deep chains may jump; the kernel allows 16.
-const maxDepth = 64
+// maxDepth is how deep chains may jump, in the kernel too.
+const maxDepth = 16
 
 // decide carries out a verdict.
 func (s *walk) decide(at *Place, v verdict) (Outcome, bool) {
