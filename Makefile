@@ -6,8 +6,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # What each target needs beside Go: packages as Debian calls them, and by which
 # programs or files they are known to be there.
-TEST_PACKAGES  = apache2-bin ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump ufw uidmap util-linux
-TEST_NEEDS     = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap nsenter openssl python3 ssh sshd ssh-keygen sysctl tcpdump ufw
+TEST_PACKAGES  = apache2-bin ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump tinyproxy-bin ufw uidmap util-linux
+TEST_NEEDS     = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap nsenter openssl python3 ssh sshd ssh-keygen sysctl tcpdump tinyproxy ufw
 HOSTS_PACKAGES = chromium conntrack dbus debootstrap docker.io firefox-esr firewalld nodejs $(if $(shell command -v npm),,npm) systemd-container
 HOSTS_NEEDS    = chromium conntrack dbus-daemon debootstrap dockerd firefox-esr firewalld node npm systemd-nspawn
 DEMO_PACKAGES  = curl iproute2 openssh-client openssh-server util-linux

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -348,4 +349,114 @@ func BenchmarkSSH(b *testing.B) {
 		ssh(b, func() { w.knock(w.alice, serverIP6, "/a", "/b", "/c"); w.knock(w.alice, serverIP, "/a", "/b", "/c") }, connect)
 	})
 	b.Run("connect to a shut door", func(b *testing.B) { ssh(b, func() { w.webknock("close", "--all") }, connect) })
+}
+
+// proxies runs an HTTP proxy and a SOCKS proxy on mallory's host.
+func (w *world) proxies() (http, socks string) {
+	w.t.Helper()
+	config := filepath.Join(w.dir, "tinyproxy.conf")
+	text := "Port 8888\nListen " + malloryIP + "\nTimeout 20\nMaxClients 20\nConnectPort 8443\nAllow 10.20.0.0/24\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.start(w.mallory.Command(w.t.Context(), "tinyproxy", "-d", "-c", config))
+	w.start(w.mallory.Command(w.t.Context(), "/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(w.dir, "sshd_config"), "-p", "2222")).wait(w.t, "Server listening on 0.0.0.0")
+	// ssh -D on alice's host is the SOCKS proxy, whose connections come from mallory's.
+	w.start(w.alice.Command(w.t.Context(), "ssh", "-F", "none", "-N", "-D", "127.0.0.1:1080", "-p", "2222", "-i", filepath.Join(w.dir, "key"),
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile="+filepath.Join(w.dir, "known2"), "-o", "BatchMode=yes", "root@"+malloryIP))
+	until(w.t, "the proxies listen", func() bool {
+		return w.passes(w.alice, malloryIP, 8888) && w.passes(w.alice, "127.0.0.1", 1080)
+	})
+	return "http://" + malloryIP + ":8888", "socks5://127.0.0.1:1080"
+}
+
+func TestKnockThroughProxies(t *testing.T) {
+	w := newWorld(t)
+	w.sshd()
+	w.certificate("IP:" + serverIP)
+	w.serve(strings.Replace(standard, `- address: ":8080"`, fmt.Sprintf(`- address: ":8080"
+  - {address: ":8443", tls: {certificate: %[1]s/cert.pem, key: %[1]s/key.pem}}`, w.dir), 1))
+	http, socks := w.proxies()
+	for name, tt := range map[string]struct {
+		server string
+		env    []string
+		more   string
+	}{
+		"plain, by an HTTP proxy":          {"http://" + serverIP + ":8080", []string{"http_proxy=" + http}, ""},
+		"TLS, by an HTTP proxy":            {"https://" + serverIP + ":8443", []string{"HTTPS_PROXY=" + http}, "ca: " + w.dir + "/cert.pem\n"},
+		"plain, by SOCKS":                  {"http://" + serverIP + ":8080", []string{"ALL_PROXY=" + socks}, ""},
+		"TLS, by SOCKS":                    {"https://" + serverIP + ":8443", []string{"ALL_PROXY=" + socks}, "ca: " + w.dir + "/cert.pem\n"},
+		"by the proxy of the profile":      {"http://" + serverIP + ":8080", nil, "proxy: " + socks + "\n"},
+		"around the proxy, by NO_PROXY":    {"http://" + serverIP + ":8080", []string{"ALL_PROXY=" + socks, "NO_PROXY=" + serverIP}, ""},
+		"around the proxy, by the profile": {"http://" + serverIP + ":8080", []string{"http_proxy=" + http}, "proxy: none\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.webknock("close", "--all")
+			w.mustBecome()
+			w.profile("home", "servers: ["+tt.server+"]\nsteps: [/a, /b, /c]\n"+tt.more)
+			out, errs, code := w.clientWith(w.alice, tt.env, "", "knock", "home")
+			if code != 0 {
+				t.Fatalf("exit %d\n%s%s", code, out, errs)
+			}
+			want := "ssh " + malloryIP
+			if strings.HasPrefix(name, "around") {
+				want = "ssh " + aliceIP
+			}
+			w.mustBecome(want)
+		})
+	}
+	// What is waited for is not open for alice, and she is told why.
+	w.profile("home", "servers: [http://"+serverIP+":8080]\nsteps: [/a, /b, /c]\nwait: "+serverIP+":22\n")
+	w.webknock("close", "--all")
+	_, errs, code := w.clientWith(w.alice, []string{"http_proxy=" + http}, "", "knock", "home", "--timeout", "2s")
+	if code != 1 || !strings.Contains(errs, "the door opens for the proxy's address") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	_, errs, code = w.clientWith(w.alice, []string{"HTTPS_PROXY=" + http}, "", "knock", "https://"+serverIP+":9443/a", "--timeout", "4s")
+	if code != 1 || !strings.Contains(errs, "a proxy does not let the knock through") {
+		t.Errorf("a port that the proxy refuses: exit %d, %s", code, errs)
+	}
+}
+
+func TestKnockTrustsAPinAlone(t *testing.T) {
+	w := newWorld(t)
+	w.certificate("IP:" + serverIP)
+	w.listen(22)
+	w.serve(strings.Replace(standard, `- address: ":8080"`, fmt.Sprintf(`- {address: ":8443", tls: {certificate: %[1]s/cert.pem, key: %[1]s/key.pem}}`, w.dir), 1))
+	out, err := exec.Command("sh", "-c", "openssl x509 -in "+w.dir+"/cert.pem -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile := "servers: [https://" + serverIP + ":8443]\nsteps: [/a, /b, /c]\nwait: " + serverIP + ":22\n"
+	w.profile("home", profile)
+	if _, errs := w.mustKnock(false, "home", "--timeout", "3s"); !strings.Contains(errs, "certificate is not trusted") {
+		t.Errorf("a certificate that nobody knows: %s", errs)
+	}
+	w.profile("home", profile+"pin: sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")
+	w.mustKnock(false, "home", "--timeout", "3s")
+	w.mustHold()
+	w.profile("home", profile+"pin: sha256//"+strings.TrimSpace(string(out))+"\n")
+	w.mustKnock(true, "home")
+}
+
+func TestWatchKnocksAgainBeforeTheGrantEnds(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(strings.Replace(standard, "ttl: 30s", "ttl: 3s", 1))
+	w.profile("home", plainProfile)
+	cmd := w.alice.Command(t.Context(), binary, "knock", "home", "--watch", "--ttl", "3s", "-o", "json")
+	cmd.Env = append(os.Environ(), w.clientEnv()...)
+	w.start(cmd)
+	w.mustBecome("ssh "+aliceIP, "ssh "+aliceIP6)
+	for range 3 {
+		w.daemon.wait(t, `"grant extended","door":"ssh","client":"`+aliceIP+`"`)
+	}
+	// A new address is knocked from at once.
+	if err := w.alice.Run("ip", "address", "add", "10.20.0.77/24", "dev", "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.alice.Run("ip", "route", "change", "10.20.0.0/24", "dev", "eth0", "src", "10.20.0.77"); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon.wait(t, `"grant opened","door":"ssh","client":"10.20.0.77"`)
 }

@@ -35,20 +35,23 @@ func (w *world) curl(from *lab.Host, args ...string) (out string, exit int) {
 	return stdout.String(), cmd.ProcessState.ExitCode()
 }
 
+// certificate makes cert.pem and key.pem, for a name or an address as openssl
+// writes it.
+func (w *world) certificate(alternative string) {
+	w.t.Helper()
+	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+		"-subj", "/CN=home.example.org", "-addext", "subjectAltName="+alternative, "-keyout", w.dir+"/key.pem", "-out", w.dir+"/cert.pem").CombinedOutput()
+	if err == nil {
+		err = os.Chmod(w.dir+"/key.pem", 0o600)
+	}
+	if err != nil {
+		w.t.Fatalf("openssl: %v\n%s", err, out)
+	}
+}
+
 func TestKnocksByTLS(t *testing.T) {
 	w := newWorld(t)
-	certificate := func() {
-		t.Helper()
-		out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-			"-subj", "/CN=home.example.org", "-addext", "subjectAltName=DNS:home.example.org", "-keyout", w.dir+"/key.pem", "-out", w.dir+"/cert.pem").CombinedOutput()
-		if err != nil {
-			t.Fatalf("openssl: %v\n%s", err, out)
-		}
-		if err := os.Chmod(w.dir+"/key.pem", 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	certificate()
+	w.certificate("DNS:home.example.org")
 	w.serve(listener(`
 address: ":8443"
 tls: {certificate: cert.pem, key: key.pem, server_names: [home.example.org]}`))
@@ -65,7 +68,7 @@ tls: {certificate: cert.pem, key: key.pem, server_names: [home.example.org]}`))
 	if out, exit := ask("other.example.org", "/a"); out != "" || exit != handshakeFailed {
 		t.Errorf("another name: exit %d, %q", exit, out)
 	}
-	certificate() // curl trusts the new one alone
+	w.certificate("DNS:home.example.org") // curl trusts the new one alone
 	until(t, "the new certificate", func() bool { _, exit := ask("home.example.org", "/a"); return exit == reset })
 	if err := os.Chmod(w.dir+"/key.pem", 0o644); err != nil {
 		t.Fatal(err)

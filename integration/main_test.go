@@ -26,7 +26,7 @@ var binary string // the program under test
 func TestMain(m *testing.M) {
 	lab.Enter()
 	os.Exit(func() int {
-		err := lab.Need("apache2", "caddy", "curl", "haproxy", "ip", "iptables", "nft", "nginx", "openssl", "nmap", "nsenter", "prlimit", "ssh", "ssh-keygen", "/usr/sbin/sshd", "sysctl", "ufw")
+		err := lab.Need("apache2", "caddy", "curl", "haproxy", "ip", "iptables", "nft", "nginx", "openssl", "nmap", "nsenter", "prlimit", "ssh", "ssh-keygen", "/usr/sbin/sshd", "sysctl", "tinyproxy", "ufw")
 		if err == nil {
 			err = lab.PrivateRun()
 		}

@@ -2,8 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -12,14 +10,7 @@ import (
 // trusted proxy that says so.
 func TestStepsThatHaveToComeByTLS(t *testing.T) {
 	w := newWorld(t)
-	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-		"-subj", "/CN=home.example.org", "-addext", "subjectAltName=IP:"+serverIP, "-keyout", w.dir+"/key.pem", "-out", w.dir+"/cert.pem").CombinedOutput()
-	if err != nil {
-		t.Fatalf("openssl: %v\n%s", err, out)
-	}
-	if err := os.Chmod(w.dir+"/key.pem", 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w.certificate("IP:" + serverIP)
 	secure := strings.Replace(standard, "steps: [/a, /b, /c]", "steps: [{path: /a, scheme: https}, {path: /b, scheme: https}, {path: /c, scheme: https}]", 1)
 	w.serve(strings.Replace(secure, `  - address: ":8080"`, `  - address: ":8080"
   - address: ":8443"
