@@ -52,6 +52,12 @@ func newGuard(a *app) *cobra.Command {
 			if broken == nil {
 				broken = daemon.Undone(cfg)
 			}
+			if errors.Is(broken, daemon.ErrUndone) {
+				// Its trial may still go on, and then all is as it should be.
+				if s, err := a.api().Status(c.Context()); err == nil && s.ConfirmBy != nil && s.Firewall.Guarded {
+					broken = nil
+				}
+			}
 			if broken != nil {
 				return guardLastGood(c, a, broken)
 			}

@@ -267,7 +267,7 @@ func (d *Daemon) takeUp(ctx context.Context, by reloadBy, confirm time.Duration)
 		return err
 	}
 	if by != byCommand && d.keep.wasUndone(cfg) {
-		return errUndone
+		return ErrUndone
 	}
 	if by == byRetry && d.keep.needsTrial(cfg) { // as at the start
 		confirm = d.Options.Confirm

@@ -45,7 +45,8 @@ type refusal struct{ error }
 
 func (r *refusal) Unwrap() error { return r.error }
 
-var errUndone = errors.New("nobody has confirmed it, and its trial was undone (change it, or have it put in force by webknock reload)")
+// ErrUndone means that the trial of a file was undone, or has not ended yet.
+var ErrUndone = errors.New("nobody has confirmed it, and its trial was undone (change it, or have it put in force by webknock reload)")
 
 // Choose returns what to start with. With strict, and in a dry run, which keeps
 // nothing shut, only the file will do.
@@ -72,7 +73,7 @@ func Choose(file string, strict, dryRun bool) (*Start, error) {
 func Undone(cfg *config.Config) error {
 	trials, err := lastgood.ReadTrials(cfg.State)
 	if err == nil && cfg.Source != nil && slices.Contains(trials.Undone, cfg.Source.Hash()) {
-		return fmt.Errorf("%s: %w", cfg.File, errUndone)
+		return fmt.Errorf("%s: %w", cfg.File, ErrUndone)
 	}
 	return nil // a file of trials that cannot be read undoes none
 }
