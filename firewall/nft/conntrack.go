@@ -189,7 +189,7 @@ func (c conntrack) unlabel(f flow) error {
 		ae.Nested(attrTupleOrig, tuple(f.protocol, f.client, f.asked))
 		ae.Uint16(attrZone, f.zone)
 		ae.Bytes(attrLabels, make([]byte, labelSize))
-		ae.Bytes(attrLabelsMask, labelBit())
+		ae.Bytes(attrLabelsMask, labelBit(label))
 	})
 	if err != nil {
 		return err

@@ -91,6 +91,7 @@ func chainText(c *nftables.Chain) string {
 		*nftables.ChainHookPrerouting: "prerouting",
 		*nftables.ChainHookInput:      "input",
 		*nftables.ChainHookForward:    "forward",
+		*nftables.ChainHookOutput:     "output",
 	}[*c.Hooknum]
 	return fmt.Sprintf("type %s hook %s priority %d; policy accept; ", c.Type, hook, *c.Priority)
 }

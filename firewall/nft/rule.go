@@ -76,28 +76,37 @@ var (
 	isDNATed      = part{"ct status dnat", anyOf(expr.CtKeySTATUS, statusDNAT)}
 
 	// The label of connections to which a grant applied.
-	setLabel = part{fmt.Sprintf("ct label set %d", label), []expr.Any{
-		&expr.Immediate{Register: 1, Data: labelBit()},
+	setLabel, hasLabel = labelled(label)
+	// The label of connections that this host began from a guarded port.
+	setBegun, hasBegun = labelled(begunHere)
+)
+
+// labelled gives a connection a label, and matches those that carry it.
+func labelled(n int) (set, has part) {
+	set = part{fmt.Sprintf("ct label set %d", n), []expr.Any{
+		&expr.Immediate{Register: 1, Data: labelBit(n)},
 		&expr.Ct{Key: expr.CtKeyLABELS, SourceRegister: true, Register: 1},
 	}}
-	hasLabel = part{fmt.Sprintf("ct label %d", label), []expr.Any{
+	has = part{fmt.Sprintf("ct label %d", n), []expr.Any{
 		&expr.Ct{Key: expr.CtKeyLABELS, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: labelSize, Mask: labelBit(), Xor: make([]byte, labelSize)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: labelSize, Mask: labelBit(n), Xor: make([]byte, labelSize)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, labelSize)},
 	}}
-)
+	return set, has
+}
 
 const (
 	tcpSYN, tcpACK = 0x02, 0x10
 	statusDNAT     = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
 	label          = 127    // the last of the labels that a connection can carry
-	labelSize      = 16     // bytes of all labels
+	begunHere      = 126
+	labelSize      = 16 // bytes of all labels
 )
 
-// labelBit is the bit of label, in a field of native words.
-func labelBit() []byte {
+// labelBit is the bit of a label, in a field of native words.
+func labelBit(n int) []byte {
 	bits := make([]byte, labelSize)
-	binary.NativeEndian.PutUint32(bits[label/32*4:], 1<<(label%32))
+	binary.NativeEndian.PutUint32(bits[n/32*4:], 1<<(n%32))
 	return bits
 }
 
@@ -134,6 +143,14 @@ func toPorts(p firewall.Ports) part {
 	return part{
 		fmt.Sprintf("%s dport %s", p.Protocol, portRange(p)),
 		slices.Concat(protocol(expr.CmpOpEq, p.Protocol), []expr.Any{transport(2, 1)}, within(p)),
+	}
+}
+
+// fromPorts matches packets from ports.
+func fromPorts(p firewall.Ports) part {
+	return part{
+		fmt.Sprintf("%s sport %s", p.Protocol, portRange(p)),
+		slices.Concat(protocol(expr.CmpOpEq, p.Protocol), []expr.Any{transport(0, 1)}, within(p)),
 	}
 }
 

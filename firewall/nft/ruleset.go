@@ -161,6 +161,7 @@ func (f family) maskAddr(bits int) netip.Addr {
 const (
 	inputChain   = "input"
 	forwardChain = "forward"
+	outputChain  = "output"
 	sendOnChain  = "send_on"
 	askedChain   = "asked_for"
 	banChain     = "ban"
@@ -179,6 +180,8 @@ func (b *Backend) chain(name string) *nftables.Chain {
 		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityMangle, &policy
 	case forwardChain:
 		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityMangle, &policy
+	case outputChain:
+		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityMangle, &policy
 	case sendOnChain:
 		c.Type, c.Hooknum, c.Priority, c.Policy = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, sendOnPriority, &policy
 	}
@@ -248,8 +251,11 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 		write(banChain, ban)
 		write(rateChain, rate)
 	}
-	write(inputChain, inputRules(g))
+	write(inputChain, b.inputRules(g))
 	write(forwardChain, forwardRules())
+	if rules := b.outputRules(g); len(rules) > 0 {
+		write(outputChain, rules)
+	}
 	if rules := b.sendOnRules(g); len(rules) > 0 {
 		write(sendOnChain, rules)
 	}
@@ -276,7 +282,13 @@ func replies() []rule {
 
 // inputRules judge packets to this host by their port, and those that DNAT has
 // sent to another port by the one that the client asked for as well.
-func inputRules(g firewall.Guard) []rule {
+//
+// TCP from a guarded port of this host answers its clients, mostly, whatever
+// connection tracking says: where that meets a session in the middle, since it was
+// not active or has forgotten, it takes the side that sends first for the one that
+// began. So a client's packets are judged although they seem to be answers, unless
+// this host is known to have begun.
+func (b *Backend) inputRules(g firewall.Guard) []rule {
 	rules := []rule{{loopback, accept}}
 	if shielded(g) {
 		for _, to := range []struct {
@@ -288,7 +300,33 @@ func inputRules(g firewall.Guard) []rule {
 			}
 		}
 	}
-	return slices.Concat(rules, replies(), byDoor(g, toPorts), []rule{{isDNATed, goTo(askedChain)}})
+	before, after := replies(), []rule(nil)
+	if b.knowsBegun(g) {
+		udp, tcp := before[0], before[1]
+		before, after = []rule{udp, slices.Insert(slices.Clone(tcp), len(tcp)-1, hasBegun)}, []rule{tcp}
+	}
+	return slices.Concat(rules, before, byDoor(g, toPorts), after, []rule{{isDNATed, goTo(askedChain)}})
+}
+
+// knowsBegun reports whether connections are labelled that this host begins.
+func (b *Backend) knowsBegun(g firewall.Guard) bool { return g.Mode == firewall.Guarded && !b.noLabels }
+
+// outputRules label the connections that this host begins from a guarded port.
+func (b *Backend) outputRules(g firewall.Guard) (rules []rule) {
+	if !b.knowsBegun(g) {
+		return nil
+	}
+	for _, door := range g.Doors {
+		for _, p := range door.Ports {
+			if p.Protocol == firewall.TCP {
+				rules = append(rules, rule{fromPorts(p), setBegun})
+			}
+		}
+	}
+	if len(rules) == 0 {
+		return nil
+	}
+	return append([]rule{{noNewTCP, accept}}, rules...)
 }
 
 // forwardRules judge what DNAT sends on to other hosts: a container's published

@@ -43,7 +43,8 @@ table inet filter {
 `
 
 // Whatever is done to nftables.service, which flushes the ruleset, while no
-// daemon repairs: when systemctl returns, the door is shut.
+// daemon repairs: when systemctl returns, the door is shut, and no session from
+// between lives.
 func TestNftablesBringsTheGuardBack(t *testing.T) {
 	for name, commands := range map[string][][]string{
 		"restart":        {{"restart", "nftables"}},
@@ -77,6 +78,12 @@ func TestNftablesBringsTheGuardBack(t *testing.T) {
 			t.Logf("10 times: %d SYNs, %d of them answered before systemctl had returned and %d after", asked, len(sessions)-late, late)
 			if late > 0 {
 				t.Errorf("open after systemctl had returned")
+			}
+			for _, s := range sessions {
+				if s.lives() {
+					t.Errorf("a session that began while nothing was guarded lives")
+					break
+				}
 			}
 			m.run("systemctl", "start", "webknock")
 			m.works()
