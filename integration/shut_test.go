@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -543,10 +544,12 @@ sequences:
 				if !tt.before {
 					w.must("open", to.door, to.client)
 				}
-				conn, err := w.reusing(w.alice, 40000+i, to.server, at)
-				if err != nil {
-					t.Fatal(err)
-				}
+				var conn net.Conn
+				until(t, "the first connection", func() bool { // routers look for their neighbours first
+					var err error
+					conn, err = w.reusing(w.alice, 40000+i, to.server, at)
+					return err == nil
+				})
 				c := &talk{t: t, conn: conn}
 				c.says("hello")
 				if tt.before {
@@ -561,7 +564,7 @@ sequences:
 					t.Errorf("to %s: a new connection passes inside the old flow", to.server)
 				}
 				w.must("open", to.door, to.client)
-				conn, err = w.reusing(w.alice, 40000+i, to.server, at)
+				conn, err := w.reusing(w.alice, 40000+i, to.server, at)
 				if err != nil {
 					t.Errorf("to %s: with a grant: %v", to.server, err)
 				} else {
@@ -655,4 +658,75 @@ func TestAnswersToGuardedPortsPass(t *testing.T) {
 		}
 		w.talk(w.server, address, 53).says("by TCP")
 	}
+}
+
+// The table that the version before wrote, with its chains at prerouting, is
+// taken over: no granted packet is lost, no stranger's passes, and sessions live.
+func TestTheTableOfTheVersionBeforeIsTakenOver(t *testing.T) {
+	old, err := os.ReadFile("testdata/prerouting.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	inner := w.inner()
+	w.listen(22)
+	w.listenOn(inner, 22)
+	w.load(string(old) + strings.ReplaceAll(`
+add element inet webknock ssh4 { 10.20.0.2 timeout 5m comment "webknock1 id=abcd2345 at=1700000000000 seq=ssh" }
+add element inet webknock ssh6 { fd20::2 timeout 5m comment "webknock1 id=abcd2346 at=1700000000000 seq=ssh" }
+add element inet webknock four4 { 10.20.0.2 timeout 5m comment "webknock1 id=abcd2347 at=1700000000000 seq=four" }
+`, "1700000000000", fmt.Sprint(time.Now().UnixMilli())))
+	w.load(witness)
+	w.nft("delete", "chain", "inet", "witness", "pre") // the mark was set at prerouting: what comes there must pass
+	w.load(`table inet witness { chain pre { type filter hook prerouting priority -300; policy accept;
+		ip saddr 10.20.0.2 tcp dport 22 counter name came
+		ip6 saddr fd20::2 tcp dport 22 counter name came
+	}
+	}`)
+	var sessions []*talk
+	for _, to := range []string{serverIP, serverIP6} {
+		sessions = append(sessions, w.talk(w.alice, to, 22))
+	}
+	sentOn := w.talk(w.alice, serverIP, 2222)
+	w.mustPass(w.mallory, serverIP, 22, false)
+	strangers := w.flood(w.mallory, malloryIP, malloryIP6, 22)
+	granted := w.flood(w.alice, aliceIP, aliceIP6, 22)
+	granted.mustBeHeard(w)
+	const text = `
+listeners: [{address: ":8080"}]
+doors:
+  - {name: ssh, ports: [22/tcp]}
+  - {name: web, ports: [8000-8010/tcp, 5000/udp]}
+  - {name: four, ports: [2222/tcp], forward: "10.30.0.5:22"}
+sequences:
+  - {name: ssh, steps: [/a, /b, /c], opens: [ssh]}
+  - {name: four, steps: [/a, /x], opens: [four, web]}
+`
+	strangers.mustStaySilent(w, "the table is taken over", func() {
+		w.serve(text)
+		granted.mustBeHeard(w)
+	})
+	for _, s := range append(granted, strangers...) {
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := w.counters("witness")
+	if lost := c["came"] - c["marked"] - c["unmarked"]; lost != 0 || c["strangers"] > 0 {
+		t.Errorf("of %d granted packets %d were lost; counted %v", c["came"], lost, c)
+	}
+	w.mustHold("four "+aliceIP, "ssh "+aliceIP, "ssh "+aliceIP6)
+	if list := w.nft("list", "table", "inet", "webknock"); strings.Contains(list, "vmap") || strings.Contains(list, "chain guard") || strings.Contains(list, "related") {
+		t.Errorf("of the old table is left:\n%s", list)
+	}
+	for _, s := range append(sessions, sentOn) {
+		s.says("taken over")
+	}
+	w.must("close", "--all")
+	for _, s := range append(sessions, sentOn) {
+		s.says("kept")
+	}
+	w.mustPass(w.alice, serverIP, 22, false)
+	w.mustPass(w.alice, serverIP6, 22, false)
+	w.mustPass(w.alice, serverIP, 2222, false)
 }
