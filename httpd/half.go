@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"container/list"
 	"errors"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A half is a connection whose head is half read: by a goroutine of its own, or
@@ -162,6 +165,27 @@ func (hs *halves) evict() bool {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	return hs.evictOldest(&hs.refused.Starved)
+}
+
+// ceiling is the number of the first descriptor that pending connections leave
+// to the rest of the process: commands, reloads, files and the admin API need some
+// whatever strangers do.
+var ceiling = sync.OnceValue(func() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return math.MaxInt
+	}
+	return int(min(limit.Cur-min(limit.Cur/4, 64), math.MaxInt32))
+})
+
+// spare makes room for a connection with a descriptor if that is one of the last:
+// the kernel gives the lowest number that is free, so as many are in use. The oldest
+// connections go. It reports whether some did.
+func (hs *halves) spare(fd int) (went bool) {
+	for n := fd - ceiling(); n >= 0 && hs.evict(); n-- {
+		went = true
+	}
+	return went
 }
 
 func (hs *halves) evictOldest(counter *atomic.Uint64) bool {

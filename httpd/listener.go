@@ -283,6 +283,13 @@ const (
 // goroutine.
 func (l *Listener) serveConn(conn *net.TCPConn) {
 	s := l.service.Load()
+	if raw, err := conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			if l.halves.spare(int(fd)) {
+				time.Sleep(time.Millisecond) // the goroutines of those that go close them
+			}
+		})
+	}
 	if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
 		l.wg.Go(func() { l.handle(h, s) })
 	}

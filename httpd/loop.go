@@ -225,6 +225,7 @@ func (lp *loop) handOver(fd int) {
 // park has a connection wait for the rest of its head.
 func (lp *loop) park(h *half) {
 	h.deadline = time.Now().Add(HeadTimeout)
+	lp.halves.spare(h.fd)
 	if lp.halves.add(h, h.service.Max) && !lp.due {
 		lp.due = true
 		lp.epoll.SetReadDeadline(h.deadline)

@@ -16,13 +16,18 @@ import (
 	"webknock/integration/lab"
 )
 
-// With all its descriptors in use by connections that say nothing the daemon
-// goes on, and knocks work again.
+// Connections that say nothing leave descriptors to the daemon: it takes knocks,
+// reloads, and runs the commands for the end of a grant while they are there.
 func TestRunningOutOfDescriptors(t *testing.T) {
 	for name, cover := range map[string]string{"drop": "drop", "status": "{status: 404}", "proxy": `{proxy: "http://127.0.0.1:1"}`} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.configure(listener("address: \":8080\"\ncover: "+cover) + "shield: {rate: 'off'}\n")
+			text := strings.Replace(listener("address: \":8080\"\ncover: "+cover)+"shield: {rate: 'off'}\n", "    opens: [ssh]\n",
+				"    opens: [ssh]\n    run: [{on: close, command: [/usr/bin/touch, "+w.dir+"/closed]}]\n", 1)
+			if !strings.Contains(text, "on: close") {
+				t.Fatal("no command in " + text)
+			}
+			w.configure(text)
 			w.daemon = w.start(w.server.Command(context.Background(), "prlimit", "--nofile=64", binary, "serve", "--config", w.config()))
 			w.daemon.wait(t, `"serving"`)
 			var idle []net.Conn
@@ -39,16 +44,20 @@ func TestRunningOutOfDescriptors(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			w.daemon.wait(t, "cannot accept connections")
 			for _, path := range []string{"/a", "/b", "/c"} { // while they are all there
 				w.curl(w.alice, "http://"+serverIP+":8080"+path)
 			}
 			w.daemon.wait(t, "grant opened")
+			w.must("reload")
+			w.mustHold("ssh " + aliceIP)
+			w.must("close", "--all")
+			until(t, "the command for the end of the grant runs", func() bool { _, err := os.Stat(w.dir + "/closed"); return err == nil })
+			if log := strings.Join(w.daemon.lines(), "\n"); strings.Contains(log, "too many open files") {
+				t.Error("descriptors ran out")
+			}
 			for _, conn := range idle {
 				conn.Close()
 			}
-			w.daemon.wait(t, "accepting connections again")
-			w.mustBecome("ssh " + aliceIP)
 		})
 	}
 }
