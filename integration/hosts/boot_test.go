@@ -23,6 +23,9 @@ func TestAPollOfABootSeesOpenPorts(t *testing.T) {
 		}
 		return len(families) == 2
 	})
+	if _, sessions := p.seen(); living(sessions) == 0 {
+		t.Error("none of the sessions lives, though nothing is guarded")
+	}
 }
 
 func TestABootNeverOpensADoor(t *testing.T) {
@@ -79,11 +82,8 @@ func TestNftablesBringsTheGuardBack(t *testing.T) {
 			if late > 0 {
 				t.Errorf("open after systemctl had returned")
 			}
-			for _, s := range sessions {
-				if s.lives() {
-					t.Errorf("a session that began while nothing was guarded lives")
-					break
-				}
+			if n := living(sessions); n > 0 {
+				t.Errorf("%d of the sessions that began while nothing was guarded live", n)
 			}
 			m.run("systemctl", "start", "webknock")
 			m.works()
@@ -146,4 +146,80 @@ func TestTheJournalKnowsPriorities(t *testing.T) {
 		t.Errorf("no error of the reload among the errors:\n%s", out)
 	}
 	m.works() // what was in force still is
+}
+
+// A file that was broken after it had been in force boots with what was in force
+// last: shut, and open to those who knock.
+func TestABrokenFileBootsShutAndServes(t *testing.T) {
+	m := newMachine(t, standard)
+	m.write("/etc/nftables.conf", accepting)
+	m.onDisk("systemctl", "--quiet", "--root="+m.Root, "enable", "nftables.service")
+	m.boot()
+	m.works()
+	p := startPoll(t, m.mallory, ssh...)
+	for name, text := range map[string]string{
+		"a typo":                strings.Replace(standard, "ports:", "port:", 1),
+		"no YAML":               "doors: [",
+		"a missing certificate": strings.Replace(standard, `address: ":8080"`, "address: \":8080\"\n    tls: {certificate: /nowhere.pem, key: /nowhere.key}", 1),
+		"empty":                 "",
+	} {
+		t.Log(name)
+		m.write("/etc/webknock/webknock.yaml", text)
+		m.reboot("degraded") // the guard's unit has failed, and says why
+		if out, _, _ := m.try("systemctl", "status", "--no-pager", "webknock-guard"); !strings.Contains(out, "/etc/webknock/webknock.yaml") {
+			t.Errorf("the guard's unit does not say what is wrong:\n%s", out)
+		}
+		if out, _, _ := m.try("webknock", "status"); !strings.Contains(out, "degraded") {
+			t.Errorf("status:\n%s", out)
+		}
+		m.works()
+	}
+	m.neverOpen(p)
+	m.write("/etc/webknock/webknock.yaml", standard)
+	m.reboot("running")
+	m.works()
+}
+
+// ufw, as its own unit starts it.
+func TestABootWithUFWNeverOpensADoor(t *testing.T) {
+	m := newMachine(t, standard)
+	m.boot()
+	for _, args := range [][]string{{"allow", "8080/tcp"}, {"allow", "22/tcp"}, {"--force", "enable"}} {
+		m.run("ufw", args...)
+	}
+	m.works()
+	p := startPoll(t, m.mallory, ssh...)
+	for range 2 {
+		m.reboot("running")
+		if out := m.run("ufw", "status"); !strings.Contains(out, "Status: active") {
+			t.Errorf("ufw does not run: %s", out)
+		}
+		m.works()
+	}
+	m.run("systemctl", "stop", "webknock")
+	for _, command := range []string{"restart", "stop", "start"} {
+		m.run("systemctl", command, "ufw")
+	}
+	m.run("systemctl", "start", "webknock")
+	m.works()
+	m.neverOpen(p)
+}
+
+// A trial by a drop-in: what was confirmed boots without one.
+func TestATrialByADropIn(t *testing.T) {
+	m := newMachine(t, standard)
+	m.write("/etc/systemd/system/webknock.service.d/trial.conf", "[Service]\nEnvironment=WEBKNOCK_CONFIRM=1h\n")
+	m.boot()
+	m.works()
+	if out := m.run("webknock", "status"); !strings.Contains(out, "confirm") {
+		t.Errorf("no trial:\n%s", out)
+	}
+	m.run("webknock", "confirm")
+	p := startPoll(t, m.mallory, ssh...)
+	m.reboot("running")
+	if out := m.run("webknock", "status"); strings.Contains(out, "confirm") {
+		t.Errorf("a trial of what was confirmed:\n%s", out)
+	}
+	m.works()
+	m.neverOpen(p)
 }

@@ -154,20 +154,23 @@ func (p *poll) end(t *testing.T) {
 	}
 }
 
-// lives reports whether sshd still answers a session. It tells its version,
-// and waits for what sshd offers then.
-func (s session) lives() bool {
+// living counts the sessions that sshd still answers. It tells its version in
+// each, and waits for what sshd offers then.
+func living(sessions []session) (n int) {
 	buf := make([]byte, 4096)
-	for { // what has come so far
-		if n, err := unix.Read(s.fd, buf); n <= 0 || err != nil {
-			break
+	for _, s := range sessions {
+		for { // what has come so far
+			if n, err := unix.Read(s.fd, buf); n <= 0 || err != nil {
+				break
+			}
+		}
+		unix.Write(s.fd, []byte("SSH-2.0-probe\r\n"))
+	}
+	time.Sleep(1500 * time.Millisecond)
+	for _, s := range sessions {
+		if n1, err := unix.Read(s.fd, buf); n1 > 0 && err == nil {
+			n++
 		}
 	}
-	unix.Write(s.fd, []byte("SSH-2.0-probe\r\n"))
-	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 1500); n <= 0 || err != nil {
-		return false
-	}
-	n, err := unix.Read(s.fd, buf)
-	return n > 0 && err == nil
+	return n
 }
