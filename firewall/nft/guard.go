@@ -411,10 +411,15 @@ func (s structure) rules() map[string]int {
 	return n
 }
 
-// read returns what is in the table. If no transaction of anybody's has been
-// committed since the last time, it asks the kernel for no more than that: a
-// repair must not wait for the same twice.
+// read returns what is in the table. If it has just been read, and no transaction
+// of anybody's has begun since, it asks the kernel for no more than that: a repair
+// must not wait for the same twice. What was read while a transaction was being
+// committed may be of the time before, though the ruleset has its new number: so it
+// counts only until the end of a transaction is told, and not for long.
 func (b *Backend) read() (structure, error) {
+	if b.stale.Swap(false) || time.Since(b.seenSince) > fresh {
+		b.seen = nil
+	}
 	before, err := b.generation()
 	if err != nil {
 		return structure{}, err
@@ -429,10 +434,13 @@ func (b *Backend) read() (structure, error) {
 	}
 	after, err := b.generation()
 	if err == nil && before == after { // what was read is of one moment
-		b.seen, b.seenAt = &s, after
+		b.seen, b.seenAt, b.seenSince = &s, after, time.Now()
 	}
 	return s, err
 }
+
+// fresh is for how long what was read of the table counts.
+const fresh = time.Second / 2
 
 // generation returns the number that the kernel's ruleset got with the latest
 // transaction.

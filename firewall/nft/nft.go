@@ -59,11 +59,13 @@ type Backend struct {
 	// claimed says that sock owns the table.
 	claimed bool
 	// noLabels says that the kernel has no labels of connections.
-	noLabels bool
-	guard    *firewall.Guard
-	there    structure  // what the last Guard left, read back
-	seen     *structure // the table, when the ruleset had the number seenAt; nil: unknown
-	seenAt   uint32
+	noLabels  bool
+	guard     *firewall.Guard
+	there     structure  // what the last Guard left, read back
+	seen      *structure // the table, when the ruleset had the number seenAt; nil: unknown
+	seenAt    uint32
+	seenSince time.Time
+	stale     atomic.Bool // somebody else has changed the table since it was read
 
 	intruders  []firewall.Grant // whom the next Guard has expelled
 	background sync.WaitGroup

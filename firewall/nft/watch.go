@@ -233,6 +233,7 @@ func portOf(conn *netlink.Conn) (port uint32, err error) {
 }
 
 func (b *Backend) signal(by firewall.By) {
+	b.stale.Store(true)
 	select {
 	case b.changed <- by:
 	default:
