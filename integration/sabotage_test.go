@@ -49,6 +49,9 @@ func (w *world) probe(addresses ...string) *prober {
 					p.in = append(p.in, e)
 				}
 				p.mu.Unlock()
+				if err == nil { // the server keeps what dies in silence
+					<-time.After(30 * time.Millisecond)
+				}
 			}
 		})
 	}
@@ -126,7 +129,7 @@ var counted = regexp.MustCompile(`\n\s*elements = \{ [^}]* limit rate over [^}]*
 func (w *world) listing() string {
 	out, err := w.server.Command(w.t.Context(), "nft", "-s", "list", "table", "inet", "webknock").CombinedOutput()
 	if err != nil {
-		return err.Error()
+		return err.Error() + ": " + string(out)
 	}
 	return volatile.ReplaceAllString(counted.ReplaceAllString(string(out), ""), "")
 }
