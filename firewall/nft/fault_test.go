@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -248,5 +249,30 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 	nft(t, "add table inet other; add element inet other s { 192.0.2.2 }; add element inet webknock ssh4 { 192.0.2.99 }; add element inet other s { 192.0.2.3 }")
 	if by := <-b.Changed(); by.Process != "nft" || by.PID == 0 {
 		t.Errorf("changed by %v, want nft", by)
+	}
+}
+
+func TestAKernelThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	asked, answer := make(chan bool), make(chan bool)
+	b.fault = func(string, bool) error {
+		asked <- true
+		<-answer
+		return nil
+	}
+	checked := make(chan error)
+	go func() { checked <- b.Check(context.Background()) }()
+	<-asked
+	if err := b.Close(); err == nil {
+		t.Error("closed while the kernel does not answer")
+	}
+	go func() {
+		for range asked {
+		}
+	}()
+	close(answer)
+	if err := <-checked; err != nil {
+		t.Error(err)
 	}
 }

@@ -127,15 +127,29 @@ func tableNamed(name string) *nftables.Table {
 // Changed implements firewall.Backend.
 func (b *Backend) Changed() <-chan firewall.By { return b.changed }
 
-// Close implements firewall.Backend.
+// closePatience is how long Close waits for a kernel that does not answer.
+const closePatience = 300 * time.Millisecond
+
+// Close implements firewall.Backend. It waits a moment at most for what is said to
+// the kernel: a transaction of somebody else's may keep that from answering, and
+// the sockets end with the process in any case.
 func (b *Backend) Close() error {
 	b.stop()
-	<-b.done
-	b.background.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.hangUp()
-	return nil
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		<-b.done
+		b.background.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.hangUp()
+	}()
+	select {
+	case <-closed:
+		return nil
+	case <-time.After(closePatience):
+		return errors.New("nftables: the kernel does not answer")
+	}
 }
 
 // do has f talk to the kernel, on a connection that lasts: closing one after a
