@@ -103,6 +103,7 @@ endif
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d/webknock.conf
+	-rmdir $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d 2>/dev/null
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/webknock
 ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -102,7 +102,7 @@ func (t *texter) put(register uint32, p phrase) {
 func (t *texter) key(register uint32, length int) phrase {
 	at, ok := index(register)
 	first := t.regs[at]
-	if !ok || first.size == 0 || first.size+3&^3 >= length {
+	if !ok || first.size == 0 || (first.size+3)&^3 >= length {
 		return first
 	}
 	var parts []phrase
