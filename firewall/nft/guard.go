@@ -64,6 +64,19 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 	if sets, rules := r.names(); !maps.Equal(there.rules(), rules) || !slices.Equal(there.Sets, sets) {
 		return errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
 	}
+	// Somebody else may have changed it since: that must not count as right.
+	for _, c := range r.chains {
+		if c.Policy != nil && there.Chains[c.Name].Policy != *c.Policy {
+			return errors.Join(err, fmt.Errorf("nftables: chain %s of table %s is not as it was written", c.Name, b.table.Name))
+		}
+	}
+	var changed []fillChange
+	if readErr := b.talk("read networks", func(c *nftables.Conn) (err error) {
+		changed, err = b.fillChanges(c, r, func(string) bool { return true })
+		return err
+	}); readErr != nil || len(changed) > 0 {
+		return errors.Join(err, readErr, fmt.Errorf("nftables: the networks of table %s are not as they were written", b.table.Name))
+	}
 	b.guard, b.there = &g, there
 	b.noteEarlier()
 	b.sendOn(grants)
