@@ -1,4 +1,4 @@
-# webknock. The targets: build test test-hosts lint demo fuzz bench install uninstall clean
+# webknock. The targets: build cross test test-hosts lint demo fuzz bench install uninstall clean
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -15,10 +15,18 @@ DEMO_NEEDS     = curl ip nsenter sshd ssh-keygen
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
+.PHONY: build cross test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
+
+# The program for every system: the daemon and the client for Linux, the client
+# alone for the others. Written to bin/SYSTEM-PROCESSOR.
+SYSTEMS = linux-amd64 linux-arm64 linux-arm linux-riscv64 darwin-amd64 darwin-arm64 windows-amd64 freebsd-amd64
+cross: $(SYSTEMS:%=cross-%)
+cross-%:
+	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$*/ ./cmd/webknock
+	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) vet ./internal/client ./cmd/webknock
 
 test: deps-test
 	$(GO) mod download    # in namespaces of their own the tests reach no network

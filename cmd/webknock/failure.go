@@ -1,18 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
-
-	"webknock/config"
-	"webknock/httpd/admin"
 )
 
 // failure is an error of a command that was used rightly.
@@ -62,49 +56,12 @@ type detail struct {
 
 func problemOf(err error) problem {
 	p := problem{Exit: exitCode(err), Errors: []detail{}}
-	text := err.Error()
-	var wrong config.Errors
-	var refused *admin.Problem
-	switch {
-	case errors.As(err, &wrong):
-		p.Errors = details(wrong)
-		text = "the configuration has errors"
-		if before, _, found := strings.Cut(err.Error(), wrong.Error()); found && strings.TrimSpace(before) != "" {
-			text = strings.TrimSuffix(strings.TrimSpace(before), ":")
-		}
-	case errors.As(err, &refused):
-		p.Status = refused.Status
-		text = cmp.Or(refused.Detail, refused.Title)
-		for _, line := range refused.Errors {
-			p.Errors = append(p.Errors, detailOf(line))
-		}
+	text, ok := serverProblem(err, &p)
+	if !ok {
+		text = err.Error()
 	}
 	p.Error, p.Hint = splitHint(text)
 	return p
-}
-
-func details(all config.Errors) []detail {
-	list := make([]detail, len(all))
-	for i, e := range all {
-		list[i] = detail{File: e.File, Line: e.Line, Column: e.Col, Key: e.Key}
-		list[i].Message, list[i].Hint = splitHint(e.Msg)
-	}
-	return list
-}
-
-var configLine = regexp.MustCompile(`^(.*?):(?:(\d+):(\d+):)? (?:([a-z0-9_.\[\]]+): )?(.*)$`)
-
-// detailOf is what a line stands for in which the daemon tells an error.
-func detailOf(line string) detail {
-	m := configLine.FindStringSubmatch(line)
-	if m == nil {
-		return detail{Message: line}
-	}
-	d := detail{File: m[1], Key: m[4]}
-	d.Line, _ = strconv.Atoi(m[2])
-	d.Column, _ = strconv.Atoi(m[3])
-	d.Message, d.Hint = splitHint(m[5])
-	return d
 }
 
 // splitHint cuts the part in brackets off, with which messages end that say what

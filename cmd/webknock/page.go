@@ -83,3 +83,10 @@ func passphrase(in io.Reader, prompt io.Writer) (string, error) {
 	}
 	return first, err
 }
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}

@@ -235,13 +235,6 @@ func (e enrolment) ask(n int, why string) (string, error) {
 	return line, nil
 }
 
-func ignoreEOF(err error) error {
-	if err == io.EOF {
-		return nil
-	}
-	return err
-}
-
 // wait returns a port that answers once the sequence has opened its doors, or
 // nothing if there is none that a client could try.
 func (e enrolment) wait(seq config.Sequence, host string) string {

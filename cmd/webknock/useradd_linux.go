@@ -135,7 +135,27 @@ func addUser(configFile string, u config.User) (notes []string, err error) {
 	if byHand {
 		return append(notes, fmt.Sprintf("%s is left as it is: add to its users\n\n%s\nand then %s", configFile, config.UserLines(configFile, u), reloadHint)), nil
 	}
-	return append(notes, fmt.Sprintf("%s is one of the users of %s; %s", u.Name, configFile, reloadHint)), nil
+	notes = append(notes, fmt.Sprintf("%s is one of the users of %s; %s", u.Name, configFile, reloadHint))
+	return append(notes, useOfCodes(cfg, u.Name)), nil
+}
+
+// useOfCodes says which steps take a user's codes.
+func useOfCodes(cfg *config.Config, name string) string {
+	var steps []string
+	for _, s := range cfg.Sequences {
+		if !s.Admits(name) {
+			continue
+		}
+		for i, step := range s.Steps {
+			if step.Trigger.Template != "" {
+				steps = append(steps, fmt.Sprintf("step %d of %s", i+1, s.Name))
+			}
+		}
+	}
+	if len(steps) == 0 {
+		return "no step takes the codes of " + name + " yet (write a step like /k/{totp} or /t/{ticket})"
+	}
+	return "codes of " + name + " are for " + strings.Join(steps, ", ") + "; webknock enroll SEQUENCE --user " + name + " prints what a client needs"
 }
 
 // keeper returns who is to own a secret, -1 for whoever runs this: the owner of
