@@ -46,14 +46,14 @@ func (m *Machine) Len() int { return len(m.spec.Steps) }
 // ignores reports whether a request for path does not count as a knock.
 func (m *Machine) ignores(path string) bool { return slices.Contains(m.spec.Ignore, path) }
 
-// A Pass is what a one-time code has bought: the run that goes on with the code
+// A Credential is what a one-time code has bought: the run that goes on with the code
 // carries it to its completion. Machines do not look into it.
-type Pass struct {
+type Credential struct {
 	User    string    // whose code it was
-	Key     [8]byte   // tells the user's secret from others, and not what it is
+	KeyID   [8]byte   // tells the user's secret from others, and not what it is
 	Code    string    // as it stood in the path
 	Until   time.Time // after that the code would be no good even if nobody had used it
-	Burn    uint64    // the number under which the code was burnt
+	Use     uint64    // the number under which the code was burnt
 	Request any       // what a ticket of the run asks for; nil: nothing of its own
 }
 
@@ -71,7 +71,7 @@ type State struct {
 	step  int           // steps matched, at least 1; 0 in the zero State
 	first time.Duration // when the latest run to stand here first did
 	start time.Duration // when the latest run to stand here began
-	pass  *Pass         // of the latest one-time step of that run; nil: it has had none
+	pass  *Credential   // of the latest one-time step of that run; nil: it has had none
 	lower *State        // the hypothesis at the next lower step; never written through
 }
 
@@ -103,7 +103,7 @@ func (m *Machine) Advance(s State, knock Steps, now time.Duration) (next State, 
 // code has bought for the one-time steps among those that the knock matches.
 // With a completion it returns the latest pass of the run, or nil if none of
 // the run's steps was a one-time step.
-func (m *Machine) AdvanceWith(s State, knock Steps, pass *Pass, now time.Duration) (next State, complete bool, by *Pass) {
+func (m *Machine) AdvanceWith(s State, knock Steps, pass *Credential, now time.Duration) (next State, complete bool, by *Credential) {
 	if knock == 0 {
 		if m.spec.Strict {
 			return State{}, false, nil
@@ -137,7 +137,7 @@ func (m *Machine) AdvanceWith(s State, knock Steps, pass *Pass, now time.Duratio
 // the step at index step, as its next one, its first, or the one where it
 // stands once more, and returns the latest pass of the run that it would go on
 // with; nil: that has none.
-func (m *Machine) Reaches(s State, step int, now time.Duration) (run *Pass, ok bool) {
+func (m *Machine) Reaches(s State, step int, now time.Duration) (run *Credential, ok bool) {
 	h, ok := m.reach(&s, step+1, now)
 	return h.pass, ok
 }

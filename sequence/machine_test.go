@@ -148,7 +148,7 @@ func TestAdvanceLeavesTheOldStateAlone(t *testing.T) {
 	}
 }
 
-func TestARunCarriesItsLatestPass(t *testing.T) {
+func TestARunCarriesItsLatestCredential(t *testing.T) {
 	s := spec("abcd")
 	s.Steps[0].Trigger = Trigger{Template: "/{totp}"}
 	s.Steps[2].Trigger = Trigger{Template: "/k/{totp}"}
@@ -156,7 +156,7 @@ func TestARunCarriesItsLatestPass(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, two := &Pass{User: "one"}, &Pass{User: "two"}
+	one, two := &Credential{User: "one"}, &Credential{User: "two"}
 	state, _, _ := m.AdvanceWith(State{}, 0b0001, one, 0)
 	if run, ok := m.Reaches(state, 0, 0); run != nil || !ok {
 		t.Errorf("the first step starts anew by %v, %v", run, ok)
@@ -242,7 +242,7 @@ func compare(t interface{ Fatalf(string, ...any) }, s Spec, knocks []oracleKnock
 		history = append(history, k)
 		want := completes(s, history)
 		before := m.Deadline(state)
-		knock := Knock{Hits: []Hit{{Machine: m, Steps: k.steps}}}
+		knock := Match{Hits: []Hit{{Machine: m, Steps: k.steps}}}
 		if k.struck {
 			knock.Strike()
 		}

@@ -9,7 +9,7 @@
 //
 // Take one client's knocks since its last completion of the sequence. Strike
 // out those that Ignore matches, those that the caller strikes out
-// ([Knock.Strike]: one-time codes that this client has itself used before), and,
+// ([Match.Strike]: one-time codes that this client has itself used before), and,
 // unless the sequence is Strict, those that match none of its steps. A prefetch
 // never gets here. The sequence completes with a knock exactly when
 // some run of latest knocks, ending with it, has the form

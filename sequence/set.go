@@ -121,12 +121,12 @@ func (s *Set) Ignores(path string) bool {
 	return true
 }
 
-// A Knock is what one request means to the sequences of a Set. It stays valid
+// A Match is what one request means to the sequences of a Set. It stays valid
 // until the slice that was given to Match is used again.
-type Knock struct {
+type Match struct {
 	Hits []Hit
 	// Candidates are the one-time steps that the request would match if its
-	// code were good. They are no hits, until Pass makes them some.
+	// code were good. They are no hits, until Accept makes them some.
 	Candidates []Candidate
 	path       string
 	struck     bool
@@ -142,16 +142,16 @@ type Candidate struct {
 
 // A Hit is the steps of one sequence that a request matches.
 type Hit struct {
-	Machine *Machine
-	Steps   Steps // not empty
-	Pass    *Pass // for the one-time steps among Steps; nil: there are none
+	Machine    *Machine
+	Steps      Steps       // not empty
+	Credential *Credential // for the one-time steps among Steps; nil: there are none
 }
 
 // Match returns what a request means, with at most one hit a sequence and none
 // for sequences that ignore it. It appends the hits to buf[:0]. Its cost grows
 // with the number of regular expressions in the set, not with that of paths.
-func (s *Set) Match(r Request, buf []Hit) Knock {
-	k := Knock{Hits: buf[:0], path: r.Path}
+func (s *Set) Match(r Request, buf []Hit) Match {
+	k := Match{Hits: buf[:0], path: r.Path}
 	for _, p := range s.paths[r.Path] {
 		k.add(p, r)
 	}
@@ -198,7 +198,7 @@ func (s *Set) Concerns(path string) bool {
 }
 
 // nominate adds the candidates among templates whose variable rest begins with.
-func (k *Knock) nominate(templates []template, rest string, r Request) {
+func (k *Match) nominate(templates []template, rest string, r Request) {
 	end := strings.IndexByte(rest, '/')
 	if end < 0 {
 		end = len(rest)
@@ -210,26 +210,26 @@ func (k *Knock) nominate(templates []template, rest string, r Request) {
 	}
 }
 
-// Pass makes a hit of a candidate whose code was found good. Of a sequence no
+// Accept makes a hit of a candidate whose code was found good. Of a sequence no
 // more than one candidate may pass.
-func (k *Knock) Pass(c Candidate, p *Pass) {
-	k.hit(place{c.Machine, c.Step}).Pass = p
+func (k *Match) Accept(c Candidate, p *Credential) {
+	k.hit(place{c.Machine, c.Step}).Credential = p
 }
 
 // Strike makes the knock count in no sequence, as if it had never been made. It is
 // for a client that sends again a one-time code that it has used itself.
-func (k *Knock) Strike() { k.Hits, k.Candidates, k.struck = k.Hits[:0], nil, true }
+func (k *Match) Strike() { k.Hits, k.Candidates, k.struck = k.Hits[:0], nil, true }
 
 // Steps returns the steps of a sequence that the knock matches, and whether it
 // counts as a knock there at all.
-func (k Knock) Steps(m *Machine) (steps Steps, counts bool) {
+func (k Match) Steps(m *Machine) (steps Steps, counts bool) {
 	hit, counts := k.Hit(m)
 	return hit.Steps, counts
 }
 
 // Hit is Steps, with the pass beside the steps. A knock that matches no step of
 // the sequence has the zero Hit.
-func (k Knock) Hit(m *Machine) (hit Hit, counts bool) {
+func (k Match) Hit(m *Machine) (hit Hit, counts bool) {
 	for _, hit := range k.Hits {
 		if hit.Machine == m {
 			return hit, true
@@ -238,14 +238,14 @@ func (k Knock) Hit(m *Machine) (hit Hit, counts bool) {
 	return Hit{}, !k.struck && !m.ignores(k.path)
 }
 
-func (k *Knock) add(p place, r Request) {
+func (k *Match) add(p place, r Request) {
 	if p.trigger().meets(r) && !p.machine.ignores(r.Path) {
 		k.hit(p)
 	}
 }
 
 // hit adds a step to the hits, and returns the hit that has it.
-func (k *Knock) hit(p place) *Hit {
+func (k *Match) hit(p place) *Hit {
 	for i := range k.Hits {
 		if k.Hits[i].Machine == p.machine {
 			k.Hits[i].Steps |= 1 << p.step

@@ -123,9 +123,9 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 			if code == "" {
 				return
 			}
-			p := new(Pass)
-			k.Pass(k.Candidates[0], p)
-			if hit, counts := k.Hit(set.Machines()[0]); hit.Steps != 1 || hit.Pass != p || !counts {
+			p := new(Credential)
+			k.Accept(k.Candidates[0], p)
+			if hit, counts := k.Hit(set.Machines()[0]); hit.Steps != 1 || hit.Credential != p || !counts {
 				t.Errorf("passed, it is the hit %+v, counts %v", hit, counts)
 			}
 		})

@@ -71,7 +71,7 @@ func (d *Daemon) problems(ctx context.Context) (problems []string, guarded bool)
 	d.mu.Lock()
 	problems = append(problems, d.differs...)
 	d.mu.Unlock()
-	all := []error{d.keep.problem(), d.ledger.Problem(), d.commands.journal.Problem()}
+	all := []error{d.keep.problem(), d.verifier.Problem(), d.commands.journal.Problem()}
 	if d.closed != nil {
 		all = append(all, d.closed.Problem())
 	}
@@ -315,7 +315,7 @@ func (d *Daemon) apply(ctx context.Context, cfg *config.Config) error {
 	d.shards.bound.SetMax(cfg.Clients.Max)
 	// From here on nothing fails, and it is carried through even if who asked
 	// for it has gone.
-	d.ledger.Configure(oneTimeUsers(cfg))
+	d.verifier.Configure(oneTimeUsers(cfg))
 	if err := d.shards.use(context.WithoutCancel(ctx), rules); err != nil {
 		return err
 	}

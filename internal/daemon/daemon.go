@@ -63,7 +63,7 @@ type Daemon struct {
 	shards   *shards
 	state    *durable.Dir
 	keep     *keeping
-	ledger   *onetime.Ledger
+	verifier *onetime.Verifier
 	closed   *closed.Journal // nil: the backend outlives this process in nothing
 	notifier notifier
 	notices  *notice.Sender
@@ -141,8 +141,8 @@ func run(ctx context.Context, o Options, sockets map[string][]net.Listener, relo
 	}
 	d.state = durable.NewDir(cfg.State)
 	d.keep = newKeeping(d.state, d.backendName(cfg), o)
-	d.ledger = onetime.New(d.state, o.Log)
-	d.shards = newShards(cfg.Clients.Max, rules, d.ledger, d.redeemed, d.ban)
+	d.verifier = onetime.New(d.state, o.Log)
+	d.shards = newShards(cfg.Clients.Max, rules, d.verifier, d.redeemed, d.ban)
 	if d.backendName(cfg) == config.BackendNFTables {
 		lock, err := nft.LockTable(ctx, cfg.Firewall.Table, o.Log)
 		if err != nil {
@@ -163,7 +163,7 @@ func run(ctx context.Context, o Options, sockets map[string][]net.Listener, relo
 	}
 	defer socket.Close()
 	defer d.state.Close() // before the socket, whose end tells the next daemon that it may start
-	d.ledger.Configure(oneTimeUsers(cfg))
+	d.verifier.Configure(oneTimeUsers(cfg))
 	if o.Start.fallback != nil {
 		cfg = d.withoutAddresses(ctx, cfg)
 	}
@@ -207,7 +207,7 @@ func run(ctx context.Context, o Options, sockets map[string][]net.Listener, relo
 	}
 	defer start(ctx, d.enforce)()
 	defer d.effects.Wait() // behind whatever completes, and before the gate stops
-	defer start(ctx, d.ledger.Run)()
+	defer start(ctx, d.verifier.Run)()
 	defer start(ctx, d.shards.run)()
 	d.warnOfSessions(ctx, backend, cfg.Firewall.Guard)
 	d.install(cfg, bound)

@@ -54,11 +54,11 @@ func completions(t *testing.T, text string) (*shards, func() []string) {
 	return watched(t, r, nil)
 }
 
-func watched(t *testing.T, r *rules, ledger *onetime.Ledger) (*shards, func() []string) {
+func watched(t *testing.T, r *rules, verifier *onetime.Verifier) (*shards, func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var done []string
-	all := newShards(100, r, ledger, func(c completion) {
+	all := newShards(100, r, verifier, func(c completion) {
 		mu.Lock()
 		defer mu.Unlock()
 		who := c.letter.Client.String()

@@ -260,10 +260,10 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 		}
 		state := durable.NewDir(dir)
 		defer state.Close()
-		ledger := onetime.New(state, slog.New(slog.DiscardHandler))
-		ledger.Configure(oneTimeUsers(cfg))
+		verifier := onetime.New(state, slog.New(slog.DiscardHandler))
+		verifier.Configure(oneTimeUsers(cfg))
 		var events []string
-		all := newShards(100, r, ledger, func(c completion) { events = append(events, "completed "+c.sequence.Name) },
+		all := newShards(100, r, verifier, func(c completion) { events = append(events, "completed "+c.sequence.Name) },
 			func(httpd.Letter, string) { events = append(events, "banned") })
 		all.origin = o.start
 		s := all.shards[0]

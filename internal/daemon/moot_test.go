@@ -79,7 +79,7 @@ func TestMostLettersOfStrangersAreMoot(t *testing.T) {
 		}
 	}
 	knock := sequence.Request{Method: "GET", Path: "/a"}
-	s.tracker.Knock(netip.MustParseAddr("192.0.2.7"), r.set.Match(knock, nil), 0)
+	s.tracker.Advance(netip.MustParseAddr("192.0.2.7"), r.set.Match(knock, nil), 0)
 	if moot("/index.html") {
 		t.Error("a wrong path of a client in progress is not looked at")
 	}

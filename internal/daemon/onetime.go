@@ -20,7 +20,7 @@ import (
 // whether it brought a code that was looked at and passes none. A code is
 // looked at only for steps that the client has reached; in each sequence it
 // counts for one step, the furthest.
-func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
+func (s *shard) redeem(client netip.Addr, k *sequence.Match) (wrong bool) {
 	if len(k.Candidates) == 0 {
 		return false
 	}
@@ -48,14 +48,14 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Knock) (wrong bool) {
 	}
 	s.count() // the same head again would be no second wrong code
 	wrong = true
-	for i, p := range s.ledger.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims, s.again) {
+	for i, p := range s.verifier.Verify(firewall.Offender(s.letter.Client), s.letter.At, claims, s.again) {
 		if p == nil {
 			continue
 		}
 		wrong = false
 		s.used.add(usedCode{client, strings.Clone(p.Code)}, p.Until, s.letter.At)
-		if hit, _ := k.Hit(reached[i].Machine); hit.Pass == nil {
-			k.Pass(reached[i], p)
+		if hit, _ := k.Hit(reached[i].Machine); hit.Credential == nil {
+			k.Accept(reached[i], p)
 		}
 	}
 	return wrong
@@ -87,7 +87,7 @@ func (u usedCodes) add(c usedCode, until, now time.Time) {
 
 // usedBefore reports whether a knock brings a code, still within its validity, that
 // its client has itself used before. It opens nothing, and does no harm either.
-func (s *shard) usedBefore(client netip.Addr, k sequence.Knock) bool {
+func (s *shard) usedBefore(client netip.Addr, k sequence.Match) bool {
 	return len(s.used) > 0 && slices.ContainsFunc(k.Candidates, func(c sequence.Candidate) bool {
 		until, used := s.used[usedCode{client, c.Code}]
 		return used && !s.letter.At.After(until)
@@ -101,7 +101,7 @@ func (d *Daemon) redeemed(c completion) {
 		d.complete(c)
 		return
 	}
-	d.ledger.Await(c.by, func(err error) {
+	d.verifier.Await(c.by, func(err error) {
 		if err == nil && !c.permitted() {
 			err = errNotPermitted
 		}

@@ -26,7 +26,7 @@ import (
 	"webknock/sequence"
 )
 
-// onetimers starts shards with users and a ledger in a directory of its own. A
+// onetimers starts shards with users and a verifier in a directory of its own. A
 // word of knock's is a path; {NAME} in it stands for the user's code of now,
 // {wrong} for nobody's, and a word that begins with @ is a client, that the rest
 // comes from.
@@ -48,9 +48,9 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 	if err != nil {
 		t.Fatal(err)
 	}
-	ledger := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
-	ledger.Configure(oneTimeUsers(cfg))
-	all, completed := watched(t, r, ledger)
+	verifier := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
+	verifier.Configure(oneTimeUsers(cfg))
+	all, completed := watched(t, r, verifier)
 	return all, func(words string) string {
 		before := len(completed())
 		client := "192.0.2.1"
@@ -191,7 +191,7 @@ func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
 		{"an address that is not allowed any more", as, &address, false},
 		{"a user that is not admitted any more", with(func(s *config.Sequence) { s.Users = []string{"bob"} }), nil, false},
 	} {
-		c := completion{sequence: tt.sequence, by: &sequence.Pass{User: "ann", Request: tt.request}}
+		c := completion{sequence: tt.sequence, by: &sequence.Credential{User: "ann", Request: tt.request}}
 		if got := c.permitted(); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
@@ -304,7 +304,7 @@ func TestWhenACodeIsWrongAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := newShards(100, all.rules.Load(), all.ledger, func(completion) {}, nil).shards[0]
+			s := newShards(100, all.rules.Load(), all.verifier, func(completion) {}, nil).shards[0]
 			for _, word := range strings.Fields(strings.ReplaceAll(tt.knocks, "{ann+1}", code)) {
 				if after, ok := strings.CutPrefix(word, "+"); ok {
 					d, err := time.ParseDuration(after)
@@ -314,7 +314,7 @@ func TestWhenACodeIsWrongAgain(t *testing.T) {
 					at = at.Add(d)
 				} else if word == "restart" {
 					wrong += s.wrong.Load()
-					s = newShards(100, all.rules.Load(), all.ledger, func(completion) {}, nil).shards[0]
+					s = newShards(100, all.rules.Load(), all.verifier, func(completion) {}, nil).shards[0]
 				} else {
 					s.read(httpd.NewLetter(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
 				}

@@ -51,7 +51,7 @@ type shards struct {
 
 	banned   *banned
 	unbanned atomic.Uint64 // clients that would have been banned beyond the bound of bans
-	ledger   *onetime.Ledger
+	verifier *onetime.Verifier
 	complete func(completion)
 	ban      func(l httpd.Letter, reason string)
 }
@@ -60,8 +60,8 @@ type shards struct {
 type completion struct {
 	sequence *config.Sequence
 	letter   httpd.Letter
-	request  *http.Request  // the knock that completed it
-	by       *sequence.Pass // of its one-time steps; nil: it has none
+	request  *http.Request        // the knock that completed it
+	by       *sequence.Credential // of its one-time steps; nil: it has none
 }
 
 // rules is what a configuration says of knocks.
@@ -101,8 +101,8 @@ type shard struct {
 
 // newShards returns shards for max clients in progress. Complete and ban are
 // called by shards, and must not wait.
-func newShards(max int, r *rules, ledger *onetime.Ledger, complete func(completion), ban func(httpd.Letter, string)) *shards {
-	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), ledger: ledger, complete: complete, ban: ban}
+func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(completion), ban func(httpd.Letter, string)) *shards {
+	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), verifier: verifier, complete: complete, ban: ban}
 	all.rules.Store(r)
 	all.rest = time.AfterFunc(time.Hour, all.deliver)
 	for i := range all.shards {
@@ -285,12 +285,12 @@ func (s *shard) advance(r sequence.Request) {
 		s.wrong.Add(1)
 	}
 	s.hits = knock.Hits
-	completed, full := s.tracker.Knock(client, knock, s.now)
+	completed, full := s.tracker.Advance(client, knock, s.now)
 	if full {
 		s.full.Add(1)
 	}
 	for _, done := range completed {
-		s.complete(completion{s.rules.sequences[done.Machine], s.letter, s.request, done.By})
+		s.complete(completion{s.rules.sequences[done.Machine], s.letter, s.request, done.Credential})
 	}
 	if struck {
 		return

@@ -78,14 +78,14 @@ func TestClaimsOfAKnockAreProvedApart(t *testing.T) {
 func TestARunIsOfOneUserAndOneSecret(t *testing.T) {
 	alice, bob := ticket.NewKey(aliceSecret).ID, ticket.NewKey(bobSecret).ID
 	for _, tt := range []struct {
-		run  *sequence.Pass
+		run  *sequence.Credential
 		want bool
 	}{
 		{nil, true},
-		{&sequence.Pass{User: "alice", Key: alice}, true},
-		{&sequence.Pass{User: "alice", Key: bob}, false}, // her secret has been changed meanwhile
-		{&sequence.Pass{User: "bob", Key: alice}, false},
-		{&sequence.Pass{User: "bob", Key: bob}, false},
+		{&sequence.Credential{User: "alice", KeyID: alice}, true},
+		{&sequence.Credential{User: "alice", KeyID: bob}, false}, // her secret has been changed meanwhile
+		{&sequence.Credential{User: "bob", KeyID: alice}, false},
+		{&sequence.Credential{User: "bob", KeyID: bob}, false},
 	} {
 		pass := ledger().Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: tt.run}}, false)[0]
 		if (pass != nil) != tt.want {
@@ -95,10 +95,12 @@ func TestARunIsOfOneUserAndOneSecret(t *testing.T) {
 }
 
 func TestTheMinuteOfWrongCodes(t *testing.T) {
-	wrong := func(l *Ledger, client string, at time.Time) {
+	wrong := func(l *Verifier, client string, at time.Time) {
 		l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: "x", Admits: everybody}}, false)
 	}
-	limited := func(l *Ledger, client string, at time.Time) bool { return l.limited(netip.MustParsePrefix(client), at) }
+	limited := func(l *Verifier, client string, at time.Time) bool {
+		return l.limited(netip.MustParsePrefix(client), at)
+	}
 	const alice, bob = "192.0.2.1/32", "192.0.2.2/32"
 
 	l := ledger()

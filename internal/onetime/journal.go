@@ -99,7 +99,7 @@ func (b *burnt) advance(now int64) {
 }
 
 // path returns where the file is.
-func (l *Ledger) path() string { return l.dir.Path(fileName) }
+func (l *Verifier) path() string { return l.dir.Path(fileName) }
 
 // file is the file's form.
 type file struct {
@@ -141,7 +141,7 @@ func decodeBurnt(data []byte) (burnt, error) {
 }
 
 // load reads the file, unless that was done.
-func (l *Ledger) load() {
+func (l *Verifier) load() {
 	l.loading.Lock()
 	defer l.loading.Unlock()
 	l.mu.Lock()
@@ -170,7 +170,7 @@ func (l *Ledger) load() {
 
 // waiter is what waits for burns to be on the disk.
 type waiter struct {
-	pass  *sequence.Pass
+	pass  *sequence.Credential
 	since time.Time
 	done  func(error)
 }
@@ -178,9 +178,9 @@ type waiter struct {
 // Await calls done once all burns up to the pass's are on the disk, or with an
 // error if they cannot be written, at once or from the writer's goroutine; it
 // must not block.
-func (l *Ledger) Await(p *sequence.Pass, done func(error)) {
+func (l *Verifier) Await(p *sequence.Credential, done func(error)) {
 	l.mu.Lock()
-	if p.Burn > l.written {
+	if p.Use > l.written {
 		l.waiting = append(l.waiting, waiter{p, time.Now(), done})
 		l.rouse()
 		l.mu.Unlock()
@@ -192,15 +192,15 @@ func (l *Ledger) Await(p *sequence.Pass, done func(error)) {
 }
 
 // valid returns an error if the user of a pass is none any more.
-func (l *Ledger) valid(p *sequence.Pass) error {
-	if u := l.keys[p.Key]; u == nil || u.name != p.User {
+func (l *Verifier) valid(p *sequence.Credential) error {
+	if u := l.keys[p.KeyID]; u == nil || u.name != p.User {
 		return errGone
 	}
 	return nil
 }
 
 // Run writes what is burnt until ctx is done, and then a last time.
-func (l *Ledger) Run(ctx context.Context) {
+func (l *Verifier) Run(ctx context.Context) {
 	again := time.NewTicker(retry)
 	defer again.Stop()
 	for {
@@ -219,7 +219,7 @@ func (l *Ledger) Run(ctx context.Context) {
 }
 
 // Problem returns why one-time codes open nothing; nil: they do.
-func (l *Ledger) Problem() error {
+func (l *Verifier) Problem() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -232,12 +232,12 @@ func (l *Ledger) Problem() error {
 }
 
 // slow is the error of a disk that hangs.
-func (l *Ledger) slow() error {
+func (l *Verifier) slow() error {
 	return fmt.Errorf("one-time codes and tickets open nothing: it takes the disk of %s more than %v", l.path(), maxWait)
 }
 
 // setProblem logs changes of the problem.
-func (l *Ledger) setProblem(err error) {
+func (l *Verifier) setProblem(err error) {
 	if err != nil {
 		err = fmt.Errorf("one-time codes and tickets open nothing, as their use cannot be recorded: %w", err)
 	}
@@ -254,7 +254,7 @@ func (l *Ledger) setProblem(err error) {
 }
 
 // write makes all burns so far durable, in one write, and tells who waits.
-func (l *Ledger) write() {
+func (l *Verifier) write() {
 	l.load()
 	b := l.begin()
 	if b.data != nil {
@@ -271,7 +271,7 @@ type batch struct {
 	err     error
 }
 
-func (l *Ledger) begin() (b batch) {
+func (l *Verifier) begin() (b batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b = batch{burns: l.burns, waiting: l.waiting, err: l.problem}
@@ -284,7 +284,7 @@ func (l *Ledger) begin() (b batch) {
 	return b
 }
 
-func (l *Ledger) end(b batch) {
+func (l *Verifier) end(b batch) {
 	if b.data != nil {
 		l.setProblem(b.err)
 	}

@@ -95,8 +95,8 @@ func New(bound *Bound) *Tracker {
 
 // A Completion is a sequence that a client has completed.
 type Completion struct {
-	Machine *sequence.Machine
-	By      *sequence.Pass // of the run; nil: it had no one-time step
+	Machine    *sequence.Machine
+	Credential *sequence.Credential // of the run; nil: it had no one-time step
 }
 
 // Knows reports whether a client, as Widen returned it, has begun a sequence.
@@ -114,34 +114,34 @@ func (t *Tracker) State(addr netip.Addr, m *sequence.Machine) sequence.State {
 	return sequence.State{}
 }
 
-// Knock takes a knock of a client, as Widen returned it, and returns the
+// Advance takes a knock of a client, as Widen returned it, and returns the
 // sequences that it completes. It reports full if the knock
 // would have begun a sequence, but the bound is reached: then the client is
 // not remembered. Only a first step makes a client take up memory.
-func (t *Tracker) Knock(addr netip.Addr, k sequence.Knock, now time.Duration) (completed []Completion, full bool) {
+func (t *Tracker) Advance(addr netip.Addr, match sequence.Match, now time.Duration) (completed []Completion, full bool) {
 	key := addr.As16()
 	known := t.get(key)
-	if known == nil && len(k.Hits) == 0 {
+	if known == nil && len(match.Hits) == 0 {
 		return nil, false
 	}
 	next := client{last: now}
 	advance := func(m *sequence.Machine, state sequence.State, hit sequence.Hit) {
-		state, complete, by := m.AdvanceWith(state, hit.Steps, hit.Pass, now)
+		state, complete, credential := m.AdvanceWith(state, hit.Steps, hit.Credential, now)
 		if complete {
-			completed = append(completed, Completion{m, by})
+			completed = append(completed, Completion{m, credential})
 		}
 		next.add(m, state)
 	}
 	if known != nil {
 		for p := range known.all {
-			if hit, counts := k.Hit(p.machine); counts {
+			if hit, counts := match.Hit(p.machine); counts {
 				advance(p.machine, p.state, hit)
 			} else {
 				next.add(p.machine, p.state)
 			}
 		}
 	}
-	for _, hit := range k.Hits {
+	for _, hit := range match.Hits {
 		if known == nil || !known.has(hit.Machine) {
 			advance(hit.Machine, sequence.State{}, hit)
 		}

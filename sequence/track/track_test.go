@@ -55,7 +55,7 @@ func (g *gate) now() time.Duration { return time.Since(g.origin) }
 
 // knock returns the names of the sequences that the request completes.
 func (g *gate) knock(client, path string) string {
-	done, full := g.Knock(netip.MustParseAddr(client), g.set.Match(sequence.Request{Path: path}, nil), g.now())
+	done, full := g.Advance(netip.MustParseAddr(client), g.set.Match(sequence.Request{Path: path}, nil), g.now())
 	var names []string
 	for _, m := range done {
 		names = append(names, m.Machine.Name())
@@ -253,7 +253,7 @@ func TestASteppedWallClockNeitherKeepsNorEndsProgress(t *testing.T) {
 		}
 		g.Tracker = New(NewBound(10))
 		g.knock(alice, "/a")
-		if done, _ := g.Knock(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: "/b"}, nil), time.Hour); done != nil {
+		if done, _ := g.Advance(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: "/b"}, nil), time.Hour); done != nil {
 			t.Error("set back: progress an hour old completes")
 		}
 		// The wall clock has gone on for an hour, the monotonic clock for a second:
@@ -268,7 +268,7 @@ func TestASteppedWallClockNeitherKeepsNorEndsProgress(t *testing.T) {
 			t.Errorf("set forward: %d clients", got)
 		}
 		for i, path := range []string{"/b", "/c"} {
-			done, _ := g.Knock(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: path}, nil), now)
+			done, _ := g.Advance(netip.MustParseAddr(alice), g.set.Match(sequence.Request{Path: path}, nil), now)
 			if len(done) != i {
 				t.Errorf("set forward: %d completions with %s", len(done), path)
 			}
@@ -332,7 +332,7 @@ func BenchmarkKnock(b *testing.B) {
 			addr := netip.MustParseAddr(alice)
 			b.ReportAllocs()
 			for b.Loop() {
-				g.Knock(addr, k, g.now())
+				g.Advance(addr, k, g.now())
 			}
 		})
 	}
@@ -357,7 +357,7 @@ func BenchmarkMillion(b *testing.B) {
 		addr := netip.MustParseAddr("10.0.0.0")
 		for i := range clients {
 			addr = addr.Next()
-			trackers[i%shards].Knock(addr, k, 0)
+			trackers[i%shards].Advance(addr, k, 0)
 		}
 		if bound.Count() != clients {
 			b.Fatalf("%d clients in progress", bound.Count())

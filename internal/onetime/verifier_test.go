@@ -44,7 +44,7 @@ func totpAt(t testing.TB, secret []byte, at time.Time) string {
 }
 
 // ledger returns a ledger of alice and bob in memory alone.
-func ledger(users ...User) *Ledger {
+func ledger(users ...User) *Verifier {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
@@ -55,16 +55,16 @@ func ledger(users ...User) *Ledger {
 	return l
 }
 
-func (l *Ledger) totp(code string, at time.Time) string {
+func (l *Verifier) totp(code string, at time.Time) string {
 	return l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody}, at)
 }
 
-func (l *Ledger) ticket(code string, at time.Time) string {
+func (l *Verifier) ticket(code string, at time.Time) string {
 	return l.one(Claim{Variable: sequence.Ticket, Code: code, Admits: everybody}, at)
 }
 
 // one returns the user that a claim of a client of its own names; empty: none.
-func (l *Ledger) one(c Claim, at time.Time) string {
+func (l *Verifier) one(c Claim, at time.Time) string {
 	delete(l.wrong, home)
 	if p := l.Verify(home, at, []Claim{c}, false)[0]; p != nil {
 		return p.User
@@ -168,7 +168,7 @@ func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
 	claim := Claim{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}
 	bobs, run := claim, claim
 	bobs.Admits = only("bob")
-	run.Run = &sequence.Pass{User: "bob"}
+	run.Run = &sequence.Credential{User: "bob"}
 	passes := l.Verify(home, start, []Claim{claim, bobs, claim, run}, false)
 	if passes[0] == nil || passes[1] != nil || passes[2] == nil || passes[3] != nil || len(l.wrong) != 0 {
 		t.Errorf("passes %v, wrong %v", passes, l.wrong)
@@ -340,7 +340,7 @@ func TestNothingOpensTwice(t *testing.T) {
 		now := start
 		var disk []byte
 		opened := map[code]int{}
-		boot := func() *Ledger {
+		boot := func() *Verifier {
 			l := ledger(User{"alice", aliceSecret}, User{"bob", bobSecret})
 			b, err := decodeBurnt(disk)
 			if err != nil {
@@ -454,7 +454,7 @@ func TestNothingOpensTwice(t *testing.T) {
 }
 
 // on returns a ledger of alice with a file in a directory.
-func on(dir string) *Ledger {
+func on(dir string) *Verifier {
 	l := New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
 	l.Configure([]User{{"alice", aliceSecret}})
 	return l

@@ -1,8 +1,8 @@
 // Package onetime verifies one-time codes and tickets, and burns them: each
 // counts once, whatever happens to the process, the machine and its clock.
 //
-// A [Ledger] burns a code in memory the moment it is verified. What the code
-// buys waits ([Ledger.Await]) until the burn is on the disk, so that no crash
+// A [Verifier] burns a code in memory the moment it is verified. What the code
+// buys waits ([Verifier.Await]) until the burn is on the disk, so that no crash
 // can make a code that has opened a door unused again.
 package onetime
 
@@ -53,9 +53,9 @@ type User struct {
 	Secret []byte
 }
 
-// A Ledger knows the users and what they have used. It may be used from several
+// A Verifier knows the users and what they have used. It may be used from several
 // goroutines.
-type Ledger struct {
+type Verifier struct {
 	dir  *durable.Dir
 	log  *slog.Logger
 	wake chan struct{} // something waits for the writer
@@ -98,13 +98,13 @@ type wrong struct {
 }
 
 // New returns a ledger without users, whose memory is a file in a directory.
-func New(dir *durable.Dir, log *slog.Logger) *Ledger {
-	return &Ledger{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[ticket.KeyID]*spent{}}}
+func New(dir *durable.Dir, log *slog.Logger) *Verifier {
+	return &Verifier{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[ticket.KeyID]*spent{}}}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.
 // A ledger touches its file only once it has users.
-func (l *Ledger) Configure(users []User) {
+func (l *Verifier) Configure(users []User) {
 	var all []*user
 	keys := map[ticket.KeyID]*user{}
 	for _, u := range users {
@@ -135,9 +135,9 @@ type Claim struct {
 	Variable     string // sequence.TOTP or sequence.Ticket
 	Code         string // what stood in its place
 	Admits       func(user string) bool
-	Opens        []string       // doors that a ticket may name
-	AllowAddress bool           // a ticket may name an address
-	Run          *sequence.Pass // of the run that goes on with it, whose user it must be; nil: anybody's
+	Opens        []string             // doors that a ticket may name
+	AllowAddress bool                 // a ticket may name an address
+	Run          *sequence.Credential // of the run that goes on with it, whose user it must be; nil: anybody's
 }
 
 // proof is whose unused code a code was.
@@ -159,8 +159,8 @@ type bearer struct {
 // client, and after too many of them that client's codes are not looked at for
 // a while. Again says that the client has just sent the same request, as browsers
 // do by themselves: that does not count once more.
-func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Pass {
-	passes := make([]*sequence.Pass, len(claims))
+func (l *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Credential {
+	passes := make([]*sequence.Credential, len(claims))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.limited(client, at) {
@@ -188,7 +188,7 @@ func (l *Ledger) Verify(client netip.Prefix, at time.Time, claims []Claim, again
 }
 
 // prove burns a code.
-func (l *Ledger) prove(variable, code string, at time.Time) proof {
+func (l *Verifier) prove(variable, code string, at time.Time) proof {
 	p := proof{variable: variable, code: code}
 	if variable == sequence.Ticket {
 		p.bearers, p.request = l.burnTicket(code, at)
@@ -200,12 +200,12 @@ func (l *Ledger) prove(variable, code string, at time.Time) proof {
 }
 
 // pass returns what a proof buys, or nil.
-func (c Claim) pass(p proof) *sequence.Pass {
+func (c Claim) pass(p proof) *sequence.Credential {
 	for _, b := range p.bearers {
 		if !c.admits(b, p.request) {
 			continue
 		}
-		pass := &sequence.Pass{User: b.name, Key: b.id, Code: p.code, Until: b.until, Burn: p.burn}
+		pass := &sequence.Credential{User: b.name, KeyID: b.id, Code: p.code, Until: b.until, Use: p.burn}
 		if p.request != nil {
 			pass.Request = p.request
 		} else if c.Run != nil {
@@ -217,18 +217,18 @@ func (c Claim) pass(p proof) *sequence.Pass {
 }
 
 func (c Claim) admits(b bearer, r *ticket.Request) bool {
-	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.Key != b.id) {
+	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.KeyID != b.id) {
 		return false
 	}
 	return r.Permitted(c.Opens, c.AllowAddress)
 }
 
-func (l *Ledger) limited(client netip.Prefix, at time.Time) bool {
+func (l *Verifier) limited(client netip.Prefix, at time.Time) bool {
 	w := l.wrong[client]
 	return w.codes >= maxWrong && at.Sub(w.since) <= wrongWithin
 }
 
-func (l *Ledger) countWrong(client netip.Prefix, at time.Time) {
+func (l *Verifier) countWrong(client netip.Prefix, at time.Time) {
 	w, known := l.wrong[client]
 	if !known && len(l.wrong) >= maxClients {
 		clear(l.wrong)
@@ -241,12 +241,12 @@ func (l *Ledger) countWrong(client netip.Prefix, at time.Time) {
 }
 
 // burned notes that something was burnt, for the writer.
-func (l *Ledger) burned() {
+func (l *Verifier) burned() {
 	l.burns++
 	l.rouse()
 }
 
-func (l *Ledger) rouse() {
+func (l *Verifier) rouse() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -257,7 +257,7 @@ func (l *Ledger) rouse() {
 // them it is. A counter that is not above the latest used one is used: so a
 // clock that is set back brings none back, and a code that is by chance that of
 // two counters counts once.
-func (l *Ledger) burnTOTP(code string, at time.Time) (bearers []bearer) {
+func (l *Verifier) burnTOTP(code string, at time.Time) (bearers []bearer) {
 	given, err := strconv.Atoi(code)
 	if err != nil || !WellFormed(sequence.TOTP, code) {
 		return nil
@@ -301,7 +301,7 @@ func (u *user) code(counter int64) int32 {
 
 // burnTicket opens a ticket. The time that counts is the later of the clock and
 // the mark, so that no clock that is set back makes an old ticket young again.
-func (l *Ledger) burnTicket(code string, clock time.Time) ([]bearer, *ticket.Request) {
+func (l *Verifier) burnTicket(code string, clock time.Time) ([]bearer, *ticket.Request) {
 	t, id, n, ok := ticket.Open(code, func(id ticket.KeyID) *ticket.Key {
 		if u := l.keys[id]; u != nil {
 			return &u.key
