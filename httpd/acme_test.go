@@ -38,7 +38,7 @@ func TestAChallengeIsAnsweredAndIsNoKnock(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt.options.Challenge = onlyThe
-			l, letters := listenWith(t, tt.options)
+			l, knocks := listenWith(t, tt.options)
 			conn := dial(t, l)
 			io.WriteString(conn, tt.before+challengeHead)
 			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -51,8 +51,8 @@ func TestAChallengeIsAnsweredAndIsNoKnock(t *testing.T) {
 			if tt.options.Cover.Drops() {
 				mustReset(t, conn)
 			}
-			letter := <-letters // the first there is
-			if r, err := open(letter); err != nil || r.URL.Path != "/.well-known/acme-challenge/other" {
+			k := <-knocks // the first there is
+			if r, err := open(k); err != nil || r.URL.Path != "/.well-known/acme-challenge/other" {
 				t.Errorf("the knock is %+v, %v", r, err)
 			}
 		})
@@ -96,7 +96,7 @@ func TestAHandshakeAnswersAPendingChallenge(t *testing.T) {
 				}
 				return challenge
 			})
-			l, letters := listenWith(t, o)
+			l, knocks := listenWith(t, o)
 			state, _, err := handshake(t, l, &tls.Config{ServerName: "Home.example.org", NextProtos: []string{"acme-tls/1"}, MinVersion: version, MaxVersion: version})
 			if err != nil || state.NegotiatedProtocol != "acme-tls/1" || !bytes.Equal(state.PeerCertificates[0].Raw, challenge.Certificate[0]) {
 				t.Errorf("%s, version %x: the challenge: %v, %q", name, version, err, state.NegotiatedProtocol)
@@ -114,8 +114,8 @@ func TestAHandshakeAnswersAPendingChallenge(t *testing.T) {
 				}
 			}
 			select {
-			case letter := <-letters:
-				t.Errorf("%s, version %x: a challenge was a knock: %+v", name, version, letter)
+			case k := <-knocks:
+				t.Errorf("%s, version %x: a challenge was a knock: %+v", name, version, k)
 			default:
 			}
 		}

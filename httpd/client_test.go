@@ -137,7 +137,7 @@ func FuzzClientFields(f *testing.F) {
 			if err == nil && (!nameable(got) || got.Is4In6() || got.Zone() != "" || c.speaks(got)) {
 				t.Errorf("%s: %q names %s", source, head, got)
 			}
-			if got, err := c.client(letterFrom, fields(head)); err != nil || got != letterFrom {
+			if got, err := c.client(testClient, fields(head)); err != nil || got != testClient {
 				t.Errorf("%s: a stranger who writes %q is %s, %v", source, head, got, err)
 			}
 		}
@@ -187,8 +187,8 @@ func TestTheSchemeIsTheClientsAsATrustedProxySays(t *testing.T) {
 	}
 }
 
-func TestALetterWithoutAProxyHasTheListenersScheme(t *testing.T) {
-	for want, l := range map[string]Letter{"http": {}, "https": {TLS: true}, "unknown": {TLS: true, Said: unknownScheme}} {
+func TestAKnockWithoutAProxyHasTheListenersScheme(t *testing.T) {
+	for want, l := range map[string]Knock{"http": {}, "https": {TLS: true}, "unknown": {TLS: true, ProxyScheme: unknownScheme}} {
 		if got := l.Scheme(); got != want {
 			t.Errorf("%+v: %s, want %s", l, got, want)
 		}

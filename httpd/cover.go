@@ -196,11 +196,11 @@ func (s *service) reply(tcp *net.TCPConn, conn net.Conn, named bool) {
 	withBody := !bytes.HasPrefix(head.bytes, []byte("HEAD "))
 	answered := make(chan struct{})
 	defer close(answered)
-	letter := Letter{Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr()), Named: named, Answered: answered, head: head}
-	if s.sign(&letter, head.bytes) {
-		s.Post(letter)
+	k := Knock{Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr()), ViaProxy: named, Answered: answered, head: head}
+	if s.sign(&k, head.bytes) {
+		s.Post(k)
 	} else {
-		letter.Discard()
+		k.Release()
 	}
 	conn.Write(s.Cover.response(withBody, time.Now()))
 }
@@ -253,7 +253,7 @@ func (o Options) knock(r *http.Request, answered <-chan struct{}) {
 		said = o.Clients.scheme(remote.Addr(), r.Header)
 	}
 	named, _ := r.Context().Value(namedKey{}).(bool)
-	l := Letter{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, Said: said, Named: named || client != remote.Addr(), Site: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
+	l := Knock{Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, ProxyScheme: said, ViaProxy: named || client != remote.Addr(), ToSite: o.Cover.Proxy != nil, Answered: answered, request: &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
 	}}

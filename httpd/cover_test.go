@@ -33,10 +33,10 @@ import (
 )
 
 // listenWith starts a listener with options on loopback.
-func listenWith(t *testing.T, o Options) (*Listener, chan Letter) {
+func listenWith(t *testing.T, o Options) (*Listener, chan Knock) {
 	t.Helper()
-	letters := make(chan Letter, 1024)
-	o.Max, o.Post, o.Log = 100, func(l Letter) { letters <- l }, slog.New(slog.DiscardHandler)
+	knocks := make(chan Knock, 1024)
+	o.Max, o.Post, o.Log = 100, func(l Knock) { knocks <- l }, slog.New(slog.DiscardHandler)
 	l, err := Listen(t.Context(), "127.0.0.1:0", o)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func listenWith(t *testing.T, o Options) (*Listener, chan Letter) {
 		l.Close()
 		wg.Wait()
 	})
-	return l, letters
+	return l, knocks
 }
 
 // selfSigned writes a certificate for a name, and its key.
@@ -102,7 +102,7 @@ func (r *recorded) Read(p []byte) (int, error) {
 func TestTLSIsFollowedByNotOneByte(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		o, _ := tlsOptions(t, nil, []string{"http/1.1"})
-		l, letters := listenWith(t, o)
+		l, knocks := listenWith(t, o)
 		conn := &recorded{Conn: dial(t, l)}
 		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
 		if err := client.Handshake(); err != nil {
@@ -112,8 +112,8 @@ func TestTLSIsFollowedByNotOneByte(t *testing.T) {
 		if _, err := io.WriteString(client, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		if letter := <-letters; !letter.TLS {
-			t.Error("the letter does not say that it came by TLS")
+		if k := <-knocks; !k.TLS {
+			t.Error("the knock does not say that it came by TLS")
 		}
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		got, err := io.ReadAll(client)
@@ -216,7 +216,7 @@ func TestACertificateIsReadAgain(t *testing.T) {
 }
 
 func TestAConstantResponse(t *testing.T) {
-	l, letters := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	l, knocks := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
 	ask := func(method, path string) string {
 		t.Helper()
 		conn := dial(t, l)
@@ -253,13 +253,13 @@ func TestAConstantResponse(t *testing.T) {
 	if got := ask("HEAD", "/a"); got != strings.TrimSuffix(want, "nothing here\n") {
 		t.Errorf("HEAD: %q", got)
 	}
-	if n := len(letters); n != 33 {
-		t.Errorf("%d letters, want 33", n)
+	if n := len(knocks); n != 33 {
+		t.Errorf("%d knocks, want 33", n)
 	}
-	letter := <-letters
-	r, err := letter.Open(bufio.NewReader(nil))
-	if err != nil || r.Method != "GET" || r.URL.Path != "/a" || letter.Client != netip.MustParseAddr("127.0.0.1") || !letter.Local.IsValid() {
-		t.Errorf("letter %+v, request %+v, %v", letter, r, err)
+	k := <-knocks
+	r, err := k.Parse(bufio.NewReader(nil))
+	if err != nil || r.Method != "GET" || r.URL.Path != "/a" || k.Client != netip.MustParseAddr("127.0.0.1") || !k.Local.IsValid() {
+		t.Errorf("knock %+v, request %+v, %v", k, r, err)
 	}
 }
 
@@ -287,7 +287,7 @@ func TestTheRealSite(t *testing.T) {
 	}
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
 	o.Cover = Cover{Proxy: address}
-	l, letters := listenWith(t, o)
+	l, knocks := listenWith(t, o)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	get := func(wantStatus int) (string, *http.Response) {
@@ -313,8 +313,8 @@ func TestTheRealSite(t *testing.T) {
 	if body != "GET /a for [127.0.0.1] host home.example.org by https" || res.ProtoMajor != 2 {
 		t.Errorf("%s: %q", res.Proto, body)
 	}
-	if letter := <-letters; letter.Client != netip.MustParseAddr("127.0.0.1") {
-		t.Errorf("letter %+v", letter)
+	if k := <-knocks; k.Client != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("knock %+v", k)
 	}
 	conn := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	io.WriteString(conn, "GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
@@ -340,15 +340,15 @@ func TestThePROXYProtocol(t *testing.T) {
 	for name, cover := range covers {
 		for _, version := range []byte{1, 2} {
 			t.Run(fmt.Sprintf("%s, version %d", name, version), func(t *testing.T) {
-				l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, loopback}, Cover: cover})
+				l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, loopback}, Cover: cover})
 				conn := dial(t, l)
 				if _, err := proxyproto.HeaderProxyFromAddrs(version, source, conn.RemoteAddr()).WriteTo(conn); err != nil {
 					t.Fatal(err)
 				}
 				io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n")
-				letter := <-letters
-				if letter.Client != netip.MustParseAddr("192.0.2.7") || letter.Remote.Port() != 4711 || !letter.Named {
-					t.Errorf("letter %+v", letter)
+				k := <-knocks
+				if k.Client != netip.MustParseAddr("192.0.2.7") || k.Remote.Port() != 4711 || !k.ViaProxy {
+					t.Errorf("knock %+v", k)
 				}
 				// Without a header, or with a wrong one, there is no knock.
 				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n",
@@ -358,26 +358,26 @@ func TestThePROXYProtocol(t *testing.T) {
 					conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 					io.ReadAll(conn)
 				}
-				if len(letters) > 0 {
-					t.Errorf("letters without a right header: %+v", <-letters)
+				if len(knocks) > 0 {
+					t.Errorf("knocks without a right header: %+v", <-knocks)
 				}
 			})
 		}
 	}
 	for name, cover := range covers { // so that the firewall can be told of it
-		l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}, Cover: cover})
+		l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}, Cover: cover})
 		io.WriteString(dial(t, l), "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-		if letter := <-letters; letter.Named || letter.Client != netip.MustParseAddr("127.0.0.1") {
-			t.Errorf("%s: a client whom no proxy has named: %+v", name, letter)
+		if k := <-knocks; k.ViaProxy || k.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("%s: a client whom no proxy has named: %+v", name, k)
 		}
 	}
 	t.Run("from others none is taken", func(t *testing.T) {
-		l, letters := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}})
+		l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}})
 		conn := dial(t, l)
 		io.WriteString(conn, "PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-		letter := <-letters
-		if _, err := open(letter); err == nil || letter.Client != netip.MustParseAddr("127.0.0.1") {
-			t.Errorf("letter %+v, %v; want a malformed one of the peer's", letter, err)
+		k := <-knocks
+		if _, err := open(k); err == nil || k.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("knock %+v, %v; want a malformed one of the peer's", k, err)
 		}
 	})
 }
@@ -394,15 +394,15 @@ func TestOptionsChangeWithoutAnAnswerLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, letters := listenWith(t, Options{Cover: Cover{Proxy: address}})
+	l, knocks := listenWith(t, Options{Cover: Cover{Proxy: address}})
 	slow := dial(t, l)
 	io.WriteString(slow, "GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-	<-letters
+	<-knocks
 	<-asked
-	l.Use(Options{Max: 100, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+	l.Use(Options{Max: 100, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
 	dropped := dial(t, l)
 	io.WriteString(dropped, "GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
-	<-letters
+	<-knocks
 	mustReset(t, dropped)
 	close(release)
 	slow.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -416,8 +416,8 @@ func TestASocketOfSomebodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	letters := make(chan Letter, 1)
-	l, err := ListenOn(tcp.(*net.TCPListener), Options{Max: 10, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+	knocks := make(chan Knock, 1)
+	l, err := ListenOn(tcp.(*net.TCPListener), Options{Max: 10, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,13 +425,13 @@ func TestASocketOfSomebodyElse(t *testing.T) {
 	defer l.Close()
 	conn := dial(t, l)
 	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-	<-letters
+	<-knocks
 	mustReset(t, conn)
 }
 
 // What net/http would answer by itself gets the same response as everything.
 func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
-	l, letters := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	l, knocks := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
 	ask := func(sent string) string {
 		t.Helper()
 		conn := dial(t, l)
@@ -446,7 +446,7 @@ func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
 		return before + after
 	}
 	want := ask("GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
-	<-letters
+	<-knocks
 	for _, sent := range []string{
 		"nonsense\r\n\r\n",
 		"GET /a HTTP/1.1\r\n\r\n",
@@ -468,13 +468,13 @@ func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
 		if got := ask(sent); got != want {
 			t.Errorf("%.60q gets %q, want %q", sent, got, want)
 		}
-		<-letters
+		<-knocks
 	}
 	conn := dial(t, l)
 	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n")
 	conn.(*net.TCPConn).CloseWrite()
-	if got, err := io.ReadAll(conn); len(got) > 0 || err != nil || len(letters) > 0 {
-		t.Errorf("a head that does not end gets %q, %v, and %d letters", got, err, len(letters))
+	if got, err := io.ReadAll(conn); len(got) > 0 || err != nil || len(knocks) > 0 {
+		t.Errorf("a head that does not end gets %q, %v, and %d knocks", got, err, len(knocks))
 	}
 }
 
@@ -482,12 +482,12 @@ func TestPlainHTTPOnATLSPortIsNotTalkedTo(t *testing.T) {
 	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
 		o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
 		o.Cover = cover
-		l, letters := listenWith(t, o)
+		l, knocks := listenWith(t, o)
 		conn := dial(t, l)
 		io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-		if got, _ := io.ReadAll(conn); bytes.Contains(got, []byte("HTTP")) || len(letters) > 0 {
-			t.Errorf("%s: %q, and %d letters", name, got, len(letters))
+		if got, _ := io.ReadAll(conn); bytes.Contains(got, []byte("HTTP")) || len(knocks) > 0 {
+			t.Errorf("%s: %q, and %d knocks", name, got, len(knocks))
 		}
 	}
 }
@@ -495,7 +495,7 @@ func TestPlainHTTPOnATLSPortIsNotTalkedTo(t *testing.T) {
 func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
 	o.Cover = Cover{Status: 403, Body: []byte("no\n"), Type: "text/plain"}
-	l, letters := listenWith(t, o)
+	l, knocks := listenWith(t, o)
 	for version, h2 := range map[int]bool{1: false, 2: true} {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2}}
 		defer client.CloseIdleConnections()
@@ -509,9 +509,9 @@ func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 			if err != nil || res.ProtoMajor != version || res.StatusCode != 403 || string(body) != "no\n" || res.Header.Get("Content-Type") != "text/plain" {
 				t.Errorf("%s %s %q, %v", res.Proto, res.Status, body, err)
 			}
-			letter := <-letters
-			if r, err := letter.Open(bufio.NewReader(nil)); err != nil || r.URL.Path != path || !letter.TLS {
-				t.Errorf("letter %+v, %v", letter, err)
+			k := <-knocks
+			if r, err := k.Parse(bufio.NewReader(nil)); err != nil || r.URL.Path != path || !k.TLS {
+				t.Errorf("knock %+v, %v", k, err)
 			}
 		}
 	}
@@ -521,8 +521,8 @@ func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 // drops.
 func TestSlowClientsOfACoverGiveWay(t *testing.T) {
 	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
-		letters := make(chan Letter, 10)
-		l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: 2, Cover: cover, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+		knocks := make(chan Knock, 10)
+		l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: 2, Cover: cover, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,9 @@
 // Package httpd receives knocks.
 //
 // A [Listener] closes first and thinks after: it reads the head of a request,
-// posts it as a [Letter], and resets the connection without having sent a
+// posts it as a [Knock], and resets the connection without having sent a
 // byte. Only then does anybody look at what was asked: whoever takes the
-// letter out of its mailbox has [Router] send it to the one handler there is.
+// knock out of its mailbox has [Router] send it to the one handler there is.
 // What a stranger sees cannot depend on the outcome, since it happened before.
 package httpd
 

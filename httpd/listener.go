@@ -32,7 +32,7 @@ type Options struct {
 	TLS     *tls.Config // nil: plain HTTP
 	Clients Clients
 	Cover   Cover
-	Post    func(Letter) // must not block
+	Post    func(Knock) // must not block
 	Log     *slog.Logger
 	Refused *Refused // of a Listener: the first options' counts for good; nil: its own
 
@@ -342,11 +342,11 @@ func (l *Listener) Close() error {
 const closeTimeout = 500 * time.Millisecond
 
 // receive reads one head, posts it, and only then resets the connection, so
-// that the letter is in its mailbox before the client can know of the end.
+// that the knock is in its mailbox before the client can know of the end.
 func (l *Listener) receive(h *half, s *service) {
 	head := getBuffer()
-	if letter, ok := s.read(h.conn, head); ok {
-		s.Post(letter)
+	if k, ok := s.read(h.conn, head); ok {
+		s.Post(k)
 	} else {
 		putBuffer(head)
 	}
@@ -355,48 +355,48 @@ func (l *Listener) receive(h *half, s *service) {
 }
 
 // read reads the head of a connection, and finds out whose it is.
-func (s *service) read(tcp *net.TCPConn, head *buffer) (letter Letter, ok bool) {
+func (s *service) read(tcp *net.TCPConn, head *buffer) (k Knock, ok bool) {
 	if tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
-		return letter, false
+		return k, false
 	}
 	var conn net.Conn = tcp
 	if s.Clients.Source == ProxyProtocol {
 		var err error
 		if conn, err = s.Clients.accept(tcp); err != nil || tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
-			return letter, false
+			return k, false
 		}
 	}
 	named := conn != net.Conn(tcp)
 	remote := addrPort(conn.RemoteAddr())
-	letter = Letter{Remote: remote, Local: addrPort(conn.LocalAddr()), Named: named, head: head}
+	k = Knock{Remote: remote, Local: addrPort(conn.LocalAddr()), ViaProxy: named, head: head}
 	if s.TLS != nil {
 		var err error
 		if conn, err = secure(conn, s.TLS); err != nil {
 			s.Refused.countSlow(err)
-			return letter, false
+			return k, false
 		}
 	}
 	if err := readHead(conn, head); err != nil {
 		s.Refused.countSlow(err)
-		return letter, false
+		return k, false
 	}
-	return letter, !s.challenged(tcp, conn, head.bytes) && s.sign(&letter, head.bytes)
+	return k, !s.challenged(tcp, conn, head.bytes) && s.sign(&k, head.bytes)
 }
 
-// sign says in a letter from Remote when its head was complete, and who the
+// sign says in a knock from Remote when its head was complete, and who the
 // client is. It reports false if nobody is.
-func (s *service) sign(letter *Letter, head []byte) bool {
+func (s *service) sign(k *Knock, head []byte) bool {
 	s.Refused.count(head)
-	letter.At, letter.TLS = time.Now(), s.TLS != nil
-	letter.Client = letter.Remote.Addr()
-	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.speaks(letter.Client) {
+	k.At, k.TLS = time.Now(), s.TLS != nil
+	k.Client = k.Remote.Addr()
+	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.speaks(k.Client) {
 		return true
 	}
 	var err error
 	header := fields(head)
-	letter.Said = s.Clients.scheme(letter.Client, header)
-	letter.Client, err = s.Clients.client(letter.Client, header)
-	letter.Named = letter.Client != letter.Remote.Addr()
+	k.ProxyScheme = s.Clients.scheme(k.Client, header)
+	k.Client, err = s.Clients.client(k.Client, header)
+	k.ViaProxy = k.Client != k.Remote.Addr()
 	return err == nil
 }
 
@@ -422,7 +422,7 @@ func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
 }
 
 // readHead fills head until it is complete or too large. It returns an error for a
-// head that does not end: that is no letter.
+// head that does not end: that is no knock.
 func readHead(conn net.Conn, head *buffer) error {
 	for line := 0; ; { // where the line begins that is not complete
 		if len(head.bytes) == cap(head.bytes) {

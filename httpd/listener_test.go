@@ -21,11 +21,11 @@ import (
 	"webknock/sequence"
 )
 
-// listen starts a listener on loopback. Its letters come out of the channel.
-func listen(t testing.TB, max int) (*Listener, chan Letter) {
+// listen starts a listener on loopback. Its knocks come out of the channel.
+func listen(t testing.TB, max int) (*Listener, chan Knock) {
 	t.Helper()
-	letters := make(chan Letter, 1024)
-	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: max, Post: func(l Letter) { letters <- l }, Log: slog.New(slog.DiscardHandler)})
+	knocks := make(chan Knock, 1024)
+	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: max, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func listen(t testing.TB, max int) (*Listener, chan Letter) {
 		l.Close()
 		wg.Wait()
 	})
-	return l, letters
+	return l, knocks
 }
 
 func dial(t testing.TB, l *Listener) net.Conn {
@@ -62,8 +62,8 @@ func mustReset(t testing.TB, conn net.Conn) {
 	}
 }
 
-// open reads a letter the way a shard does.
-func open(l Letter) (*http.Request, error) { return l.Open(bufio.NewReaderSize(nil, MaxHead)) }
+// open reads a knock the way a shard does.
+func open(l Knock) (*http.Request, error) { return l.Parse(bufio.NewReaderSize(nil, MaxHead)) }
 
 func TestEveryHeadIsPostedAndReset(t *testing.T) {
 	large := "X: " + strings.Repeat("x", 1000) + "\r\n"
@@ -107,7 +107,7 @@ func TestEveryHeadIsPostedAndReset(t *testing.T) {
 	} {
 		for way, options := range ways {
 			t.Run(tt.name+", "+way, func(t *testing.T) {
-				l, letters := listenWith(t, options)
+				l, knocks := listenWith(t, options)
 				conn := dial(t, l)
 				if options.TLS != nil {
 					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
@@ -125,11 +125,11 @@ func TestEveryHeadIsPostedAndReset(t *testing.T) {
 				if err := errors.Join(err, <-sent); len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("%q came, and the connection ended with %v, want a reset", got, err)
 				}
-				letter := <-letters
-				if letter.Remote.String() != conn.LocalAddr().String() || letter.Local != l.Addr() || letter.Client != letter.Remote.Addr() || letter.TLS != (options.TLS != nil) {
-					t.Errorf("letter from %v (%v) to %v, by TLS: %v", letter.Remote, letter.Client, letter.Local, letter.TLS)
+				k := <-knocks
+				if k.Remote.String() != conn.LocalAddr().String() || k.Local != l.Addr() || k.Client != k.Remote.Addr() || k.TLS != (options.TLS != nil) {
+					t.Errorf("knock from %v (%v) to %v, by TLS: %v", k.Remote, k.Client, k.Local, k.TLS)
 				}
-				req, err := open(letter)
+				req, err := open(k)
 				switch {
 				case err != nil && tt.want != "":
 					t.Errorf("malformed: %v", err)
@@ -195,43 +195,43 @@ func FuzzHeadsInPieces(f *testing.F) {
 	})
 }
 
-func TestALetterIsPostedBeforeTheReset(t *testing.T) {
-	l, letters := listen(t, 16)
+func TestAKnockIsPostedBeforeTheReset(t *testing.T) {
+	l, knocks := listen(t, 16)
 	for i := range 50 {
 		conn := dial(t, l)
 		fmt.Fprintf(conn, "GET /%d HTTP/1.0\r\n\r\n", i)
 		mustReset(t, conn)
 		select {
-		case letter := <-letters:
-			if req, err := open(letter); err != nil || req.URL.Path != fmt.Sprint("/", i) {
-				t.Fatalf("letter %d: %v, %v", i, req, err)
+		case k := <-knocks:
+			if req, err := open(k); err != nil || req.URL.Path != fmt.Sprint("/", i) {
+				t.Fatalf("knock %d: %v, %v", i, req, err)
 			}
 		default:
-			t.Fatal("the connection was reset before its letter was there")
+			t.Fatal("the connection was reset before its knock was there")
 		}
 	}
 }
 
-func TestAHeadThatIsNotFinishedIsNoLetter(t *testing.T) {
+func TestAnUnfinishedHeadIsNoKnock(t *testing.T) {
 	for _, sent := range []string{"", "GET /a HTTP/1.1\r\nHost: h\r\n"} {
-		l, letters := listen(t, 16)
+		l, knocks := listen(t, 16)
 		conn := dial(t, l)
 		io.WriteString(conn, sent)
 		conn.(*net.TCPConn).CloseWrite()
 		mustReset(t, conn)
-		if len(letters) > 0 {
-			t.Errorf("%q made a letter", sent)
+		if len(knocks) > 0 {
+			t.Errorf("%q made a knock", sent)
 		}
 	}
 }
 
 func TestASlowHeadIsReset(t *testing.T) {
-	l, letters := listen(t, 16)
+	l, knocks := listen(t, 16)
 	conn := dial(t, l)
 	io.WriteString(conn, "GET /a HTTP/1.1\r\n")
 	mustReset(t, conn) // after HeadTimeout
-	if len(letters) > 0 {
-		t.Error("a head that never ends made a letter")
+	if len(knocks) > 0 {
+		t.Error("a head that never ends made a knock")
 	}
 	if n := l.Refused().TooSlow.Load(); n != 1 {
 		t.Errorf("%d too slow", n)
@@ -239,7 +239,7 @@ func TestASlowHeadIsReset(t *testing.T) {
 }
 
 func TestAHeadMayComeInPieces(t *testing.T) {
-	l, letters := listen(t, 16)
+	l, knocks := listen(t, 16)
 	conn := dial(t, l)
 	head := "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 	go func() {
@@ -248,13 +248,13 @@ func TestAHeadMayComeInPieces(t *testing.T) {
 		}
 	}()
 	mustReset(t, conn)
-	if req, err := open(<-letters); err != nil || req.URL.Path != "/a" {
+	if req, err := open(<-knocks); err != nil || req.URL.Path != "/a" {
 		t.Errorf("%v, %v", req, err)
 	}
 }
 
 func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
-	l, letters := listen(t, 4)
+	l, knocks := listen(t, 4)
 	var slow []net.Conn
 	for range 8 {
 		conn := dial(t, l)
@@ -264,7 +264,7 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 	conn := dial(t, l)
 	io.WriteString(conn, "GET /a HTTP/1.0\r\n\r\n")
 	mustReset(t, conn)
-	if req, err := open(<-letters); err != nil || req.URL.Path != "/a" {
+	if req, err := open(<-knocks); err != nil || req.URL.Path != "/a" {
 		t.Errorf("%v, %v", req, err)
 	}
 	for _, oldest := range slow[:4] {
@@ -282,7 +282,7 @@ func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
 		"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Cover{Status: 404}},
 	} {
 		t.Run(way, func(t *testing.T) {
-			l, letters := listenWith(t, options)
+			l, knocks := listenWith(t, options)
 			for _, head := range []string{
 				"GET /a HTTP/1.1\r\nHost: h\r\nCookie: " + strings.Repeat("x", MaxHead) + "\r\n\r\n",
 				"GET /a HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("X: y\r\n", 98) + "\r\n",
@@ -295,7 +295,7 @@ func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
 					conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 				}
 				go io.WriteString(conn, head)
-				<-letters
+				<-knocks
 			}
 			r := l.Refused()
 			if large, lines := r.TooLarge.Load(), r.TooManyLines.Load(); large != 1 || lines != 2 {
@@ -387,8 +387,8 @@ func TestRouterHandsEverythingToTheHandler(t *testing.T) {
 			if method == "CONNECT" && target != "/a" {
 				continue // net/http takes other targets for an authority
 			}
-			letter := NewLetter(letterFrom, time.Now(), fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: h\r\n\r\n", method, target))
-			req, err := open(letter)
+			k := NewKnock(testClient, time.Now(), fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: h\r\n\r\n", method, target))
+			req, err := open(k)
 			if err != nil {
 				t.Errorf("%s %s: %v", method, target, err)
 				continue
@@ -438,7 +438,7 @@ func FuzzOpen(f *testing.F) {
 		if end > 0 && headEnd(data[:end-1]) >= 0 {
 			t.Fatalf("%q ends before %d", data, end)
 		}
-		req, err := open(NewLetter(letterFrom, time.Now(), data))
+		req, err := open(NewKnock(testClient, time.Now(), data))
 		if err != nil {
 			return
 		}

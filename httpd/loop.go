@@ -253,7 +253,7 @@ func (lp *loop) resume(fd int, serial int32) {
 	}
 }
 
-// drop posts a head, and only then resets its connection, so that the letter is
+// drop posts a head, and only then resets its connection, so that the knock is
 // in its mailbox before the client can know of the end.
 func (s *service) drop(fd int, peer netip.AddrPort, head []byte) {
 	if s.Challenge != nil {
@@ -264,11 +264,11 @@ func (s *service) drop(fd int, peer netip.AddrPort, head []byte) {
 			return
 		}
 	}
-	letter := Letter{Client: peer.Addr(), Remote: peer, Local: localAddress(fd)}
-	if s.sign(&letter, head) {
-		letter.head = getBuffer()
-		letter.head.bytes = append(letter.head.bytes, head...)
-		s.Post(letter)
+	k := Knock{Client: peer.Addr(), Remote: peer, Local: localAddress(fd)}
+	if s.sign(&k, head) {
+		k.head = getBuffer()
+		k.head.bytes = append(k.head.bytes, head...)
+		s.Post(k)
 	}
 	shut(fd)
 }

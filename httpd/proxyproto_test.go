@@ -53,11 +53,11 @@ func FuzzPROXYHeader(f *testing.F) {
 			proxy.Write(append(bytes.Clone(header), "GET / HTTP/1.1\r\nHost: h\r\n\r\n"...))
 			proxy.CloseWrite()
 		}()
-		letter, ok := s.read(conn, getBuffer())
+		k, ok := s.read(conn, getBuffer())
 		if !ok {
 			return
 		}
-		client := letter.Client
+		client := k.Client
 		if !bytes.HasPrefix(header, []byte("PROXY ")) && !bytes.HasPrefix(header, []byte("\r\n\r\n\x00\r\nQUIT\n")) {
 			t.Errorf("without a header the client is %s", client)
 		}

@@ -19,7 +19,7 @@ import (
 
 // coverOf starts a listener whose cover is a site, and returns a client by
 // HTTP/1.1 and one by HTTP/2.
-func coverOf(t *testing.T, site string) (l *Listener, letters chan Letter, clients map[int]*http.Client) {
+func coverOf(t *testing.T, site string) (l *Listener, knocks chan Knock, clients map[int]*http.Client) {
 	t.Helper()
 	address, err := url.Parse(site)
 	if err != nil {
@@ -27,14 +27,14 @@ func coverOf(t *testing.T, site string) (l *Listener, letters chan Letter, clien
 	}
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
 	o.Cover = Cover{Proxy: address}
-	l, letters = listenWith(t, o)
+	l, knocks = listenWith(t, o)
 	clients = map[int]*http.Client{}
 	for version := 1; version <= 2; version++ {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: version == 2}, Timeout: 20 * time.Second}
 		t.Cleanup(client.CloseIdleConnections)
 		clients[version] = client
 	}
-	return l, letters, clients
+	return l, knocks, clients
 }
 
 // What the site sends reaches the visitor before the site goes on, as
@@ -54,13 +54,13 @@ func TestTheRealSiteStreams(t *testing.T) {
 		}
 	}))
 	defer site.Close()
-	l, letters, clients := coverOf(t, site.URL)
+	l, knocks, clients := coverOf(t, site.URL)
 	for version, client := range clients {
 		res, err := client.Get("https://" + l.Addr().String() + "/events")
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-letters // posted as the request passed
+		<-knocks // posted as the request passed
 		lines := bufio.NewReader(res.Body)
 		for i := range 3 {
 			if line, err := lines.ReadString('\n'); line != fmt.Sprintf("data: %d\n", i) {
@@ -81,7 +81,7 @@ func TestAKnockChangesNothingOfARequest(t *testing.T) {
 		fmt.Fprintf(w, "%s %s %s %s %s", r.Method, r.RequestURI, r.Host, r.Header["X-Mine"], body)
 	}))
 	defer site.Close()
-	l, letters, clients := coverOf(t, site.URL)
+	l, knocks, clients := coverOf(t, site.URL)
 	for _, client := range clients {
 		req, err := http.NewRequest("PATCH", "https://"+l.Addr().String()+"/a%2fb//c?x=%20&y;z=%zz", strings.NewReader("a body"))
 		if err != nil {
@@ -98,9 +98,9 @@ func TestAKnockChangesNothingOfARequest(t *testing.T) {
 		if want := "PATCH /a%2fb//c?x=%20&y;z=%zz home.example.org [1 2] a body"; err != nil || string(got) != want {
 			t.Errorf("%s: the site sees %q, %v; want %q", res.Proto, got, err, want)
 		}
-		letter := <-letters
-		if r, err := letter.Open(bufio.NewReader(nil)); err != nil || r.Method != "PATCH" || r.URL.Path != "/a/b//c" || !letter.Site {
-			t.Errorf("letter %+v, %v", letter, err)
+		k := <-knocks
+		if r, err := k.Parse(bufio.NewReader(nil)); err != nil || r.Method != "PATCH" || r.URL.Path != "/a/b//c" || !k.ToSite {
+			t.Errorf("knock %+v, %v", k, err)
 		}
 	}
 }
@@ -108,7 +108,7 @@ func TestAKnockChangesNothingOfARequest(t *testing.T) {
 func TestWhileTheSiteIsDownAllGetTheSame(t *testing.T) {
 	site := httptest.NewServer(nil)
 	site.Close()
-	l, letters, clients := coverOf(t, site.URL)
+	l, knocks, clients := coverOf(t, site.URL)
 	for _, client := range clients {
 		answers := map[string]int{}
 		for _, path := range []string{"/a", "/other", "/a?x"} {
@@ -128,7 +128,7 @@ func TestWhileTheSiteIsDownAllGetTheSame(t *testing.T) {
 				}
 				res.Header.Del("Date")
 				answers[fmt.Sprint(res.StatusCode, res.Header, string(body))]++
-				<-letters
+				<-knocks
 			}
 		}
 		if len(answers) != 1 || !strings.HasPrefix(fmt.Sprint(answers), "map[502 ") {
@@ -167,11 +167,11 @@ func TestAWebSocketGoesThrough(t *testing.T) {
 		}
 	}))
 	defer site.Close()
-	l, letters, _ := coverOf(t, site.URL)
+	l, knocks, _ := coverOf(t, site.URL)
 	conn := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", key)
-	<-letters
+	<-knocks
 	reader := bufio.NewReader(conn)
 	res, err := http.ReadResponse(reader, nil)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Sec-WebSocket-Accept") != accept(key) {
@@ -203,7 +203,7 @@ func TestAnAnswerIsOutHoweverItEnds(t *testing.T) {
 		}
 	}))
 	defer site.Close()
-	l, letters, clients := coverOf(t, site.URL)
+	l, knocks, clients := coverOf(t, site.URL)
 	for version, client := range clients {
 		for _, path := range []string{"/", "/aborts", "/hangs"} {
 			ctx, leave := context.WithCancel(t.Context())
@@ -220,18 +220,18 @@ func TestAnAnswerIsOutHoweverItEnds(t *testing.T) {
 				}
 				failed <- err
 			}()
-			letter := <-letters
+			k := <-knocks
 			if path == "/hangs" {
 				<-asked
 				select {
-				case <-letter.Answered:
+				case <-k.Answered:
 					t.Errorf("HTTP/%d, %s: the answer is out before the site has begun it", version, path)
 				default:
 				}
 				leave()
 			}
 			select {
-			case <-letter.Answered:
+			case <-k.Answered:
 			case <-time.After(20 * time.Second):
 				t.Errorf("HTTP/%d, %s: the answer is never out", version, path)
 			}

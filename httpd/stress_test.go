@@ -77,7 +77,7 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 	var mu sync.Mutex
 	var posted [clients][]int
 	options := func(c Cover, source Source) Options {
-		return Options{Max: 1000, Cover: c, Clients: Clients{Source: source}, Log: slog.New(slog.DiscardHandler), Post: func(l Letter) {
+		return Options{Max: 1000, Cover: c, Clients: Clients{Source: source}, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) {
 			var client, n int
 			remote := l.Remote.String()
 			r, err := open(l)
@@ -85,7 +85,7 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 				_, err = fmt.Sscanf(r.URL.Path, "/%d/%d", &client, &n)
 			}
 			if err != nil || r.Host != remote {
-				t.Errorf("letter %+v, %v, from %v", r, err, remote)
+				t.Errorf("knock %+v, %v, from %v", r, err, remote)
 				return
 			}
 			mu.Lock()
@@ -143,13 +143,13 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 func TestEvictionAcrossLoops(t *testing.T) {
 	manyLoops(t)
 	const clients, knocks = 16, 50
-	var letters atomic.Int64
-	o := Options{Max: 4, Log: slog.New(slog.DiscardHandler), Post: func(l Letter) {
+	var posted atomic.Int64
+	o := Options{Max: 4, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) {
 		remote := l.Remote.String()
 		if r, err := open(l); err != nil || r.Host != remote {
-			t.Errorf("letter %+v, %v, from %v", r, err, remote)
+			t.Errorf("knock %+v, %v, from %v", r, err, remote)
 		}
-		letters.Add(1)
+		posted.Add(1)
 	}}
 	_, end := serveUntil(t, o)
 	end()
@@ -174,8 +174,8 @@ func TestEvictionAcrossLoops(t *testing.T) {
 	work.Wait()
 	end()
 	slow.Wait()
-	if l.Refused().Evicted.Load() == 0 || letters.Load() == 0 || l.halves.count() > 0 {
-		t.Errorf("%d evicted, %d letters, %d connections still being read", l.Refused().Evicted.Load(), letters.Load(), l.halves.count())
+	if l.Refused().Evicted.Load() == 0 || posted.Load() == 0 || l.halves.count() > 0 {
+		t.Errorf("%d evicted, %d knocks, %d connections still being read", l.Refused().Evicted.Load(), posted.Load(), l.halves.count())
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, %d before", after, before)
@@ -212,7 +212,7 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 func TestACloseUnderLoadEndsAll(t *testing.T) {
 	manyLoops(t)
 	for name, cover := range map[string]Cover{"drop": {}, "status": {Status: 404}} {
-		o := Options{Max: 1000, Cover: cover, Log: slog.New(slog.DiscardHandler), Post: func(l Letter) { l.Discard() }}
+		o := Options{Max: 1000, Cover: cover, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) { l.Release() }}
 		_, end := serveUntil(t, o)
 		end()
 		before := descriptors(t)

@@ -118,7 +118,7 @@ func spared(cfg *config.Config) []netip.Prefix {
 
 // ban bans the client of a letter. It is called by its shard, and does not
 // wait.
-func (d *Daemon) ban(l httpd.Letter, reason string) {
+func (d *Daemon) ban(l httpd.Knock, reason string) {
 	cfg := d.config.Load()
 	client := firewall.Offender(l.Client)
 	if slices.ContainsFunc(spared(cfg), client.Overlaps) {
@@ -131,7 +131,7 @@ func (d *Daemon) ban(l httpd.Letter, reason string) {
 	}
 	d.Log.Warn("client banned", "client", firewall.ClientString(client), "reason", reason, "until", ban.Until)
 	d.notices.Send(notice.Notice{Event: notice.Ban, Time: l.At, Client: firewall.ClientString(client), Expires: ban.Until, Reason: reason})
-	if !l.Named || cfg.Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
+	if !l.ViaProxy || cfg.Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
 		d.shards.banned.tell(ban)
 	}
 }

@@ -86,7 +86,7 @@ func TestARequestThatIsSentAgainCountsOnce(t *testing.T) {
 					at = at.Add(d)
 					continue
 				}
-				all.post(httpd.NewLetter(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
+				all.post(httpd.NewKnock(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
 			}
 			if got := strings.ReplaceAll(strings.Join(done(), ", "), " 192.0.2.1", ""); got != tt.want {
 				t.Errorf("%s: %q, want %q", tt.knocks, got, tt.want)

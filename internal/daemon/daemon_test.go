@@ -66,7 +66,7 @@ func watched(t *testing.T, r *rules, verifier *onetime.Verifier) (*shards, func(
 			who = "by " + c.by.User
 		}
 		done = append(done, c.sequence.Name+" "+who)
-	}, func(l httpd.Letter, reason string) {
+	}, func(l httpd.Knock, reason string) {
 		mu.Lock()
 		defer mu.Unlock()
 		done = append(done, "banned "+l.Client.String())
@@ -94,7 +94,7 @@ func knock(all *shards, client string, paths ...string) {
 		if !strings.HasPrefix(p, "/") {
 			head = p
 		}
-		all.post(httpd.NewLetter(netip.MustParseAddr(client), time.Now(), []byte(head)))
+		all.post(httpd.NewKnock(netip.MustParseAddr(client), time.Now(), []byte(head)))
 	}
 }
 

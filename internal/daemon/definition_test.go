@@ -264,7 +264,7 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 		verifier.Configure(oneTimeUsers(cfg))
 		var events []string
 		all := newShards(100, r, verifier, func(c completion) { events = append(events, "completed "+c.sequence.Name) },
-			func(httpd.Letter, string) { events = append(events, "banned") })
+			func(httpd.Knock, string) { events = append(events, "banned") })
 		all.origin = o.start
 		s := all.shards[0]
 
@@ -294,7 +294,7 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 			o.events, events = nil, nil
 			wrong := all.wrong.Load()
 			o.knock(req)
-			s.read(httpd.NewLetter(netip.MustParseAddr(req.client), o.start.Add(at), []byte(head+"\r\n")))
+			s.read(httpd.NewKnock(netip.MustParseAddr(req.client), o.start.Add(at), []byte(head+"\r\n")))
 			if all.wrong.Load() > wrong {
 				events = append(events, "wrong")
 			}

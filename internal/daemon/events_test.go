@@ -43,7 +43,7 @@ func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
 		d := &Daemon{Options: Options{Log: log}, notices: notice.NewSender(log), commands: &commands{}, completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
 		alice, bob := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 		at := func(client netip.Addr, name string, answered <-chan struct{}) {
-			d.complete(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, letter: httpd.Letter{Client: client, Answered: answered}})
+			d.complete(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, letter: httpd.Knock{Client: client, Answered: answered}})
 		}
 		done := func() string {
 			synctest.Wait()

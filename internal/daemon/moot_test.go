@@ -45,13 +45,13 @@ func FuzzMootLettersChangeNothing(f *testing.F) {
 	client := netip.MustParseAddr("192.0.2.7")
 	f.Fuzz(func(t *testing.T, head []byte) {
 		var banned string
-		s.ban = func(_ httpd.Letter, reason string) { banned = reason }
-		letter := httpd.NewLetter(client, time.Now(), head)
+		s.ban = func(_ httpd.Knock, reason string) { banned = reason }
+		letter := httpd.NewKnock(client, time.Now(), head)
 		if !s.moot(&letter) {
 			return
 		}
 		s.letter = letter
-		if req, err := letter.Open(s.reader); err != nil {
+		if req, err := letter.Parse(s.reader); err != nil {
 			s.advance(sequence.Request{})
 		} else {
 			s.router.ServeHTTP(nobody{}, req)
@@ -70,7 +70,7 @@ func TestMostLettersOfStrangersAreMoot(t *testing.T) {
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.rules = r
 	moot := func(target string) bool {
-		l := httpd.NewLetter(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET "+target+" HTTP/1.1\r\nHost: h\r\n\r\n"))
+		l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET "+target+" HTTP/1.1\r\nHost: h\r\n\r\n"))
 		return s.moot(&l)
 	}
 	for target, want := range map[string]bool{"/": true, "/index.html": true, "/a": false, "/hello": false, "/%61": false, "/x?y": false, "*": false} {
@@ -104,7 +104,7 @@ func BenchmarkMootLetter(b *testing.B) {
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
-		s.read(httpd.NewLetter(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head))
+		s.read(httpd.NewKnock(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head))
 	}
 }
 
@@ -136,15 +136,15 @@ func TestNoFirstStepIsThrownAwayUnread(t *testing.T) {
 	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.rules = r
-	l := httpd.NewLetter(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
+	l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
 	if s.moot(&l) {
 		t.Error("a request with a code is thrown away unread")
 	}
 }
 
 // knockAs has a shard read a knock.
-func knockAs(s *shard, client, head string, change func(*httpd.Letter)) {
-	l := httpd.NewLetter(netip.MustParseAddr(client), time.Now(), []byte(head))
+func knockAs(s *shard, client, head string, change func(*httpd.Knock)) {
+	l := httpd.NewKnock(netip.MustParseAddr(client), time.Now(), []byte(head))
 	if change != nil {
 		change(&l)
 	}
@@ -162,15 +162,15 @@ func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		host   string
-		change func(*httpd.Letter)
+		change func(*httpd.Knock)
 		want   bool
 	}{
 		{"in clear", "xn--bcher-kva.example", nil, false},
-		{"by TLS", "xn--bcher-kva.example", func(l *httpd.Letter) { l.TLS = true }, true},
-		{"by TLS to a proxy", "xn--bcher-kva.example:8080", func(l *httpd.Letter) { l.Said = "https" }, true},
-		{"in clear to a proxy that speaks TLS", "xn--bcher-kva.example", func(l *httpd.Letter) { l.TLS, l.Said = true, "http" }, false},
-		{"with the host not encoded", "Bücher.example.:443", func(l *httpd.Letter) { l.TLS = true }, true},
-		{"to another host", "bücher2.example", func(l *httpd.Letter) { l.TLS = true }, false},
+		{"by TLS", "xn--bcher-kva.example", func(l *httpd.Knock) { l.TLS = true }, true},
+		{"by TLS to a proxy", "xn--bcher-kva.example:8080", func(l *httpd.Knock) { l.ProxyScheme = "https" }, true},
+		{"in clear to a proxy that speaks TLS", "xn--bcher-kva.example", func(l *httpd.Knock) { l.TLS, l.ProxyScheme = true, "http" }, false},
+		{"with the host not encoded", "Bücher.example.:443", func(l *httpd.Knock) { l.TLS = true }, true},
+		{"to another host", "bücher2.example", func(l *httpd.Knock) { l.TLS = true }, false},
 	} {
 		s := newShards(1, r, nil, nil, nil).shards[0]
 		knockAs(s, "192.0.2.7", "GET /a HTTP/1.1\r\nHost: "+tt.host+"\r\n\r\n", tt.change)
@@ -208,7 +208,7 @@ func TestAPrefixMayBeOneClient(t *testing.T) {
 			}
 		}, nil)
 		for _, knock := range [][2]string{{tt.from, "/a"}, {tt.then, "/b"}} {
-			l := httpd.NewLetter(netip.MustParseAddr(knock[0]), time.Now(), []byte("GET "+knock[1]+" HTTP/1.1\r\nHost: h\r\n\r\n"))
+			l := httpd.NewKnock(netip.MustParseAddr(knock[0]), time.Now(), []byte("GET "+knock[1]+" HTTP/1.1\r\nHost: h\r\n\r\n"))
 			all.post(l)
 			for _, s := range all.shards { // the shard of the client has it
 				for len(s.mailbox) > 0 {

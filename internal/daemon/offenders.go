@@ -49,14 +49,14 @@ type count struct {
 
 // watches reports whether it matters for its client's wrong codes that a letter is
 // another one than before.
-func (s *shard) watches(l *httpd.Letter) bool {
+func (s *shard) watches(l *httpd.Knock) bool {
 	return s.now-s.latest <= againWithin && s.counts[firewall.Offender(l.Client)] != nil
 }
 
 // sentAgain reports whether the head of a letter is the same, to the byte, as that
 // of the client's previous letter of the last seconds. It is decided before
 // anything is matched, so that it depends on no secret.
-func (s *shard) sentAgain(l *httpd.Letter) bool {
+func (s *shard) sentAgain(l *httpd.Knock) bool {
 	if s.rules.ban.Knocks == 0 && !s.rules.oneTime {
 		return false // nobody counts
 	}
@@ -103,7 +103,7 @@ func (s *shard) offends(path string, completed, wrong bool) (reason string) {
 	switch {
 	case slices.Contains(s.rules.decoys, path):
 		return decoy
-	case s.rules.ban.Knocks == 0 || s.letter.Site && !wrong || s.rules.set.Ignores(path):
+	case s.rules.ban.Knocks == 0 || s.letter.ToSite && !wrong || s.rules.set.Ignores(path):
 		return ""
 	}
 	c := s.count()

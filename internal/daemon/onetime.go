@@ -28,7 +28,7 @@ func (s *shard) redeem(client netip.Addr, k *sequence.Match) (wrong bool) {
 	var reached []sequence.Candidate
 	var claims []onetime.Claim
 	for _, c := range k.Candidates {
-		if s.letter.Site && !onetime.WellFormed(c.Variable, c.Code) {
+		if s.letter.ToSite && !onetime.WellFormed(c.Variable, c.Code) {
 			continue // a visitor of the site wants another page
 		}
 		state := s.tracker.State(client, c.Machine)

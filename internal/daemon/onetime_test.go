@@ -86,8 +86,8 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 					word = strings.ReplaceAll(word, variable, code)
 				}
 			}
-			l := httpd.NewLetter(netip.MustParseAddr(client), now, []byte("GET "+strings.TrimSuffix(word, "*")+" HTTP/1.1\r\nHost: h\r\n\r\n"))
-			l.Site = site
+			l := httpd.NewKnock(netip.MustParseAddr(client), now, []byte("GET "+strings.TrimSuffix(word, "*")+" HTTP/1.1\r\nHost: h\r\n\r\n"))
+			l.ToSite = site
 			all.post(l)
 		}
 		return strings.Join(completed()[before:], ", ")
@@ -316,7 +316,7 @@ func TestWhenACodeIsWrongAgain(t *testing.T) {
 					wrong += s.wrong.Load()
 					s = newShards(100, all.rules.Load(), all.verifier, func(completion) {}, nil).shards[0]
 				} else {
-					s.read(httpd.NewLetter(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
+					s.read(httpd.NewKnock(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
 				}
 			}
 			if wrong += s.wrong.Load(); wrong != tt.want {

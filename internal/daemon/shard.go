@@ -53,13 +53,13 @@ type shards struct {
 	unbanned atomic.Uint64 // clients that would have been banned beyond the bound of bans
 	verifier *onetime.Verifier
 	complete func(completion)
-	ban      func(l httpd.Letter, reason string)
+	ban      func(l httpd.Knock, reason string)
 }
 
 // A completion is a client that has completed a sequence.
 type completion struct {
 	sequence *config.Sequence
-	letter   httpd.Letter
+	letter   httpd.Knock
 	request  *http.Request        // the knock that completed it
 	by       *sequence.Credential // of its one-time steps; nil: it has none
 }
@@ -82,7 +82,7 @@ func (r *rules) client(addr netip.Addr) netip.Addr {
 // shard is one goroutine's clients.
 type shard struct {
 	*shards
-	mailbox chan httpd.Letter
+	mailbox chan httpd.Knock
 	bell    chan struct{} // there are letters to read
 	asked   chan func()   // work on the tracker, from other goroutines
 
@@ -93,7 +93,7 @@ type shard struct {
 	offenders
 	used    usedCodes
 	rules   *rules        // of the letter being read
-	letter  httpd.Letter  // being read
+	letter  httpd.Knock   // being read
 	request *http.Request // of the letter being read; nil: malformed
 	again   bool          // the letter being read has the same head as the client's previous one
 	now     time.Duration
@@ -101,14 +101,14 @@ type shard struct {
 
 // newShards returns shards for max clients in progress. Complete and ban are
 // called by shards, and must not wait.
-func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(completion), ban func(httpd.Letter, string)) *shards {
+func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(completion), ban func(httpd.Knock, string)) *shards {
 	all := &shards{seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), banned: newBanned(), verifier: verifier, complete: complete, ban: ban}
 	all.rules.Store(r)
 	all.rest = time.AfterFunc(time.Hour, all.deliver)
 	for i := range all.shards {
 		s := &shard{
 			shards:    all,
-			mailbox:   make(chan httpd.Letter, mailboxSize),
+			mailbox:   make(chan httpd.Knock, mailboxSize),
 			bell:      make(chan struct{}, 1),
 			asked:     make(chan func()),
 			tracker:   track.New(all.bound),
@@ -134,14 +134,14 @@ func (all *shards) run(ctx context.Context) {
 
 // post puts a letter into the mailbox of its client's shard. A letter that
 // finds the mailbox full is lost.
-func (all *shards) post(l httpd.Letter) {
+func (all *shards) post(l httpd.Knock) {
 	client := all.rules.Load().client(l.Client)
 	s := all.shards[maphash.Comparable(all.seed, client)%shardCount]
 	select {
 	case s.mailbox <- l:
 	default:
 		all.lost.Add(1)
-		l.Discard()
+		l.Release()
 		return
 	}
 	if len(s.mailbox) > mailboxSize/2 {
@@ -220,17 +220,17 @@ func (s *shard) run(ctx context.Context) {
 
 // read opens a letter and hands its request to the router. A malformed request
 // is a knock that matches nothing.
-func (s *shard) read(l httpd.Letter) {
+func (s *shard) read(l httpd.Knock) {
 	s.rules = s.shards.rules.Load()
 	// Letters of one client may come in by several goroutines; time does not
 	// run backwards for it.
 	s.now = max(s.now, l.At.Sub(s.origin))
 	if s.banned.has(firewall.Offender(l.Client)) || s.moot(&l) {
-		l.Discard()
+		l.Release()
 		return
 	}
 	s.again = s.sentAgain(&l)
-	request, err := l.Open(s.reader)
+	request, err := l.Parse(s.reader)
 	s.letter, s.request = l, request // without its head, whose memory is given back
 	if err != nil {
 		s.advance(sequence.Request{})
@@ -243,11 +243,11 @@ func (s *shard) read(l httpd.Letter) {
 // it need not be opened: its client has begun nothing and has brought no code just
 // now, it asks for what is no part of anything, and nobody counts. Most letters of
 // strangers are such.
-func (s *shard) moot(l *httpd.Letter) bool {
+func (s *shard) moot(l *httpd.Knock) bool {
 	if s.rules.ban.Knocks > 0 {
 		return false
 	}
-	path, plain := l.Path()
+	path, plain := l.PlainPath()
 	return plain && !s.watches(l) && !s.rules.set.Concerns(path) && !slices.Contains(s.rules.decoys, path) &&
 		!s.tracker.Knows(s.rules.client(l.Client))
 }

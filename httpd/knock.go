@@ -21,16 +21,16 @@ const (
 	MaxLines = 100     // lines, the request line and the empty line included
 )
 
-// A Letter is one request as it was received: by whom, when, and its head.
-type Letter struct {
-	Client netip.Addr     // the client the knock counts for; never IPv4-mapped
-	Remote netip.AddrPort // the peer of the connection, or whom its proxy names
-	Local  netip.AddrPort // the address it connected to
-	At     time.Time      // when the head was complete
-	TLS    bool           // it came by TLS
-	Said   string         // by which scheme the client sent it, as its proxy says; empty: none does
-	Named  bool           // a proxy has named the client, whom the firewall cannot see
-	Site   bool           // it went on to a real site, whose visitors look around
+// A Knock is one request as it was received: by whom, when, and its head.
+type Knock struct {
+	Client      netip.Addr     // the client the knock counts for; never IPv4-mapped
+	Remote      netip.AddrPort // the peer of the connection, or whom its proxy names
+	Local       netip.AddrPort // the address it connected to
+	At          time.Time      // when the head was complete
+	TLS         bool           // it came by TLS
+	ProxyScheme string         // by which scheme the client sent it, as its proxy says; empty: none does
+	ViaProxy    bool           // a proxy has named the client, whom the firewall cannot see
+	ToSite      bool           // it went on to a real site, whose visitors look around
 	// Answered is closed when the answer is out, under a cover that gives one.
 	// What a completion brings about waits for that, so that the answer cannot be
 	// late for it.
@@ -39,41 +39,41 @@ type Letter struct {
 	request  *http.Request // in place of head, where a server has read it
 }
 
-// NewLetter returns a letter with the given head, which it copies.
-func NewLetter(client netip.Addr, at time.Time, head []byte) Letter {
+// NewKnock returns a knock with the given head, which it copies.
+func NewKnock(client netip.Addr, at time.Time, head []byte) Knock {
 	b := getBuffer()
 	b.bytes = append(b.bytes, head...)
-	return Letter{Client: client, At: at, head: b}
+	return Knock{Client: client, At: at, head: b}
 }
 
 // Scheme returns http or https, by which the client sent the request: as its proxy
 // says, or else as it came here. Anything else matches neither.
-func (l *Letter) Scheme() string {
+func (k *Knock) Scheme() string {
 	switch {
-	case l.Said != "":
-		return l.Said
-	case l.TLS:
+	case k.ProxyScheme != "":
+		return k.ProxyScheme
+	case k.TLS:
 		return "https"
 	}
 	return "http"
 }
 
-// Discard gives the memory of the head back. The letter cannot be opened any
+// Release gives the memory of the head back. The knock cannot be opened any
 // more.
-func (l *Letter) Discard() {
-	putBuffer(l.head)
-	l.head = nil
+func (k *Knock) Release() {
+	putBuffer(k.head)
+	k.head = nil
 }
 
-// Path returns the path that was asked for, if it stands in the head as it is:
+// PlainPath returns the path that was asked for, if it stands in the head as it is:
 // unreserved characters (RFC 3986, section 2.3) and slashes alone. It does not
-// say whether the head is malformed. The path is valid until the letter is
+// say whether the head is malformed. The path is valid until the knock is
 // opened or discarded.
-func (l *Letter) Path() (path string, plain bool) {
-	if l.request != nil {
+func (k *Knock) PlainPath() (path string, plain bool) {
+	if k.request != nil {
 		return "", false
 	}
-	_, rest, _ := bytes.Cut(l.head.bytes, []byte{' '})
+	_, rest, _ := bytes.Cut(k.head.bytes, []byte{' '})
 	target, _, found := bytes.Cut(rest, []byte{' '})
 	if !found || len(target) == 0 || target[0] != '/' {
 		return "", false
@@ -87,21 +87,21 @@ func (l *Letter) Path() (path string, plain bool) {
 }
 
 // Hash returns a hash of the request head, by which a request is told from one
-// that is the same to the byte. Call it before the letter is opened or discarded.
-func (l *Letter) Hash(seed maphash.Seed) uint64 {
-	if l.request == nil {
-		return maphash.Bytes(seed, l.head.bytes)
+// that is the same to the byte. Call it before the knock is opened or discarded.
+func (k *Knock) Hash(seed maphash.Seed) uint64 {
+	if k.request == nil {
+		return maphash.Bytes(seed, k.head.bytes)
 	}
 	var h maphash.Hash
 	h.SetSeed(seed)
 	write := func(text string) { maphash.WriteComparable(&h, text) }
-	write(l.request.Method)
-	write(l.request.RequestURI)
-	write(l.request.Proto)
-	write(l.request.Host)
-	for _, name := range slices.Sorted(maps.Keys(l.request.Header)) {
+	write(k.request.Method)
+	write(k.request.RequestURI)
+	write(k.request.Proto)
+	write(k.request.Host)
+	for _, name := range slices.Sorted(maps.Keys(k.request.Header)) {
 		write(name)
-		for _, value := range l.request.Header[name] {
+		for _, value := range k.request.Header[name] {
 			write(value)
 		}
 	}
@@ -116,20 +116,20 @@ var unreserved = func() (set [256]bool) {
 	return set
 }()
 
-// Open parses the head, and discards the letter. It returns an error for a
+// Parse parses the head, and discards the knock. It returns an error for a
 // malformed one: more than the bounds allow, control characters, no or
 // several Host fields in HTTP/1.1 (RFC 9112 section 3.2), or anything else that
 // net/http refuses. The request has no body.
-func (l *Letter) Open(r *bufio.Reader) (*http.Request, error) {
-	if l.request != nil {
-		return l.request, nil
+func (k *Knock) Parse(r *bufio.Reader) (*http.Request, error) {
+	if k.request != nil {
+		return k.request, nil
 	}
-	defer l.Discard()
-	hosts, err := check(l.head.bytes)
+	defer k.Release()
+	hosts, err := check(k.head.bytes)
 	if err != nil {
 		return nil, err
 	}
-	r.Reset(bytes.NewReader(l.head.bytes))
+	r.Reset(bytes.NewReader(k.head.bytes))
 	req, err := http.ReadRequest(r)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (l *Letter) Open(r *bufio.Reader) (*http.Request, error) {
 		return nil, errHost
 	}
 	req.Body = http.NoBody
-	req.RemoteAddr = l.Remote.String()
+	req.RemoteAddr = k.Remote.String()
 	return req, nil
 }
 
@@ -205,7 +205,7 @@ func Prefetch(h http.Header) bool {
 	return false
 }
 
-// A buffer holds a head while it is read and until its letter is opened.
+// A buffer holds a head while it is read and until its knock is opened.
 type buffer struct{ bytes []byte }
 
 // Most heads of browsers and of curl fit.
