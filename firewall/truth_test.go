@@ -562,6 +562,7 @@ func TestFailuresAreRetriedLessAndLessOften(t *testing.T) {
 			t.Errorf("guarding: %v, %v", guarded, err)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if reads < 12 || reads > 30 {
 			t.Errorf("%d looks in a minute", reads)
 		}
@@ -604,6 +605,9 @@ func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
 		}
 		time.Sleep(sumInterval)
 		synctest.Wait()
+		h.mu.Lock()
+		h.hear = nil
+		h.mu.Unlock()
 		repairs := 0
 		for _, e := range all {
 			repairs += e.Repairs

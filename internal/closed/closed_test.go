@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,10 +104,11 @@ func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir, b := newDir(t), boot{"11111111", time.Now()}
 		j := b.open(t, dir)
-		full := true
+		var full atomic.Bool
+		full.Store(true)
 		write := j.write
 		j.write = func(data []byte) error {
-			if full {
+			if full.Load() {
 				return errors.New("disk full")
 			}
 			return write(data)
@@ -124,7 +126,7 @@ func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 		if !j.Closed("a") {
 			t.Error("this process has forgotten it")
 		}
-		full = false
+		full.Store(false)
 		time.Sleep(maxRetry)
 		synctest.Wait()
 		if err := j.Problem(); err != nil || !b.open(t, dir).Closed("a") {
