@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -101,6 +102,13 @@ func TestKnockOverOneFamilyOpensForThatAlone(t *testing.T) {
 	w.mustHold("ssh " + aliceIP)
 	if _, errs, code := w.client(w.alice, "knock", "home", "-4", "-6"); code != 2 || !strings.Contains(errs, "exclude each other") {
 		t.Errorf("-4 -6: exit %d, %s", code, errs)
+	}
+	// Servers of one family alone.
+	for name, want := range map[string]string{home4Name: aliceIP, home6Name: aliceIP6} {
+		w.webknock("close", "--all")
+		w.profile("one", strings.ReplaceAll(plainProfile, homeName, name))
+		w.mustKnock(true, "one")
+		w.mustHold("ssh " + want)
 	}
 	// The door is shut on the other family, and the reason is told.
 	w.webknock("close", "--all")
@@ -211,6 +219,23 @@ func TestAnEnrolledClientKnocksWithTickets(t *testing.T) {
 	if strings.Contains(out+errs, k.secrets["bob"]) {
 		t.Error("the secret is printed")
 	}
+}
+
+func TestAnEnrolledClientKnocksPlainStepsAndHashes(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(strings.Replace(standard, "steps: [/a, /b, /c]", "steps: [/a, \"sha256:"+fmt.Sprintf("%x", sha256.Sum256([]byte("/b")))+"\", {path: /c, method: POST, query: {K: v}}]", 1))
+	args := []string{"enroll", "ssh", "--host", "http://" + homeName + ":8080", "--config", w.config()}
+	if _, errs, code := w.clientWith(w.server, nil, "/wrong\n", args...); code != 1 || !strings.Contains(errs, "step 2: that is not the path of the hash") {
+		t.Errorf("another path: exit %d, %s", code, errs)
+	}
+	out, errs, code := w.clientWith(w.server, nil, "/b\n", args...)
+	if code != 0 {
+		t.Fatalf("enroll: exit %d, %s", code, errs)
+	}
+	w.profile("home", out)
+	w.mustKnock(true, "home")
+	w.mustHold("ssh "+aliceIP, "ssh "+aliceIP6)
 }
 
 func TestATOTPCodeIsSpentOnTheOtherFamilyOnlyIfNeedBe(t *testing.T) {

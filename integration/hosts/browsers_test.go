@@ -421,3 +421,62 @@ sequences:
 		}
 	})
 }
+
+// What a browser sends in clear although there is TLS. The steps tell by which
+// listener a request came.
+const bothListeners = `
+listeners: [%s]
+sequences:
+  - {name: tls, steps: [{path: /a, scheme: https}], ignore: [/plain], opens: [ssh]}
+  - {name: clear, steps: [{path: /a, scheme: http}], ignore: [/plain], opens: [web]}`
+
+func TestWhatABrowserSendsInClear(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+		"-subj", "/CN="+home, "-addext", "subjectAltName=DNS:"+home, "-keyout", dir+"/key.pem", "-out", dir+"/cert.pem").CombinedOutput(); err != nil {
+		t.Fatalf("openssl: %v\n%s", err, out)
+	}
+	if err := os.Chmod(dir+"/key.pem", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const plain = `{address: ":80"}`
+	secure := fmt.Sprintf(`{address: ":443", tls: {certificate: %[1]s/cert.pem, key: %[1]s/key.pem}}`, dir)
+	page := func(b *browsing, link string) string {
+		file := filepath.Join(b.dir, "link.html")
+		if err := os.WriteFile(file, []byte(`<!doctype html><title>x</title><a id="link" href="`+link+`">link</a>`), 0o644); err != nil {
+			b.t.Fatal(err)
+		}
+		return "file://" + file
+	}
+	cases := []struct {
+		name string
+		do   func(b *browsing)
+		http bool // the address begins with http
+	}{
+		{"an https address, typed", func(b *browsing) { b.do("one", "visit", "https://"+home+"/a") }, false},
+		{"an https address, reloaded", func(b *browsing) { b.do("one", "reload", "") }, false},
+		{"an https link, clicked", func(b *browsing) {
+			b.do("two", "visit", page(b, "https://"+home+"/a"))
+			b.tell(order{Tab: "two", Do: "click", On: "#link"})
+		}, false},
+		{"an http address, typed", func(b *browsing) { b.do("three", "visit", "http://"+home+"/a") }, true},
+		{"an http link, clicked", func(b *browsing) {
+			b.do("four", "visit", page(b, "http://"+home+"/a"))
+			b.tell(order{Tab: "four", Do: "click", On: "#link"})
+		}, true},
+	}
+	eachBrowser(t, fmt.Sprintf(bothListeners, plain+", "+secure), func(b *browsing, name string) {
+		for _, c := range cases {
+			b.webknock("close", "--all")
+			b.mustOpen()
+			c.do(b)
+			if c.http { // after TLS was dropped, or at once
+				until(b.t, c.name+" comes in clear", func() bool { return strings.Contains(b.webknock("grants"), "web") })
+			} else {
+				b.mustOpen("ssh") // by TLS, and never in clear
+			}
+			grants := b.webknock("grants")
+			b.t.Logf("%s: by TLS %v, in clear %v", c.name, strings.Contains(grants, "ssh "), strings.Contains(grants, "web "))
+		}
+	})
+}
