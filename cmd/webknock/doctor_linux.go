@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/config"
-	"webknock/internal/daemon"
 	"webknock/internal/doctor"
+	"webknock/internal/keeper"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -69,7 +69,7 @@ func newDoctor(a *app) *cobra.Command {
 func (a *app) configToJudge() (*config.Config, []doctor.Finding) {
 	cfg, broken := config.Load(a.configFile)
 	if broken == nil {
-		broken = daemon.Undone(cfg)
+		broken = keeper.Undone(cfg)
 	}
 	if broken == nil {
 		return cfg, nil
@@ -81,7 +81,7 @@ func (a *app) configToJudge() (*config.Config, []doctor.Finding) {
 	for line := range strings.Lines(broken.Error()) {
 		say(doctor.Fail, a.configFile, strings.TrimSpace(line))
 	}
-	last, lacks, err := daemon.LastGood(a.configFile, config.Peek(a.configFile).State)
+	last, lacks, err := keeper.LastGood(a.configFile, config.Peek(a.configFile).State)
 	if err == nil && last != nil {
 		say(doctor.Warning, "last good", "what follows is about the configuration that was in force last")
 		for _, lack := range lacks {

@@ -14,8 +14,8 @@ import (
 	"webknock/firewall"
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
-	"webknock/internal/daemon"
 	"webknock/internal/durable"
+	"webknock/internal/keeper"
 	"webknock/internal/lastgood"
 )
 
@@ -50,9 +50,9 @@ func newGuard(a *app) *cobra.Command {
 				return a.done(c.OutOrStdout(), strings.TrimSuffix(ruleset.String(), "\n"), map[string]string{"ruleset": ruleset.String()})
 			}
 			if broken == nil {
-				broken = daemon.Undone(cfg)
+				broken = keeper.Undone(cfg)
 			}
-			if errors.Is(broken, daemon.ErrUndone) {
+			if errors.Is(broken, keeper.ErrUndone) {
 				// Its trial may still go on, and then all is as it should be.
 				if s, err := a.api().Status(c.Context()); err == nil && s.ConfirmBy != nil && s.Firewall.Guarded {
 					broken = nil

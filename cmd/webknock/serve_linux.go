@@ -13,11 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"webknock/internal/daemon"
+	"webknock/internal/keeper"
 )
 
 func newServe(a *app) *cobra.Command {
-	var o daemon.Options
+	var o keeper.Options
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive knocks, keep doors, open them",
@@ -74,7 +74,7 @@ func leaveRoom() {
 	}
 }
 
-func serve(ctx context.Context, a *app, o daemon.Options, stderr io.Writer) error {
+func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) error {
 	leaveRoom()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -94,7 +94,7 @@ func serve(ctx context.Context, a *app, o daemon.Options, stderr io.Writer) erro
 			}
 		}
 	}()
-	start, err := daemon.Choose(a.configFile, o.Strict, o.DryRun)
+	start, err := keeper.Choose(a.configFile, o.Strict, o.DryRun)
 	if err != nil {
 		return err
 	}
@@ -105,5 +105,5 @@ func serve(ctx context.Context, a *app, o daemon.Options, stderr io.Writer) erro
 		o.Confirm = standing(o.Log)
 		o.Standing = o.Confirm > 0
 	}
-	return daemon.Run(ctx, o, reload)
+	return keeper.Run(ctx, o, reload)
 }

@@ -111,7 +111,7 @@ func addUser(configFile string, u config.User) (notes []string, err error) {
 	if err != nil && !byHand {
 		return nil, fmt.Errorf("with %s the configuration would have errors:\n%w", u.Name, err)
 	}
-	uid, gid, note, err := keeper(cfg.State)
+	uid, gid, note, err := secretOwner(cfg.State)
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +158,10 @@ func useOfCodes(cfg *config.Config, name string) string {
 	return "codes of " + name + " are for " + strings.Join(steps, ", ") + "; webknock enroll SEQUENCE --user " + name + " prints what a client needs"
 }
 
-// keeper returns who is to own a secret, -1 for whoever runs this: the owner of
+// secretOwner returns who is to own a secret, -1 for whoever runs this: the owner of
 // the state directory, as whom the daemon runs. The note says what may be wrong
 // with that.
-func keeper(state string) (uid, gid int, note string, err error) {
+func secretOwner(state string) (uid, gid int, note string, err error) {
 	info, err := os.Stat(state)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

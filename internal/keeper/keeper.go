@@ -1,6 +1,6 @@
-// Package daemon puts the parts of webknock together: listeners post letters,
+// Package keeper puts the parts of webknock together: listeners post letters,
 // shards read them, completions go to the gate, the gate's events to the log.
-package daemon
+package keeper
 
 import (
 	"cmp"
