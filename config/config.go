@@ -1,24 +1,59 @@
 // Package config reads webknock's configuration file into one validated Config.
+// Start with Load.
 //
-// All errors of a file are reported together, each with the place it stands at.
-// Keys of features that this version does not have are refused, never ignored.
+// A file goes through five stages:
+//
+//  1. parse turns YAML, JSON or TOML into one kind of tree, in which each value
+//     knows its line and column, and writes out aliases.
+//  2. viper merges defaults, the file and the environment (WEBKNOCK_…).
+//  3. mapstructure decodes the result into the structs of the sections. A hook
+//     of ours reads each value by the type and the tags of its field.
+//  4. validate, a function of each section, checks the values of the section.
+//  5. check compares the sections with each other.
+//
+// No stage stops at its first error. Load reports all errors of a file together,
+// each with its place, and only one for one mistake: a check that needs a value
+// with an error of its own is left out.
+//
+// Each section has a file with its struct, its defaults and its validation:
+// listeners.go (with tls.go and cover.go), clients.go, doors.go, sequences.go
+// (with steps.go and commands.go), users.go, firewall.go, shield.go, admin.go,
+// log.go, notify.go and state.go. A new key is a new field there. These tags of
+// a field say what is valid:
+//
+//	mapstructure:"ttl"      the key
+//	required:"like ssh"     the key must be there; says what would be right
+//	limits:"1s..24h"        the least and the most, of numbers and durations
+//	words:"keep cut"        the only words that are valid
+//	is:"name"               the form of a text, one of forms
+//
+// The JSON Schema, docs/webknock.schema.json, is generated from the same structs,
+// tags and defaults: run go generate after a change. A test fails if the schema
+// is out of date.
+//
+// # Why the tree stays beside viper
+//
+// viper changes map keys to lower case, also inside lists, splits them at dots,
+// and knows no positions. So viper sees the sections alone. Their keys are
+// compared with the structs before viper sees them, so that Listeners is an
+// unknown key and does not become listeners. A list reaches viper as one opaque
+// value, and names in query and environment keep their case.
+//
+// mapstructure reports an unknown key or a wrong type without its place and
+// without what would be right, and takes a key that is there twice. So the hook
+// hands it only what is right by its shape, and reports the rest itself.
 package config
 
 import (
-	"crypto/tls"
-	"fmt"
-	"log/slog"
-	"net/netip"
-	"net/url"
-	"strings"
-	"time"
+	"reflect"
 
 	"webknock/firewall"
 	"webknock/internal/notice"
-	"webknock/sequence"
 )
 
-// Config is a whole, valid configuration. It is not to be changed.
+//go:generate go test -run TestTheSchemaIsUpToDate . -update
+
+// Config is a whole, valid configuration. Do not change it.
 type Config struct {
 	File      string
 	Listeners []Listener
@@ -31,138 +66,92 @@ type Config struct {
 	Admin     Admin
 	Log       Log
 	State     string          // directory
-	Notify    []notice.Target // of all events and of sequences
-	Warnings  Errors          // what is allowed, and should be mended
+	Notify    []notice.Target // those of notify and those of all sequences
+	Warnings  Errors          // what is allowed but rarely meant
 	Source    *Source         // nil: not read from a file
-	files     []namedFile     // that the configuration names, and the daemon reads
+	files     []namedFile     // files that the configuration names and the daemon reads
 }
 
-// Listener is an address that receives knocks.
-type Listener struct {
-	Address        string // host:port, or systemd:NAME
-	MaxConnections int    // heads being read at once
-	TLS            *TLS   // nil: plain HTTP
-	Proxies        []netip.Prefix
-	ClientAddress  string // one of the words of the key
-	Cover          Cover
+// document is the configuration as it stands in a file: a field for each section.
+type document struct {
+	Listeners []Listener        `mapstructure:"listeners" required:"at least one, like - address: \":8080\""`
+	Clients   Clients           `mapstructure:"clients"`
+	Doors     []doorSection     `mapstructure:"doors"`
+	Sequences []sequenceSection `mapstructure:"sequences" required:"at least one, with name, steps and opens"`
+	Users     []User            `mapstructure:"users"`
+	Firewall  firewallSection   `mapstructure:"firewall"`
+	Shield    shieldSection     `mapstructure:"shield"`
+	Admin     adminSection      `mapstructure:"admin"`
+	Log       Log               `mapstructure:"log"`
+	Notify    []target          `mapstructure:"notify"`
+	State     string            `mapstructure:"state" is:"path"`
 }
 
-// TLS is how a listener encrypts.
-type TLS struct {
-	Certificate, Key string   // files
-	ACME             *ACME    // in place of the files
-	ServerNames      []string // as hostname.ASCII has them; empty: any
-
-	// Kept is in place of files that cannot be used any more; see Restore.
-	Kept *tls.Certificate
-	lost bool // there is no such certificate either
-}
-
-// ACME is how certificates are obtained.
-type ACME struct {
-	Domains   []string // host names, as hostname.ASCII has them
-	Email     string   // empty: none
-	Directory string   // URL; empty: Let's Encrypt
-	CA        []byte   // roots to trust for the directory, in PEM; empty: the system's
-}
-
-// Cover is what every request gets to see. The zero Cover drops.
-type Cover struct {
-	Status   int
-	Body     []byte
-	BodyFile string
-	Proxy    *url.URL
-}
-
-// Clients bounds what is remembered of clients.
-type Clients struct {
-	Max        int // in progress at once
-	IPv4Prefix int // bits of an IPv4 address that make a client
-	IPv6Prefix int // the same, of an IPv6 address
-}
-
-// Sequence is a sequence, and what completing it does.
-type Sequence struct {
-	sequence.Spec
-	Opens        []string // doors
-	Closes       []string // doors
-	Run          []Command
-	Users        []string // who may use the one-time steps; empty: all users
-	AllowAddress bool     // a ticket may name another address to open for
-	Message      string   // for the log
-}
-
-// Firewall says what keeps the doors.
-type Firewall struct {
-	Backend string // BackendNFTables or BackendMemory
-	Table   string
-	Guard   firewall.Guard
-}
-
-// Shield keeps clients from listeners.
-type Shield struct {
-	Rate   int           // new connections of a client to a listener that drops, in Per; 0: any number
-	Per    time.Duration // a second, a minute or an hour
-	Ban    Ban
-	Decoys []string // paths; one request bans
-}
-
-// Ban says when a client is banned, and for how long.
-type Ban struct {
-	Knocks int           // without a completion, in Within; 0: never
-	Within time.Duration // of the first of them
-	For    time.Duration
-	Doors  bool // a ban ends grants as well
-}
-
-// The backends.
-const (
-	BackendNFTables = "nftables"
-	BackendMemory   = "memory"
-)
-
-// Admin says where the admin API is.
-type Admin struct {
-	Socket string // path
-}
-
-// Log says what is logged, and how.
-type Log struct {
-	Level  slog.Level
-	Format string // auto, text, journal or json
-}
-
-// Error is one thing that is wrong with a file.
-type Error struct {
-	File      string
-	Line, Col int    // from 1; 0: not known
-	Key       string // path of the key, as doors[0].ttl; empty: the file
-	Msg       string // what is wrong (what would be right)
-}
-
-func (e Error) Error() string {
-	var s strings.Builder
-	s.WriteString(e.File)
-	if e.Line > 0 {
-		fmt.Fprintf(&s, ":%d:%d", e.Line, e.Col)
+// defaults returns the defaults of the sections that are not lists. The items of
+// lists set theirs by setDefaults.
+func defaults() document {
+	return document{
+		Clients:  defaultClients(),
+		Firewall: defaultFirewall(),
+		Shield:   defaultShield(),
+		Admin:    defaultAdmin(),
+		Log:      defaultLog(),
+		State:    defaultState,
 	}
-	if e.Key != "" {
-		s.WriteString(": " + e.Key)
-	}
-	s.WriteString(": " + e.Msg)
-	return s.String()
 }
 
-// Errors is all that is wrong with a file, in the order of the file.
-type Errors []Error
+// validate checks the sections, each by itself and then together, and returns
+// what they configure.
+func (doc *document) validate(d *decoder) *Config {
+	d.notEmpty("listeners", len(doc.Listeners))
+	d.notEmpty("sequences", len(doc.Sequences))
+	cfg := &Config{Clients: doc.Clients, Admin: doc.Admin.admin(), Log: doc.Log, State: doc.State}
+	cfg.Listeners = d.validateListeners(doc.Listeners)
+	doors := newNames("door", "doors")
+	cfg.Doors = d.validateDoors(doc.Doors, doors)
+	users := newNames("user", "users")
+	cfg.Users = d.validateUsers(doc.Users, users)
+	cfg.Firewall = doc.Firewall.firewall(cfg.Doors)
+	cfg.Shield = doc.Shield.shield()
+	cfg.Notify = d.validateTargets("notify", doc.Notify, ofAll, notice.Repair, notice.Degraded)
+	cfg.Sequences = d.validateSequences(doc.Sequences, doors, users, cfg)
+	d.check(cfg)
+	return cfg
+}
 
-func (e Errors) Error() string { return strings.Join(e.Lines(), "\n") }
-
-// Lines returns the errors, a line each.
-func (e Errors) Lines() []string {
-	lines := make([]string, len(e))
-	for i := range e {
-		lines[i] = e[i].Error()
+// notEmpty reports a list of the file that has no items.
+func (d *decoder) notEmpty(section string, items int) {
+	if d.keys[""].at(section) != nil && items == 0 && !d.wrong(section) {
+		d.errorAt(section, "is empty (at least one)")
 	}
-	return lines
+}
+
+// A setting is a scalar outside of lists, with its default. A variable of the
+// environment overrides it.
+type setting struct {
+	key          string
+	defaultValue any
+}
+
+// settings returns all settings of a configuration.
+func settings() []setting { return settingsIn(reflect.ValueOf(defaults()), "") }
+
+func settingsIn(section reflect.Value, key string) (all []setting) {
+	for i := range section.NumField() {
+		field := section.Type().Field(i)
+		at := join(key, field.Tag.Get("mapstructure"))
+		switch {
+		case field.Type == reflect.TypeFor[notYet](), field.Type.Kind() == reflect.Slice:
+		case isSection(field.Type):
+			all = append(all, settingsIn(section.Field(i), at)...)
+		default:
+			all = append(all, setting{at, section.Field(i).Interface()})
+		}
+	}
+	return all
+}
+
+// isSection reports whether a type is decoded from a mapping alone.
+func isSection(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[reader]())
 }

@@ -324,3 +324,56 @@ func TestAnErrorOfTheEnvironmentNamesItsVariable(t *testing.T) {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 }
+
+func TestEveryScalarOutsideOfListsHasAVariable(t *testing.T) {
+	var keys []string
+	for _, s := range settings() {
+		keys = append(keys, s.key)
+	}
+	want := []string{"clients.max", "clients.ipv4_prefix", "clients.ipv6_prefix", "firewall.backend", "firewall.mode", "firewall.table", "firewall.mark", "firewall.owner",
+		"shield.rate", "shield.ban.knocks", "shield.ban.within", "shield.ban.for", "shield.ban.doors", "admin.socket", "log.level", "log.format", "state"}
+	if !reflect.DeepEqual(keys, want) {
+		t.Errorf("%q, want %q", keys, want)
+	}
+	t.Setenv("WEBKNOCK_SHIELD_RATE", "7/minute")
+	t.Setenv("WEBKNOCK_SHIELD_BAN_KNOCKS", "9")
+	t.Setenv("WEBKNOCK_FIREWALL_MARK", "0x10")
+	for _, section := range []string{"", "shield:\n", "shield: {}\n", "shield: {rate: 1/second}\n", "shield: {ban: }\n", "shield: {ban: {within: 2m}}\n"} {
+		cfg, err := Parse("w.yaml", []byte(section+smallest))
+		if err != nil || cfg.Shield.Rate != 7 || cfg.Shield.Per != time.Minute || cfg.Shield.Ban.Knocks != 9 || cfg.Firewall.Guard.Mark != 16 {
+			t.Errorf("%q: %+v, %v", section, cfg, err)
+		}
+		if within := map[bool]time.Duration{false: time.Minute, true: 2 * time.Minute}[strings.Contains(section, "2m")]; err == nil && cfg.Shield.Ban.Within != within {
+			t.Errorf("%q: within %v", section, cfg.Shield.Ban.Within)
+		}
+	}
+}
+
+// viper changes keys to lower case and splits them at dots: neither may make a key
+// of something that is none.
+func TestKeysAreTakenAsTheyAre(t *testing.T) {
+	for text, want := range map[string]string{
+		"Log: {level: debug}\n":          "w.yaml:1:1: Log: unknown key (did you mean log?)",
+		"log: {Level: debug}\n":          "w.yaml:1:7: log.Level: unknown key (did you mean level?)",
+		"log.level: debug\n":             "w.yaml:1:1: log.level: unknown key",
+		"log: {level: info, level: x}\n": "w.yaml:1:20: log.level: is there twice (once)",
+		"shield: {ban: {Knocks: 3}}\n":   "w.yaml:1:16: shield.ban.Knocks: unknown key (did you mean knocks?)",
+	} {
+		_, err := Parse("w.yaml", []byte(text+smallest))
+		var errs Errors
+		if !errors.As(err, &errs) || len(errs) != 1 || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+	text := strings.Replace(smallest, "[/a, /b, /c]", "[{path: /a, query: {Key.A: V, key.a: v}}]\n    run: [{on: complete, command: [/bin/true], environment: {Name: a, NAME: b}}]", 1)
+	cfg, err := Parse("w.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q := cfg.Sequences[0].Steps[0].Trigger.Query; q["Key.A"] != "V" || q["key.a"] != "v" || len(q) != 2 {
+		t.Errorf("query %v", q)
+	}
+	if e := cfg.Sequences[0].Run[0].Environment; !reflect.DeepEqual([]string(e), []string{"NAME=b", "Name=a"}) {
+		t.Errorf("environment %v", e)
+	}
+}

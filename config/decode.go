@@ -1,46 +1,267 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
+	"log/slog"
 	"maps"
+	"net/netip"
+	"net/url"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"webknock/firewall"
 	"webknock/internal/suggest"
 )
 
-// A decoder walks the parsed file, and collects what is wrong with it.
+// A decoder decodes one file, and collects what is wrong with it.
 type decoder struct {
-	name     string // of the file
-	errs     Errors
-	warnings Errors
-	places   map[string]*yaml.Node // values by their keys
-	files    []namedFile
+	name       string // of the file
+	errs       Errors
+	warnings   Errors
+	places     map[string]*yaml.Node // values by their keys, like doors[0].ttl
+	keys       map[string]keys       // the keys that each mapping has, by its own key
+	overridden map[string]string     // values of the environment, by key
+	files      []namedFile
 
-	// kept is the source of a configuration that was in force. With it, errors
-	// of other files than that are only lacks.
+	// kept is the source of a configuration that was in force. With it, what is
+	// wrong with other files than that of the configuration goes into lacks,
+	// not into errs.
 	kept  *Source
 	lacks []string
 
-	unwritten map[*yaml.Node]User // whose totp_file is not there yet, by the node of its path
+	unwritten map[*yaml.Node]User // users whose file need not exist yet, by the node with its path
 }
 
-// errorAt is errorf for a key whose place is known, or that of what it is in.
+// A value is a part of the tree: what viper and mapstructure pass on, and the
+// hook reads.
+type value struct {
+	key  string // like doors[0].ttl
+	node *yaml.Node
+	tag  reflect.StructTag // of the field; items of a list have that of the list
+}
+
+// A reader is a type that reads itself from a value of the file. It reports what
+// is wrong to d. It returns what mapstructure decodes into it; nil leaves it as
+// read has set it.
+type reader interface {
+	read(d *decoder, v *value) any
+}
+
+// hook is called by mapstructure before it decodes something into to. It turns a
+// value of the file into what fits the type of to, or reports what is wrong and
+// returns nil, which leaves to as it is.
+func (d *decoder) hook(from, to reflect.Value) (any, error) {
+	v, ok := from.Interface().(*value)
+	if !ok { // a default, or what this hook has returned for something around it
+		return from.Interface(), nil
+	}
+	switch to := to.Addr().Interface().(type) {
+	case reader:
+		return to.read(d, v), nil
+	case *string:
+		return d.str(v), nil
+	case *bool:
+		return d.boolean(v), nil
+	case *int:
+		return d.integer(v), nil
+	case *time.Duration:
+		return d.duration(v), nil
+	case *slog.Level:
+		return d.level(v), nil
+	case *netip.Prefix:
+		return d.network(v), nil
+	case *netip.AddrPort:
+		return d.otherHost(v), nil
+	case *firewall.Ports:
+		return d.ports(v), nil
+	case **url.URL:
+		return d.site(v), nil
+	}
+	switch to.Kind() {
+	case reflect.Pointer: // mapstructure asks again, for what it points to
+		return v, nil
+	case reflect.Slice:
+		return d.items(v), nil
+	case reflect.Struct:
+		return d.mapping(v, to.Addr().Interface()), nil
+	}
+	return nil, fmt.Errorf("no value is decoded into a %v", to.Type())
+}
+
+// mapping returns the values of a mapping that goes into a struct, by key, and
+// sets the defaults of the struct.
+func (d *decoder) mapping(v *value, pointer any) any {
+	if to, ok := pointer.(interface{ setDefaults() }); ok {
+		to.setDefaults()
+	}
+	return d.fields(v, reflect.TypeOf(pointer).Elem())
+}
+
+// sections returns the values of a mapping that goes into a section, by key. The
+// values of sections inside of it are maps as well.
+func (d *decoder) sections(v *value, section any) map[string]any {
+	t := reflect.TypeOf(section)
+	values := d.fields(v, t)
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name := field.Tag.Get("mapstructure")
+		if inner, ok := values[name].(*value); ok && isSection(field.Type) {
+			values[name] = d.sections(inner, reflect.Zero(field.Type).Interface())
+			if len(values[name].(map[string]any)) == 0 {
+				delete(values, name)
+			}
+		}
+	}
+	return values
+}
+
+// keys is the keys of a mapping in the file.
+type keys struct {
+	values     map[string]*yaml.Node
+	misspelled map[string]bool // keys that unknown ones most likely mean
+	known      bool            // it is a mapping, so that a key that is not there is missing
+	others     bool            // there are unknown keys
+}
+
+// at returns the value of a key, or nil.
+func (k keys) at(name string) *yaml.Node { return k.values[name] }
+
+// has reports whether one of the keys is there, or an unknown key most likely
+// means one of them.
+func (k keys) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return k.values[name] != nil || k.misspelled[name] })
+}
+
+// fields compares the keys of a mapping with the fields of a struct, and returns
+// the values of those that fit. Null is a mapping without keys.
+func (d *decoder) fields(v *value, t reflect.Type) map[string]any {
+	there := keys{values: map[string]*yaml.Node{}, misspelled: map[string]bool{}, known: true}
+	defer func() { d.keys[v.key] = there }()
+	tags := tagsOf(t)
+	words := slices.Sorted(maps.Keys(tags))
+	values := map[string]any{}
+	if !isNull(v.node) && v.node.Kind != yaml.MappingNode {
+		there.known = false
+		d.errorf(v.node, v.key, "is not a mapping (write its keys as %s)", strings.Join(words, ", "))
+		return values
+	}
+	for i := 0; i+1 < len(v.node.Content); i += 2 {
+		name, n := v.node.Content[i], v.node.Content[i+1]
+		key := join(v.key, name.Value)
+		tag, known := tags[name.Value]
+		switch {
+		case name.Kind != yaml.ScalarNode:
+			there.known = false
+			d.errorf(name, v.key, "a bracket or brace stands where a key would (quote what holds one)")
+		case there.values[name.Value] != nil:
+			d.errorf(name, key, "is there twice (once)")
+		case !known:
+			there.others = true
+			there.misspelled[suggest.Closest(name.Value, words)] = true
+			d.errorf(name, key, "unknown key (%s)", oneOfWords(name.Value, words))
+		default:
+			there.values[name.Value] = n
+			d.places[key] = n
+			values[name.Value] = &value{key, n, tag}
+		}
+	}
+	for _, name := range words {
+		if right, ok := tags[name].Lookup("required"); ok && d.overridden[join(v.key, name)] == "" {
+			d.need(v.node, v.key, there, name, right)
+		}
+	}
+	return values
+}
+
+// need reports a key that is missing, and what would be right. A key that is most
+// likely misspelled has been reported.
+func (d *decoder) need(n *yaml.Node, key string, there keys, wanted, right string) {
+	if there.known && !there.has(wanted) {
+		d.errorf(n, join(key, wanted), "is missing (%s)", right)
+	}
+}
+
+// tagsOf returns the tags of a struct's fields, by key.
+func tagsOf(t reflect.Type) map[string]reflect.StructTag {
+	tags := map[string]reflect.StructTag{}
+	for i := range t.NumField() {
+		if name := t.Field(i).Tag.Get("mapstructure"); name != "" && name != "-" {
+			tags[name] = t.Field(i).Tag
+		}
+	}
+	return tags
+}
+
+// tagOf returns the tag of the field of a setting.
+func tagOf(key string) (tag reflect.StructTag) {
+	t := reflect.TypeFor[document]()
+	for name := range strings.SplitSeq(key, ".") {
+		for i := range t.NumField() {
+			if field := t.Field(i); field.Tag.Get("mapstructure") == name {
+				t, tag = field.Type, field.Tag
+				break
+			}
+		}
+	}
+	return tag
+}
+
+// join returns the key of something inside of a mapping.
+func join(key, name string) string { return strings.TrimPrefix(key+"."+name, ".") }
+
+// items returns the items of a list. Null is a list without items.
+func (d *decoder) items(v *value) any {
+	items := []any{}
+	if isNull(v.node) {
+		return items
+	}
+	if v.node.Kind != yaml.SequenceNode {
+		d.errorf(v.node, v.key, "is not a list (write [one, two])")
+		return nil
+	}
+	for i, n := range v.node.Content {
+		key := fmt.Sprintf("%s[%d]", v.key, i)
+		d.places[key] = n
+		items = append(items, &value{key, n, v.tag})
+	}
+	return items
+}
+
+func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
+	d.errs = append(d.errs, d.at(n, key, fmt.Sprintf(format, args...)))
+}
+
+// lackf reports what is wrong outside of the text of the configuration: with a
+// file or a user of the system; and what the configuration does as a whole, which
+// an earlier version may have allowed. Restore does without it.
+func (d *decoder) lackf(n *yaml.Node, key, format string, args ...any) {
+	if d.kept == nil {
+		d.errorf(n, key, format, args...)
+		return
+	}
+	d.lacks = append(d.lacks, key+": "+fmt.Sprintf(format, args...))
+}
+
+// warnf reports what is allowed but rarely meant.
+func (d *decoder) warnf(n *yaml.Node, key, format string, args ...any) {
+	d.warnings = append(d.warnings, d.at(n, key, fmt.Sprintf(format, args...)))
+}
+
+// errorAt is errorf for a key whose value or surroundings have been decoded.
 func (d *decoder) errorAt(key, format string, args ...any) {
 	d.errorf(d.place(key), key, format, args...)
 }
 
-// lackAt is lackf for a key whose place is known, or that of what it is in.
+// lackAt is lackf for a key whose value or surroundings have been decoded.
 func (d *decoder) lackAt(key, format string, args ...any) {
 	d.lackf(d.place(key), key, format, args...)
 }
 
-// warnAt is warnf for a key whose place is known, or that of what it is in.
+// warnAt is warnf for a key whose value or surroundings have been decoded.
 func (d *decoder) warnAt(key, format string, args ...any) {
 	d.warnf(d.place(key), key, format, args...)
 }
@@ -56,8 +277,8 @@ func (d *decoder) place(key string) *yaml.Node {
 	return nil
 }
 
-// wrong reports whether there is an error at one of the keys or below it, so that
-// what depends on it cannot be judged.
+// wrong reports whether there is an error at one of the keys or below it. What
+// depends on them is not checked then.
 func (d *decoder) wrong(keys ...string) bool {
 	return slices.ContainsFunc(d.errs, func(e Error) bool {
 		return slices.ContainsFunc(keys, func(key string) bool {
@@ -72,25 +293,9 @@ func (d *decoder) wrongHere(key string) bool {
 	return slices.ContainsFunc(d.errs, func(e Error) bool { return e.Key == key })
 }
 
-func (d *decoder) errorf(n *yaml.Node, key, format string, args ...any) {
-	d.errs = append(d.errs, d.at(n, key, fmt.Sprintf(format, args...)))
-}
-
-// lackf reports an error of something outside of the configuration's own text:
-// a file or a user; or of what it does as a whole, which an earlier version may have
-// allowed. A configuration that was in force does without.
-func (d *decoder) lackf(n *yaml.Node, key, format string, args ...any) {
-	if d.kept == nil {
-		d.errorf(n, key, format, args...)
-		return
-	}
-	d.lacks = append(d.lacks, key+": "+fmt.Sprintf(format, args...))
-}
-
-// warnf remembers what is allowed, and should be mended.
-func (d *decoder) warnf(n *yaml.Node, key, format string, args ...any) {
-	d.warnings = append(d.warnings, d.at(n, key, fmt.Sprintf(format, args...)))
-}
+// envTag marks a node that stands for a variable of the environment. Its
+// HeadComment is the name of the variable.
+const envTag = "!env"
 
 func (d *decoder) at(n *yaml.Node, key, msg string) Error {
 	e := Error{File: d.name, Key: key, Msg: msg}
@@ -101,200 +306,6 @@ func (d *decoder) at(n *yaml.Node, key, msg string) Error {
 		}
 	}
 	return e
-}
-
-// envTag marks a node that stands for an environment variable, whose name is
-// its HeadComment.
-const envTag = "!env"
-
-// fields says what is done with each key of a mapping.
-type fields map[string]func(n *yaml.Node, key string)
-
-// keys is the keys of a mapping: what stands in the file, with each value.
-type keys struct {
-	values map[string]*yaml.Node
-	meant  map[string]bool // keys that most likely stand there misspelt
-	known  bool            // it is a mapping, so that a key that is not there is missing
-	others bool            // there are unknown keys
-}
-
-// at returns the value of a key, or nil.
-func (k keys) at(name string) *yaml.Node { return k.values[name] }
-
-// has reports whether a key is there, or is most likely meant by one that is.
-func (k keys) has(names ...string) bool {
-	return slices.ContainsFunc(names, func(name string) bool { return k.values[name] != nil || k.meant[name] })
-}
-
-// mapping hands the values of a mapping to fields. It returns the keys there
-// are.
-func (d *decoder) mapping(n *yaml.Node, key string, f fields) keys {
-	there := keys{values: map[string]*yaml.Node{}, meant: map[string]bool{}, known: true}
-	if isNull(n) {
-		return there
-	}
-	if n.Kind != yaml.MappingNode {
-		there.known = false
-		d.errorf(n, key, "is not a mapping (write its keys as %s)", strings.Join(slices.Sorted(maps.Keys(f)), ", "))
-		return there
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		name, value := n.Content[i], n.Content[i+1]
-		path := strings.TrimPrefix(key+"."+name.Value, ".")
-		set, known := f[name.Value]
-		switch {
-		case name.Kind != yaml.ScalarNode:
-			there.known = false
-			d.errorf(name, key, "a bracket or brace stands where a key would (quote what holds one)")
-		case there.values[name.Value] != nil:
-			d.errorf(name, path, "is there twice (once)")
-		case !known:
-			there.others = true
-			words := slices.Sorted(maps.Keys(f))
-			there.meant[suggest.Closest(name.Value, words)] = true
-			d.errorf(name, path, "unknown key (%s)", oneOfWords(name.Value, words))
-		default:
-			there.values[name.Value] = value
-			d.places[path] = value
-			set(value, path)
-		}
-	}
-	return there
-}
-
-// list calls f with each item of a list.
-func (d *decoder) list(n *yaml.Node, key string, f func(n *yaml.Node, key string)) {
-	if isNull(n) {
-		return
-	}
-	if n.Kind != yaml.SequenceNode {
-		d.errorf(n, key, "is not a list (write [one, two])")
-		return
-	}
-	for i, item := range n.Content {
-		d.places[fmt.Sprintf("%s[%d]", key, i)] = item
-		f(item, fmt.Sprintf("%s[%d]", key, i))
-	}
-}
-
-// text reads a string.
-func (d *decoder) text(n *yaml.Node, key string) (string, bool) {
-	if n.Kind != yaml.ScalarNode || isNull(n) {
-		switch n.Kind {
-		case yaml.MappingNode:
-			d.errorf(n, key, "is a mapping, and a text is wanted (quote what holds braces)")
-		case yaml.SequenceNode:
-			d.errorf(n, key, "is a list, and a text is wanted (quote what holds brackets)")
-		default:
-			d.errorf(n, key, "is empty, and a text is wanted (leave the key out, or quote '' for an empty one)")
-		}
-		return "", false
-	}
-	return n.Value, true
-}
-
-func (d *decoder) str(to *string) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		if s, ok := d.text(n, key); ok {
-			*to = s
-		}
-	}
-}
-
-func (d *decoder) strs(to *[]string) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		all := []string{}
-		d.list(n, key, func(n *yaml.Node, key string) {
-			if s, ok := d.text(n, key); ok {
-				all = append(all, s)
-			}
-		})
-		*to = all
-	}
-}
-
-func (d *decoder) boolean(to *bool) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		s, ok := d.text(n, key)
-		switch {
-		case !ok:
-		case s == "true" || s == "false":
-			*to = s == "true"
-		default:
-			d.errorf(n, key, "%q is not a boolean (true or false)", s)
-		}
-	}
-}
-
-func (d *decoder) integer(to *int, least, most int) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		s, ok := d.text(n, key)
-		if !ok {
-			return
-		}
-		v, err := strconv.Atoi(s)
-		if err != nil || v < least || v > most {
-			d.errorf(n, key, "%q is not a number from %d to %d", s, least, most)
-			return
-		}
-		*to = v
-	}
-}
-
-func (d *decoder) duration(to *time.Duration, least, most time.Duration) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		s, ok := d.text(n, key)
-		if !ok {
-			return
-		}
-		if _, err := strconv.ParseFloat(s, 64); err == nil && !(s == "0" && least == 0) {
-			d.errorf(n, key, "%s has no unit (write a duration like %ss)", s, s)
-			return
-		}
-		v, err := time.ParseDuration(s)
-		switch {
-		case err != nil:
-			d.errorf(n, key, "%q is not a duration (write one like 30s or 1m30s)", s)
-		case v < least || v > most:
-			d.errorf(n, key, "%v is out of range (%v to %v)", v, least, most)
-		default:
-			*to = v
-		}
-	}
-}
-
-func (d *decoder) oneOf(to *string, words ...string) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		s, ok := d.text(n, key)
-		if ok && !slices.Contains(words, s) {
-			d.errorf(n, key, "%q is unknown (%s)", s, oneOfWords(s, words))
-			return
-		}
-		if ok {
-			*to = s
-		}
-	}
-}
-
-// notYet refuses a key whose feature is not built, unless it is empty.
-func (d *decoder) notYet(n *yaml.Node, key string) {
-	if n.Kind != yaml.ScalarNode || n.Value != "" && n.Tag != "!!null" {
-		d.errorf(n, key, "not supported yet (leave it out)")
-	}
-}
-
-// oneOfWords returns which of the words may have been meant, or all of them.
-func oneOfWords(word string, words []string) string {
-	if best := suggest.Closest(word, words); best != "" {
-		return "did you mean " + best + "?"
-	}
-	return "one of " + strings.Join(words, ", ")
-}
-
-func (e Errors) sort() {
-	slices.SortStableFunc(e, func(a, b Error) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
-	})
 }
 
 // sorted returns the errors in the order of the file.

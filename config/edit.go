@@ -158,8 +158,6 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
-
 // userNode returns a user as it stands in a file, and in it the path of the
 // user's file.
 func userNode(file string, u User) (item, path *yaml.Node) {

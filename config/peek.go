@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -26,41 +27,41 @@ func Peek(file string) Basics {
 	if data, err := os.ReadFile(file); err == nil {
 		root = peek(file, data)
 	}
-	if values, err := environment(); err == nil {
-		override(root, values)
-	}
-	return basics(root)
+	values, _ := environment()
+	return basics(root, values)
 }
 
-// PeekSource is Peek for what was in force.
+// PeekSource is Peek for a configuration that was in force.
 func PeekSource(s *Source) Basics {
-	root := peek(s.File, []byte(s.Text))
-	override(root, s.Environment)
-	return basics(root)
+	return basics(peek(s.File, []byte(s.Text)), s.Environment)
 }
 
-func basics(root *yaml.Node) Basics {
-	value := func(valid func(string) bool, path ...string) string {
-		n := root
-		for _, name := range path {
-			if n = value(n, name); n == nil {
-				return ""
+func basics(root *yaml.Node, environment map[string]string) Basics {
+	value := func(key string, valid func(string) bool) string {
+		text := environment[key]
+		if text == "" {
+			n := root
+			for name := range strings.SplitSeq(key, ".") {
+				if n = valueOf(n, name); n == nil {
+					return ""
+				}
 			}
+			text = n.Value // of what is no scalar: empty
 		}
-		if n.Kind != yaml.ScalarNode || !valid(n.Value) {
+		if !valid(text) {
 			return ""
 		}
-		return n.Value
+		return text
 	}
 	return Basics{
-		Socket: cmp.Or(value(filepath.IsAbs, "admin", "socket"), overrides["admin.socket"]),
-		Table:  cmp.Or(value(tableName.MatchString, "firewall", "table"), overrides["firewall.table"]),
-		State:  cmp.Or(value(filepath.IsAbs, "state"), overrides["state"]),
+		Socket: cmp.Or(value("admin.socket", filepath.IsAbs), defaultAdmin().Socket),
+		Table:  cmp.Or(value("firewall.table", tableName.MatchString), defaultFirewall().Table),
+		State:  cmp.Or(value("state", filepath.IsAbs), defaultState),
 	}
 }
 
-// value returns the value of a key of a mapping, or nil.
-func value(n *yaml.Node, name string) *yaml.Node {
+// valueOf returns the value of a key of a mapping, or nil.
+func valueOf(n *yaml.Node, name string) *yaml.Node {
 	if n = resolve(n); n.Kind != yaml.MappingNode {
 		return nil
 	}
@@ -95,13 +96,4 @@ func peek(file string, data []byte) *yaml.Node {
 		}
 	}
 	return whole
-}
-
-// DefaultState returns the directory that keeps what must survive, unless a file
-// says otherwise.
-func DefaultState() string {
-	if values, err := environment(); err == nil && filepath.IsAbs(values["state"]) {
-		return values["state"]
-	}
-	return overrides["state"]
 }

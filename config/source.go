@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // A Source is what a Config was read from, and what it needs of other files that
@@ -99,30 +97,6 @@ func Restore(s *Source) (cfg *Config, lacks []string, err error) {
 	cfg.Listeners = slices.DeleteFunc(cfg.Listeners, func(l Listener) bool { return l.TLS != nil && l.TLS.lost })
 	cfg.Source = s
 	return cfg, d.lacks, nil
-}
-
-// certificateFile and certificateKey read the paths of a pair. Of a
-// configuration that was in force keptCertificate looks at the files.
-func (d *decoder) certificateFile(to *string) func(*yaml.Node, string) {
-	if d.kept != nil {
-		return d.keptPath(to)
-	}
-	return d.file(to)
-}
-
-func (d *decoder) certificateKey(to *string) func(*yaml.Node, string) {
-	if d.kept != nil {
-		return d.keptPath(to)
-	}
-	return d.secretFile(to)
-}
-
-func (d *decoder) keptPath(to *string) func(*yaml.Node, string) {
-	return func(n *yaml.Node, key string) {
-		if s, ok := d.text(n, key); ok {
-			*to = beside(d.name, s)
-		}
-	}
 }
 
 // keptCertificate finds the pair of a configuration that was in force: that of

@@ -7,23 +7,18 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
-
-	"webknock/sequence"
 )
 
 // User is a named secret behind one-time steps.
 type User struct {
-	Name   string
-	File   string // that holds the secret
-	Secret Secret
+	Name   string `mapstructure:"name" is:"name" required:"like alice"`
+	File   string `mapstructure:"totp_file" is:"user secret" required:"the file with the secret, as webknock user add NAME makes it"`
+	Secret Secret `mapstructure:"-"` // content of File
 }
 
-// Secret is the key of a user's one-time codes, 16 to 64 bytes. It shows itself
-// to nobody: whatever prints, logs or marshals it gets a placeholder.
+// Secret is the key of a user's one-time codes, 16 to 64 bytes. Code that prints,
+// logs or marshals it gets a placeholder.
 type Secret []byte
 
 const hiddenSecret = "[secret]"
@@ -41,61 +36,45 @@ const (
 	maxSecret = 64
 )
 
-// Admits reports whether a user may use the one-time steps of the sequence. It
-// is false if there are none.
-func (s Sequence) Admits(user string) bool {
-	return s.has(sequence.TOTP, sequence.Ticket) && (len(s.Users) == 0 || slices.Contains(s.Users, user))
-}
-
-// has reports whether a step of the sequence holds one of the variables.
-func (s Sequence) has(variables ...string) bool {
-	return slices.ContainsFunc(s.Steps, func(step sequence.Step) bool {
-		return slices.ContainsFunc(variables, func(v string) bool { return strings.Contains(step.Trigger.Template, v) })
-	})
-}
-
-func (d *decoder) user(n *yaml.Node, key string, cfg *Config, seen *names) {
-	var u User
-	there := d.mapping(n, key, fields{
-		"name": d.named(&u.Name, seen),
-		"totp_file": func(n *yaml.Node, key string) {
-			if !d.secret(&u, n, key) {
-				return
-			}
-			for _, other := range cfg.Users {
-				if bytes.Equal(other.Secret, u.Secret) {
-					d.lackf(n, key, "user %q has the same secret (give each a secret of its own)", other.Name)
-					if d.kept != nil {
-						u.Secret = nil
-					}
-				}
-			}
-		},
-	})
-	d.need(n, key, there, "name", "like alice")
-	d.need(n, key, there, "totp_file", "the file with the secret, as webknock user add NAME makes it")
-	seen.incomplete = seen.incomplete || u.Name == ""
-	if d.kept != nil && u.Secret == nil {
-		return // nobody's codes match: without a secret anybody could make them
+// validateUsers reads the secrets and returns the users, and adds their names to
+// seen. Restore leaves out users without a secret of their own: without it anybody
+// could make their codes.
+func (d *decoder) validateUsers(all []User, seen *names) (usable []User) {
+	for i := range all {
+		u := &all[i]
+		key := fmt.Sprintf("users[%d]", i)
+		d.newName(key, u.Name, seen)
+		u.validate(d, key, usable)
+		if d.kept == nil || u.Secret != nil {
+			usable = append(usable, *u)
+		}
 	}
-	cfg.Users = append(cfg.Users, u)
+	d.finish(seen)
+	return usable
 }
 
-// secret reads a user's file, and reports whether it could.
-func (d *decoder) secret(u *User, n *yaml.Node, key string) bool {
-	if new, ok := d.unwritten[n]; ok {
-		u.File, u.Secret = new.File, new.Secret
-		return true
-	}
-	d.secretFile(&u.File)(n, key)
+func (u *User) validate(d *decoder, key string, others []User) {
 	if u.File == "" {
-		return false
+		return
 	}
-	var err error
-	if u.Secret, err = readSecret(u.File); err != nil {
-		d.lackf(n, key, "%s %v", u.File, err)
+	key += ".totp_file"
+	if added, ok := d.unwritten[d.place(key)]; ok {
+		u.Secret = added.Secret
+	} else {
+		var err error
+		if u.Secret, err = readSecret(u.File); err != nil {
+			d.lackAt(key, "%s %v", u.File, err)
+			return
+		}
 	}
-	return err == nil
+	for _, other := range others {
+		if bytes.Equal(other.Secret, u.Secret) {
+			d.lackAt(key, "user %q has the same secret (give each a secret of its own)", other.Name)
+			if d.kept != nil {
+				u.Secret = nil
+			}
+		}
+	}
 }
 
 // readSecret reads a secret in base32 (RFC 4648 section 6) on one line; case and

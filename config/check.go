@@ -17,20 +17,19 @@ import (
 	"webknock/sequence"
 )
 
-// judge reports what is wrong with a configuration as a whole, though each of its
-// values is right by itself: by what nobody could complete a sequence or nothing
-// could ever match, and what is allowed but rarely meant. What has an error
-// already is left out, so that one mistake is one error. A configuration that was
-// in force may have been judged by an earlier version, which knew of less: it
-// stays in force.
-func (d *decoder) judge(cfg *Config) {
+// check reports what is wrong with a configuration as a whole, though each of its
+// values is valid by itself: sequences that nobody could complete, steps that no
+// request could match, and what is allowed but rarely meant. It leaves out what has
+// an error already, so that one mistake is one error. What would keep a configuration
+// from being loaded is a lack for Restore: an earlier version may have allowed it.
+func (d *decoder) check(cfg *Config) {
 	if !d.wrong("doors", "listeners", "firewall") {
-		d.judgeListeners(cfg)
+		d.checkListeners(cfg)
 	}
-	d.judgeNetworks(cfg)
+	d.checkNetworks(cfg)
 	for i := range cfg.Sequences {
 		if key := fmt.Sprintf("sequences[%d]", i); !d.wrong(key) {
-			d.judgeSequence(cfg, &cfg.Sequences[i], key)
+			d.checkSequence(cfg, &cfg.Sequences[i], key)
 		}
 	}
 	for i, path := range cfg.Shield.Decoys {
@@ -53,9 +52,9 @@ func (d *decoder) judge(cfg *Config) {
 // byThemselves are paths that browsers ask for without being told to.
 var byThemselves = []string{"/", "/favicon.ico", "/robots.txt", "/apple-touch-icon.png", "/apple-touch-icon-precomposed.png"}
 
-// judgeListeners looks for listeners that a door keeps everybody from, and for
+// checkListeners looks for listeners that a door keeps everybody from, and for
 // covers that ask themselves.
-func (d *decoder) judgeListeners(cfg *Config) {
+func (d *decoder) checkListeners(cfg *Config) {
 	shut := map[int]string{} // the door that keeps strangers from a listener
 	for i, l := range cfg.Listeners {
 		if door := cfg.doorOver(l); door != nil {
@@ -122,8 +121,8 @@ func (l Listener) serves(u *url.URL) bool {
 	return ok && (addr.Unmap() == bound || addr.IsLoopback() && bound.IsUnspecified())
 }
 
-// judgeNetworks looks for networks that hold nearly everybody.
-func (d *decoder) judgeNetworks(cfg *Config) {
+// checkNetworks looks for networks that hold nearly everybody.
+func (d *decoder) checkNetworks(cfg *Config) {
 	huge := func(p netip.Prefix) bool { return p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16 }
 	for i, p := range cfg.Firewall.Guard.Allow {
 		if huge(p) {
@@ -146,12 +145,12 @@ func (d *decoder) judgeNetworks(cfg *Config) {
 
 const roundTrip = 100 * time.Millisecond // a usual one, to somewhere far
 
-func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
+func (d *decoder) checkSequence(cfg *Config, s *Sequence, key string) {
 	last := len(s.Steps) - 1
 	if ban := cfg.Shield.Ban.Knocks; ban > 0 && len(s.Steps) > ban && !d.wrong("shield") {
 		d.lackAt("shield.ban.knocks", "%d, but sequence %q has %d steps: nobody could complete it (at least that)", ban, s.Name, len(s.Steps))
 	}
-	d.judgeRate(cfg, s)
+	d.checkRate(cfg, s)
 	for i, step := range s.Steps {
 		at := fmt.Sprintf("%s.steps[%d]", key, i)
 		if matchesOneOf(step.Trigger, cfg.Shield.Decoys) {
@@ -181,7 +180,7 @@ func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
 	if last > 0 && !slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return !o.Trigger.Equal(s.Steps[0].Trigger) }) {
 		d.warnAt(key+".steps", "all steps are the same request, and browsers send one that was reset up to ten times: a single visit completes it (different paths)")
 	}
-	d.judgeCodes(s, key)
+	d.checkCodes(s, key)
 	if clear, secure := cfg.reachable(); clear && secure && slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return o.Trigger.Scheme == "" }) {
 		d.warnAt(key+".steps", "they are taken both in clear and by TLS, and browsers repeat in clear what TLS has dropped, where everybody on the way reads it (scheme: https on each step)")
 	}
@@ -193,38 +192,23 @@ func (d *decoder) judgeSequence(cfg *Config, s *Sequence, key string) {
 // shortPath is the length from which on nobody finds a path by trying.
 const shortPath = 16
 
-// time returns how long a client has from the first step to the last.
-func (s *Sequence) time() time.Duration { return s.timeOf(0, len(s.Steps)-1) }
-
-// timeOf is time from one step to a later one.
-func (s *Sequence) timeOf(from, to int) (t time.Duration) {
-	for _, step := range s.Steps[from+1 : to+1] {
-		t += step.Within
-	}
-	if s.Window > 0 {
-		t = min(t, s.Window)
-	}
-	return t
-}
-
-// judgeRate reports a rate that lets fewer connections through than a sequence
+// checkRate reports a rate that lets fewer connections through than a sequence
 // has steps. Twice the rate is let through at once.
-func (d *decoder) judgeRate(cfg *Config, s *Sequence) {
-	rate, per := cfg.Shield.Rate, cfg.Shield.Per
-	if rate == 0 || d.wrong("shield", "listeners") || slices.ContainsFunc(cfg.Listeners, func(l Listener) bool { return !l.limited() }) {
+func (d *decoder) checkRate(cfg *Config, s *Sequence) {
+	count, per := cfg.Shield.Rate, cfg.Shield.Per
+	if count == 0 || d.wrong("shield", "listeners") || slices.ContainsFunc(cfg.Listeners, func(l Listener) bool { return !l.limited() }) {
 		return
 	}
 	lets := func(rate int) int { return 2*rate + int(s.time()*time.Duration(rate)/per) }
-	if lets(rate) >= len(s.Steps) {
+	if lets(count) >= len(s.Steps) {
 		return
 	}
-	enough := rate
+	enough := count
 	for lets(enough) < len(s.Steps) {
 		enough++
 	}
-	unit := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour"}[per]
-	d.lackAt("shield.rate", "lets %d connections through in the %v of sequence %q, which has %d steps: nobody could complete it (at least %d/%s)",
-		lets(rate), s.time(), s.Name, len(s.Steps), enough, unit)
+	d.lackAt("shield.rate", "lets %d connections through in the %v of sequence %q, which has %d steps: nobody could complete it (at least %v)",
+		lets(count), s.time(), s.Name, len(s.Steps), rate{enough, per})
 }
 
 // limited reports whether shield.rate holds for all clients of a listener.
@@ -235,8 +219,8 @@ func (l Listener) limited() bool {
 // codePeriod is how long a phone app shows the same code.
 const codePeriod = 30 * time.Second
 
-// judgeCodes warns of two codes in one sequence with too little time between.
-func (d *decoder) judgeCodes(s *Sequence, key string) {
+// checkCodes warns of two codes in one sequence with too little time between.
+func (d *decoder) checkCodes(s *Sequence, key string) {
 	before := -1
 	for i, step := range s.Steps {
 		if !strings.Contains(step.Trigger.Template, sequence.TOTP) {
