@@ -20,6 +20,7 @@ var may = map[string][]string{
 	"webknock/httpd":                  {},
 	"webknock/httpd/admin":            {},
 	"webknock/config":                 {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
+	"webknock/internal/event":         {"webknock/sequence", "webknock/firewall"},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},

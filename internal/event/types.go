@@ -1,0 +1,142 @@
+package event
+
+import (
+	"net/http"
+	"net/netip"
+	"time"
+
+	"webknock/firewall"
+)
+
+// Kind names a kind of event. The values are those of the admin API.
+type Kind string
+
+// The kinds.
+const (
+	KindKnock         Kind = "knock"
+	KindCompletion    Kind = "completion"
+	KindGrantOpened   Kind = "grant.opened"
+	KindGrantExtended Kind = "grant.extended"
+	KindGrantClosed   Kind = "grant.closed"
+	KindGrantAdopted  Kind = "grant.adopted"
+	KindGrantRefused  Kind = "grant.refused"
+	KindRepair        Kind = "repair"
+	KindBan           Kind = "ban"
+	KindUnban         Kind = "unban"
+	KindReload        Kind = "reload"
+	KindDegraded      Kind = "degraded"
+)
+
+// An Event is what happened: one of the types below.
+type Event interface{ Kind() Kind }
+
+// A Knock is one request that a listener has received, and what became of it.
+// Publish it only if it is Wanted: strangers send as many as they like.
+type Knock struct {
+	Client  netip.Addr
+	Local   netip.AddrPort // the listener's address
+	Outcome Outcome
+}
+
+// Outcome says what became of a knock.
+type Outcome string
+
+// The outcomes.
+const (
+	Skipped   Outcome = "skipped"   // it certainly has no effect, and was not parsed
+	Banned    Outcome = "banned"    // its client is banned
+	Malformed Outcome = "malformed" // it matches nothing
+	Prefetch  Outcome = "prefetch"  // a browser asked ahead of its user
+	Replayed  Outcome = "replayed"  // its client has used the code itself
+	WrongCode Outcome = "wrong code"
+	Missed    Outcome = "missed"    // it matches no step
+	Matched   Outcome = "matched"   // it matches a step
+	Completed Outcome = "completed" // it completes a sequence
+)
+
+// A Completion is a client that has finished a sequence. The one-time codes of its
+// run are used up, and no crash brings them back.
+type Completion struct {
+	At       time.Time // when the last knock came
+	Sequence string
+	Message  string // of the sequence's configuration
+	Client   netip.Addr
+	Address  netip.Addr // whom it opens for, if a ticket names another address than the client's; else the client
+	User     string     // whose codes it was made with; empty: nobody's
+	Request  *Request   // the last knock, for commands: it holds a trigger path; nil: it was malformed
+}
+
+// A Request is the request of a knock, as far as commands are told of it. It may
+// hold secrets: the trigger path, cookies.
+type Request struct {
+	Method, Target, Proto, Host string
+	Path, RawQuery              string // of Target; the path is percent-decoded
+	Header                      http.Header
+	Client                      netip.Addr
+	Remote, Local               netip.AddrPort
+	TLS                         bool
+}
+
+// A GrantOpened is a grant that is new.
+type GrantOpened struct {
+	Grant      firewall.Grant
+	Completion *Completion // what opened it; nil: an administrator
+}
+
+// A GrantExtended is a grant that lasts longer than before.
+type GrantExtended struct {
+	Grant      firewall.Grant
+	Completion *Completion // what extended it; nil: an administrator
+}
+
+// A GrantClosed is a grant that has ended.
+type GrantClosed struct {
+	Grant  firewall.Grant
+	Reason string
+}
+
+// A GrantAdopted is a grant of an earlier run, which goes on.
+type GrantAdopted struct{ Grant firewall.Grant }
+
+// A GrantRefused is a completion that opens and closes nothing.
+type GrantRefused struct {
+	Completion    Completion
+	Doors, Closes []string // that it asked for
+	Err           error    // why
+}
+
+// A Repair is what the gate has put back after somebody else changed the guard.
+type Repair struct{ Reason string }
+
+// A Ban keeps a client from the listeners.
+type Ban struct {
+	Ban    firewall.Ban
+	At     time.Time // when the knock came that it was banned for
+	Reason string
+}
+
+// An Unban is a ban that an administrator has lifted.
+type Unban struct{ Client netip.Prefix }
+
+// A Reload is an attempt to put the configuration file in force.
+type Reload struct {
+	File string
+	Err  error // nil: the file is in force
+}
+
+// A Degraded tells that there begin to be problems, or other ones; none: there are
+// none any more.
+type Degraded struct{ Problems []string }
+
+func (Knock) Kind() Kind         { return KindKnock }
+func (Completion) Kind() Kind    { return KindCompletion }
+func (GrantOpened) Kind() Kind   { return KindGrantOpened }
+func (GrantExtended) Kind() Kind { return KindGrantExtended }
+func (GrantClosed) Kind() Kind   { return KindGrantClosed }
+func (GrantAdopted) Kind() Kind  { return KindGrantAdopted }
+func (GrantRefused) Kind() Kind  { return KindGrantRefused }
+func (Repair) Kind() Kind        { return KindRepair }
+func (Ban) Kind() Kind           { return KindBan }
+func (Unban) Kind() Kind         { return KindUnban }
+func (Reload) Kind() Kind        { return KindReload }
+func (Degraded) Kind() Kind      { return KindDegraded }
