@@ -21,7 +21,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/client"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/suggest"
 	"webknock/sequence"
 )
@@ -72,7 +72,7 @@ func newEnroll(a *app) *cobra.Command {
 				_, err = c.OutOrStdout().Write(text)
 				return err
 			}
-			if err := durable.CreateFile(file, text, -1, -1); err != nil {
+			if err := atomicfile.Create(file, text, -1, -1); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "the profile is in %s; on the client: webknock profile add NAME %s\n", file, file)

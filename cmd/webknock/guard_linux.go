@@ -14,7 +14,7 @@ import (
 	"webknock/firewall"
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/keeper"
 	"webknock/internal/lastgood"
 )
@@ -116,7 +116,7 @@ func guard(ctx context.Context, a *app, state, table string, g firewall.Guard) (
 	}
 	defer lock.Close()
 	lock.Stopping()
-	dir := durable.NewDir(state)
+	dir := atomicfile.NewDir(state)
 	defer dir.Close()
 	backend, err := nft.New(nft.Options{Table: table, Log: slog.Default(), Sessions: sessionsIn(dir)})
 	if err != nil {

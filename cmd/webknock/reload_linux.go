@@ -9,7 +9,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd/admin"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/lastgood"
 )
 
@@ -59,7 +59,7 @@ func (a *app) forgetUndone() bool {
 	if err != nil || !trials.Forget(cfg.Source.Hash()) {
 		return false
 	}
-	dir := durable.NewDir(cfg.State)
+	dir := atomicfile.NewDir(cfg.State)
 	defer dir.Close()
 	return lastgood.WriteTrials(dir, trials) == nil
 }

@@ -14,7 +14,7 @@ import (
 	"webknock/config"
 	"webknock/firewall/nft"
 	"webknock/httpd/admin"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/lastgood"
 )
 
@@ -39,8 +39,8 @@ func newUnguard(a *app) *cobra.Command {
 }
 
 // sessionsIn keeps in a directory which sessions were up before the guard.
-func sessionsIn(state *durable.Dir) nft.Store {
-	return durable.File{Dir: state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
+func sessionsIn(state *atomicfile.Dir) nft.Store {
+	return atomicfile.File{Dir: state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
 }
 
 // unguard removes the table without a daemon: the one of the guard that was in
@@ -64,7 +64,7 @@ func unguard(ctx context.Context, a *app, stderr io.Writer) error {
 	if last == nil {
 		return nil
 	}
-	dir := durable.NewDir(state)
+	dir := atomicfile.NewDir(state)
 	defer dir.Close()
 	if err := lastgood.MarkGuard(dir, time.Now()); err != nil {
 		fmt.Fprintf(stderr, "warning: webknock guard may put the last good guard up again, since it cannot be remembered that it was taken away: %v\n", err)
@@ -79,7 +79,7 @@ func removeTable(ctx context.Context, state, table string) error {
 	}
 	defer lock.Close()
 	lock.Stopping()
-	dir := durable.NewDir(state)
+	dir := atomicfile.NewDir(state)
 	defer dir.Close()
 	backend, err := nft.New(nft.Options{Table: table, Log: slog.Default(), Sessions: sessionsIn(dir)})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/config"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 // secretSize is the length of new secrets, in bytes (RFC 4226 section 4
@@ -119,14 +119,14 @@ func addUser(configFile string, u config.User) (notes []string, err error) {
 		notes = append(notes, note)
 	}
 	line := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(u.Secret) + "\n"
-	switch err := durable.CreateFile(u.File, []byte(line), uid, gid); {
+	switch err := atomicfile.Create(u.File, []byte(line), uid, gid); {
 	case errors.Is(err, os.ErrExist):
 		return nil, fmt.Errorf("%s is there already, and a secret is never overwritten (another --file, or remove it)", u.File)
 	case err != nil:
 		return nil, fmt.Errorf("write the secret: %w", err)
 	}
 	if !byHand {
-		err = durable.ReplaceFile(configFile, text)
+		err = atomicfile.Replace(configFile, text)
 		byHand = errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS)
 		if err != nil && !byHand {
 			return nil, errors.Join(err, os.Remove(u.File))

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/config"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 type removedUser struct {
@@ -39,7 +39,7 @@ func newUserRemove(a *app) *cobra.Command {
 			case err != nil:
 				return err
 			}
-			if err := durable.ReplaceFile(a.configFile, text); err != nil {
+			if err := atomicfile.Replace(a.configFile, text); err != nil {
 				return err
 			}
 			note := fmt.Sprintf("%s is none of the users of %s any more; %s", name, a.configFile, reloadHint)

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 const (
@@ -33,7 +33,7 @@ const (
 // goroutines. Close only notes; one goroutine, in Run, writes, so that a door is
 // closed at once whatever the disk does.
 type Journal struct {
-	dir   *durable.Dir
+	dir   *atomicfile.Dir
 	log   *slog.Logger
 	clock func() time.Duration // since the machine was booted, suspends included
 	boot  string               // tells this boot from others
@@ -63,7 +63,7 @@ type file struct {
 }
 
 // Open reads the file in a directory. What keeps it from that, Known returns.
-func Open(dir *durable.Dir, log *slog.Logger, clock func() time.Duration, boot string) *Journal {
+func Open(dir *atomicfile.Dir, log *slog.Logger, clock func() time.Duration, boot string) *Journal {
 	j := &Journal{
 		dir: dir, log: log, clock: clock, boot: boot,
 		wake: make(chan struct{}, 1), attempt: make(chan struct{}), ends: map[string]time.Duration{},

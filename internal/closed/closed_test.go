@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 // boot is a machine that was booted.
@@ -23,7 +23,7 @@ type boot struct {
 	began time.Time
 }
 
-func (b boot) open(t *testing.T, dir *durable.Dir) *Journal {
+func (b boot) open(t *testing.T, dir *atomicfile.Dir) *Journal {
 	t.Helper()
 	return Open(dir, slog.New(slog.DiscardHandler), func() time.Duration { return time.Since(b.began) }, b.id)
 }
@@ -42,8 +42,8 @@ func grant(id string, ttl time.Duration) []firewall.Grant {
 	return []firewall.Grant{{ID: id, Expires: time.Now().Add(ttl)}}
 }
 
-func newDir(t *testing.T) *durable.Dir {
-	dir := durable.NewDir(t.TempDir())
+func newDir(t *testing.T) *atomicfile.Dir {
+	dir := atomicfile.NewDir(t.TempDir())
 	t.Cleanup(func() { dir.Close() })
 	return dir
 }
@@ -170,7 +170,7 @@ func TestADamagedFileIsNotBelieved(t *testing.T) {
 			t.Errorf("%.10q: known %v, problem %v, upgrade %v", content, j.Known(), j.Problem(), j.Upgrade())
 		}
 	}
-	none := Open(durable.NewDir(filepath.Join("/proc", "none")), slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, "1")
+	none := Open(atomicfile.NewDir(filepath.Join("/proc", "none")), slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, "1")
 	if none.Known() == nil || none.Upgrade() {
 		t.Errorf("a directory that there cannot be: known %v, upgrade %v", none.Known(), none.Upgrade())
 	}

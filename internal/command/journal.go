@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 // A Journal knows which grants have commands for their end, and starts those:
@@ -26,7 +26,7 @@ import (
 // what cannot be written down is not started, and tried until it can. One
 // goroutine, in Run, writes: changes that come meanwhile are the next write.
 type Journal struct {
-	dir      *durable.Dir // nil: nothing outlives the process
+	dir      *atomicfile.Dir // nil: nothing outlives the process
 	runner   *Runner
 	log      *slog.Logger
 	commands func(sequence string) []Command // for the end of a grant, as configured now
@@ -83,7 +83,7 @@ type journalFile struct {
 // what a sequence has for the end of a grant now, in the order of the
 // configuration. It is an error if another daemon has the journal: to this one,
 // its grants would seem to have ended.
-func OpenJournal(dir *durable.Dir, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
+func OpenJournal(dir *atomicfile.Dir, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
 	j := &Journal{dir: dir, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
 	if dir == nil {
 		j.write = func([]byte) error { return nil }
@@ -94,7 +94,7 @@ func OpenJournal(dir *durable.Dir, runner *Runner, commands func(sequence string
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 		return j, nil // it is made, and the directory owned, when there is something to write
 	}
-	if err := dir.Own(); errors.Is(err, durable.ErrOwned) {
+	if err := dir.Own(); errors.Is(err, atomicfile.ErrOwned) {
 		return nil, fmt.Errorf("the journal of commands: %w", err) // any other will be met again when the file is written
 	}
 	if err := j.load(); err != nil {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 // A life is a journal that runs, until it is killed or stopped.
@@ -32,7 +32,7 @@ func begin(t *testing.T, path, out string, count int, disk func(write func() err
 	t.Helper()
 	l := &life{runner: NewRunner(slog.New(slog.DiscardHandler))}
 	var err error
-	l.Journal, err = OpenJournal(durable.NewDir(filepath.Dir(path)), l.runner, func(sequence string) (all []Command) {
+	l.Journal, err = OpenJournal(atomicfile.NewDir(filepath.Dir(path)), l.runner, func(sequence string) (all []Command) {
 		for i := range count {
 			if sequence == "ssh" {
 				all = append(all, Command{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("echo $WEBKNOCK_GRANT %d $WEBKNOCK_REASON >> %s", i, out)}, Timeout: time.Minute})
@@ -309,7 +309,7 @@ func TestTwoDaemonsDoNotShareAJournal(t *testing.T) {
 	first.Began(grant("g"))
 	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) { // until it is written
 	}
-	if _, err := OpenJournal(durable.NewDir(filepath.Dir(path)), first.runner, nil, first.log); err == nil || !strings.Contains(err.Error(), "another webknock") {
+	if _, err := OpenJournal(atomicfile.NewDir(filepath.Dir(path)), first.runner, nil, first.log); err == nil || !strings.Contains(err.Error(), "another webknock") {
 		t.Errorf("a second one: %v", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !strings.Contains(string(got), `"g"`) {

@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"webknock/httpd"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/onetime"
 )
 
@@ -258,7 +258,7 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state := durable.NewDir(dir)
+		state := atomicfile.NewDir(dir)
 		defer state.Close()
 		verifier := onetime.New(state, slog.New(slog.DiscardHandler))
 		verifier.Configure(oneTimeUsers(cfg))

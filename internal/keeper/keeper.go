@@ -30,7 +30,7 @@ import (
 	"webknock/httpd/admin"
 	"webknock/internal/acme"
 	"webknock/internal/closed"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/sequence"
@@ -61,7 +61,7 @@ type Daemon struct {
 	backend  firewall.Backend
 	gate     *firewall.Gate
 	shards   *shards
-	state    *durable.Dir
+	state    *atomicfile.Dir
 	keep     *keeping
 	verifier *onetime.Verifier
 	closed   *closed.Journal // nil: the backend outlives this process in nothing
@@ -139,7 +139,7 @@ func run(ctx context.Context, o Options, sockets map[string][]net.Listener, relo
 	} else if err != nil {
 		cfg = d.withoutCommands(cfg, err)
 	}
-	d.state = durable.NewDir(cfg.State)
+	d.state = atomicfile.NewDir(cfg.State)
 	d.keep = newKeeping(d.state, d.backendName(cfg), o)
 	d.verifier = onetime.New(d.state, o.Log)
 	d.shards = newShards(cfg.Clients.Max, rules, d.verifier, d.redeemed, d.ban)
@@ -325,7 +325,7 @@ func (d *Daemon) newBackend(cfg *config.Config) (firewall.Backend, error) {
 	if d.backendName(cfg) == config.BackendMemory {
 		return firewall.NewMemory(), nil
 	}
-	sessions := durable.File{Dir: d.state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
+	sessions := atomicfile.File{Dir: d.state, Name: nft.SessionsFile, Max: nft.MaxSessionsFile}
 	return nft.New(nft.Options{Table: cfg.Firewall.Table, Log: d.Log, Sessions: sessions})
 }
 

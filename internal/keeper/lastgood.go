@@ -12,7 +12,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/lastgood"
 )
 
@@ -116,7 +116,7 @@ var errNothingKept = errors.New("the file is not in force")
 // dry run, which shuts nothing.
 type keeping struct {
 	Options
-	dir     *durable.Dir
+	dir     *atomicfile.Dir
 	backend string
 	needed  bool // a failure is a problem
 
@@ -131,7 +131,7 @@ type keeping struct {
 	failure atomic.Pointer[error] // why it is not kept; read without mu, which writes hold
 }
 
-func newKeeping(dir *durable.Dir, backend string, o Options) *keeping {
+func newKeeping(dir *atomicfile.Dir, backend string, o Options) *keeping {
 	k := &keeping{Options: o, failed: make(chan struct{}, 1), dir: dir, backend: backend, needed: backend == config.BackendNFTables}
 	if o.DryRun {
 		return k

@@ -19,7 +19,7 @@ import (
 	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/command"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/internal/ticket"
@@ -48,7 +48,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier := onetime.New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
+	verifier := onetime.New(atomicfile.NewDir(dir), slog.New(slog.DiscardHandler))
 	verifier.Configure(oneTimeUsers(cfg))
 	all, completed := watched(t, r, verifier)
 	return all, func(words string) string {

@@ -18,7 +18,7 @@ import (
 
 	"webknock/config"
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 // The files in state.
@@ -147,13 +147,13 @@ func read[T any](state, name string) (*T, error) {
 
 // WriteGuard, WriteConfig and WriteTrials replace what is kept. What is there
 // already is not written again.
-func WriteGuard(d *durable.Dir, g Guard) error   { return write(d, guardFile, g) }
-func WriteConfig(d *durable.Dir, c Config) error { return write(d, configFile, c) }
-func WriteTrials(d *durable.Dir, t Trials) error { return write(d, trialsFile, t) }
+func WriteGuard(d *atomicfile.Dir, g Guard) error   { return write(d, guardFile, g) }
+func WriteConfig(d *atomicfile.Dir, c Config) error { return write(d, configFile, c) }
+func WriteTrials(d *atomicfile.Dir, t Trials) error { return write(d, trialsFile, t) }
 
 const maxFile = 64 << 20 // bytes; what is longer is not compared
 
-func write(d *durable.Dir, name string, value any) error {
+func write(d *atomicfile.Dir, name string, value any) error {
 	data, err := json.MarshalIndent(value, "", "\t")
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func write(d *durable.Dir, name string, value any) error {
 
 // MarkGuard sets since when the last good guard is taken away; zero: it is not.
 // Where there is none it does nothing.
-func MarkGuard(d *durable.Dir, away time.Time) error {
+func MarkGuard(d *atomicfile.Dir, away time.Time) error {
 	g, err := ReadGuard(d.Path(""))
 	if err != nil || g == nil || g.TakenAway.Equal(away) {
 		return err

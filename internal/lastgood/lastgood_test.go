@@ -12,7 +12,7 @@ import (
 
 	"webknock/config"
 	"webknock/firewall"
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 )
 
 func TestWhatIsWrittenIsReadAgainAndNobodyElseReadsIt(t *testing.T) {
@@ -28,7 +28,7 @@ func TestWhatIsWrittenIsReadAgainAndNobodyElseReadsIt(t *testing.T) {
 	c := Config{Since: time.Unix(1, 0).UTC(), Source: &config.Source{File: "/w.yaml", Text: "a: \x01ü\n", Environment: map[string]string{"state": path},
 		Certificates: map[string]string{"/c": "pem"}}}
 	trials := Trials{Confirmed: []string{"a"}, Undone: []string{"b"}}
-	dir := durable.NewDir(path)
+	dir := atomicfile.NewDir(path)
 	for range 2 {
 		if err := WriteGuard(dir, guard); err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func TestWhatAnotherFileLeftInTheStandardPlaceIsNotTaken(t *testing.T) {
 	mine, standard := t.TempDir(), t.TempDir()
 	write := func(path, file string) {
 		t.Helper()
-		dir := durable.NewDir(path)
+		dir := atomicfile.NewDir(path)
 		defer dir.Close()
 		if err := WriteConfig(dir, Config{Source: &config.Source{File: file}}); err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 	"github.com/pquerna/otp/hotp"
 
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/internal/ticket"
 	"webknock/sequence"
 )
@@ -56,7 +56,7 @@ type User struct {
 // A Verifier knows the users and what they have used. It may be used from several
 // goroutines.
 type Verifier struct {
-	dir  *durable.Dir
+	dir  *atomicfile.Dir
 	log  *slog.Logger
 	wake chan struct{} // something waits for the writer
 
@@ -98,7 +98,7 @@ type wrong struct {
 }
 
 // New returns a ledger without users, whose memory is a file in a directory.
-func New(dir *durable.Dir, log *slog.Logger) *Verifier {
+func New(dir *atomicfile.Dir, log *slog.Logger) *Verifier {
 	return &Verifier{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[ticket.KeyID]*spent{}}}
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/pquerna/otp/hotp"
 	"pgregory.net/rapid"
 
-	"webknock/internal/durable"
+	"webknock/internal/atomicfile"
 	"webknock/sequence"
 )
 
@@ -48,7 +48,7 @@ func ledger(users ...User) *Verifier {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
-	l := New(durable.NewDir("/nowhere"), slog.New(slog.DiscardHandler))
+	l := New(atomicfile.NewDir("/nowhere"), slog.New(slog.DiscardHandler))
 	l.loaded = true
 	l.burnt, _ = decodeBurnt(nil)
 	l.Configure(users)
@@ -455,7 +455,7 @@ func TestNothingOpensTwice(t *testing.T) {
 
 // on returns a ledger of alice with a file in a directory.
 func on(dir string) *Verifier {
-	l := New(durable.NewDir(dir), slog.New(slog.DiscardHandler))
+	l := New(atomicfile.NewDir(dir), slog.New(slog.DiscardHandler))
 	l.Configure([]User{{"alice", aliceSecret}})
 	return l
 }

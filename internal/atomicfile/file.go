@@ -1,4 +1,4 @@
-package durable
+package atomicfile
 
 // A File is one file of a Dir, of limited size.
 type File struct {

@@ -1,5 +1,9 @@
-// Package durable writes files so that they survive a crash and a reboot.
-package durable
+// Package atomicfile replaces small files as a whole, so that a crash leaves the old
+// content or the new one, and a write that has returned survives a crash.
+//
+// [Replace] and [Create] are for files of an administrator. A [Dir] is a directory
+// whose files one process at a time writes: the state directory.
+package atomicfile
 
 import (
 	"errors"
@@ -9,10 +13,10 @@ import (
 	"syscall"
 )
 
-// ReplaceFile replaces a file that is there and may be written as a whole, or
+// Replace replaces a file that is there and may be written as a whole, or
 // leaves it as it is. It keeps its owner, its group and its mode; a symbolic link
 // goes on pointing to it. When it returns nil the new content is on the disk.
-func ReplaceFile(path string, data []byte) error {
+func Replace(path string, data []byte) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
@@ -63,9 +67,9 @@ func replace(path string, data []byte, prepare func(*os.File) error) (err error)
 // temporary returns how the names of files begin that are to replace another.
 func temporary(name string) string { return "." + name + "-" }
 
-// CreateFile writes a file that is not there yet, so that it survives a crash, or
+// Create writes a file that is not there yet, so that it survives a crash, or
 // none. It has mode 0600 and belongs to uid and gid; -1 is the process's own.
-func CreateFile(path string, data []byte, uid, gid int) (err error) {
+func Create(path string, data []byte, uid, gid int) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

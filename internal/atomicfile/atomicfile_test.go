@@ -1,4 +1,4 @@
-package durable
+package atomicfile
 
 import (
 	"errors"
@@ -27,7 +27,7 @@ func TestAReplacedFileKeepsOwnerModeAndLink(t *testing.T) {
 	if err := os.Symlink("w.yaml", link); err != nil {
 		t.Fatal(err)
 	}
-	if err := ReplaceFile(link, []byte("new")); err != nil {
+	if err := Replace(link, []byte("new")); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Lstat(path)
@@ -43,20 +43,20 @@ func TestAReplacedFileKeepsOwnerModeAndLink(t *testing.T) {
 	if to, err := os.Readlink(link); to != "w.yaml" || err != nil {
 		t.Errorf("the link points to %q, %v", to, err)
 	}
-	if err := ReplaceFile(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
+	if err := Replace(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
 
 func TestACreatedFileIsNobodyElsesAndNeverAnOldOne(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "alice.totp")
-	if err := CreateFile(path, []byte("secret"), -1, -1); err != nil {
+	if err := Create(path, []byte("secret"), -1, -1); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if err := CreateFile(path, []byte("other"), -1, -1); !errors.Is(err, os.ErrExist) {
+	if err := Create(path, []byte("other"), -1, -1); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over an old file: %v", err)
 	}
 	if data, err := os.ReadFile(path); string(data) != "secret" || err != nil {
