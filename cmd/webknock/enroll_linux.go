@@ -20,8 +20,8 @@ import (
 
 	"webknock/config"
 	"webknock/firewall"
-	"webknock/internal/client"
 	"webknock/internal/atomicfile"
+	"webknock/internal/client"
 	"webknock/internal/suggest"
 	"webknock/sequence"
 )

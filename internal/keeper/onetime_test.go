@@ -18,8 +18,8 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
-	"webknock/internal/command"
 	"webknock/internal/atomicfile"
+	"webknock/internal/command"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/internal/ticket"
