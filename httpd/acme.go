@@ -52,9 +52,9 @@ func refuse(conn net.Conn, err error) error {
 	return err
 }
 
-// challenged answers a challenge, if this is one. That is no knock, and its
+// answerChallenge answers a challenge, if this is one. That is no knock, and its
 // connection is closed in peace: whoever has asked has to read the answer.
-func (o Options) challenged(tcp *net.TCPConn, conn net.Conn, head []byte) bool {
+func (o Options) answerChallenge(tcp *net.TCPConn, conn net.Conn, head []byte) bool {
 	if secured, ok := conn.(*tls.Conn); ok {
 		return secured.ConnectionState().NegotiatedProtocol == acmeTLS // the handshake was the answer
 	}
@@ -71,8 +71,8 @@ func (o Options) challenged(tcp *net.TCPConn, conn net.Conn, head []byte) bool {
 	return true
 }
 
-// challengedRequest is challenged for a request that a server has read.
-func (o Options) challengedRequest(w http.ResponseWriter, r *http.Request) bool {
+// answerChallengeRequest is answerChallenge for a request that a server has read.
+func (o Options) answerChallengeRequest(w http.ResponseWriter, r *http.Request) bool {
 	if o.Challenge == nil || r.TLS != nil {
 		return false
 	}

@@ -34,7 +34,7 @@ func TestAChallengeIsAnsweredAndIsNoKnock(t *testing.T) {
 		"drop":                    {options: Options{}},
 		"drop behind a proxy":     {options: Options{Clients: proxies}, before: "PROXY TCP4 192.0.2.7 192.0.2.1 1000 80\r\n"},
 		"a client that is hidden": {options: Options{Clients: Clients{Source: XForwardedFor, Proxies: proxies.Proxies}}},
-		"status":                  {options: Options{Cover: Cover{Status: 404}}},
+		"status":                  {options: Options{Cover: Status{Code: 404}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt.options.Challenge = onlyThe
@@ -48,7 +48,7 @@ func TestAChallengeIsAnsweredAndIsNoKnock(t *testing.T) {
 			conn = dial(t, l)
 			other := "GET /.well-known/acme-challenge/other HTTP/1.1\r\nHost: home.example.org\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
 			io.WriteString(conn, tt.before+other)
-			if tt.options.Cover.Drops() {
+			if tt.options.Drops() {
 				mustReset(t, conn)
 			}
 			k := <-knocks // the first there is
@@ -82,10 +82,10 @@ func TestAHandshakeAnswersAPendingChallenge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, cover := range map[string]Cover{"drop": {}, "status": {Status: 404}} {
+	for name, cover := range map[string]Cover{"drop": Drop{}, "status": Status{Code: 404}} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			protocols := []string{"http/1.1"}
-			if !cover.Drops() {
+			if name != "drop" {
 				protocols = []string{"h2", "http/1.1"}
 			}
 			// No name is served, and there is no certificate yet.
@@ -124,7 +124,7 @@ func TestAHandshakeAnswersAPendingChallenge(t *testing.T) {
 
 func TestARefusedHandshakeBehindAProxyIsReset(t *testing.T) {
 	o, _ := tlsOptions(t, []string{"home.example.org"}, nil)
-	o.Cover = Cover{Status: 404}
+	o.Cover = Status{Code: 404}
 	o.Clients = Clients{Source: ProxyProtocol, Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 	l, _ := listenWith(t, o)
 	conn := dial(t, l)

@@ -32,14 +32,14 @@ type Clients struct {
 // be trusted. Then a request is no knock, and surely not one of the proxy's.
 var errClient = errors.New("the proxy names no client")
 
-// speaks reports whether a peer may speak for others.
-func (c Clients) speaks(peer netip.Addr) bool {
+// trusts reports whether a peer may speak for others.
+func (c Clients) trusts(peer netip.Addr) bool {
 	return slices.ContainsFunc(c.Proxies, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
 // client returns who is behind a peer by the fields of a request.
 func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error) {
-	if !c.speaks(peer) {
+	if !c.trusts(peer) {
 		return peer, nil
 	}
 	switch c.Source {
@@ -54,7 +54,7 @@ func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error)
 		return client, err
 	case XRealIP:
 		if values := header.Values("X-Real-Ip"); len(values) == 1 {
-			if addr, err := parseAddress(values[0]); err == nil && !c.speaks(addr) {
+			if addr, err := parseAddress(values[0]); err == nil && !c.trusts(addr) {
 				return addr, nil
 			}
 		}
@@ -73,7 +73,7 @@ const unknownScheme = "unknown"
 // other headers it is X-Forwarded-Proto, which names one scheme for all hops: if
 // it lists several that differ, nobody knows which of them anybody may have written.
 func (c Clients) scheme(peer netip.Addr, header http.Header) string {
-	if !c.speaks(peer) {
+	if !c.trusts(peer) {
 		return ""
 	}
 	var said []string
@@ -126,7 +126,7 @@ func fields(head []byte) http.Header {
 func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (netip.Addr, error) {
 	for _, hop := range slices.Backward(hops) {
 		addr, err := parse(hop)
-		if err != nil || !c.speaks(addr) {
+		if err != nil || !c.trusts(addr) {
 			return addr, err
 		}
 	}
@@ -137,7 +137,7 @@ func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (ne
 func (c Clients) lastForwarded(hops []forwardedHop) (hop forwardedHop, client netip.Addr, err error) {
 	for _, hop := range slices.Backward(hops) {
 		client, err := parseNode(hop.node)
-		if err != nil || !c.speaks(client) {
+		if err != nil || !c.trusts(client) {
 			return hop, client, err
 		}
 	}

@@ -216,7 +216,7 @@ func TestACertificateIsReadAgain(t *testing.T) {
 }
 
 func TestAConstantResponse(t *testing.T) {
-	l, knocks := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	l, knocks := listenWith(t, Options{Cover: Status{Code: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
 	ask := func(method, path string) string {
 		t.Helper()
 		conn := dial(t, l)
@@ -286,7 +286,7 @@ func TestTheRealSite(t *testing.T) {
 		t.Fatal(err)
 	}
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
-	o.Cover = Cover{Proxy: address}
+	o.Cover = Proxy{Site: address}
 	l, knocks := listenWith(t, o)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
@@ -336,7 +336,7 @@ func TestTheRealSite(t *testing.T) {
 func TestThePROXYProtocol(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	source := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
-	covers := map[string]Cover{"drop": {}, "status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}}
+	covers := map[string]Cover{"drop": Drop{}, "status": Status{Code: 404}, "proxy": Proxy{Site: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}}
 	for name, cover := range covers {
 		for _, version := range []byte{1, 2} {
 			t.Run(fmt.Sprintf("%s, version %d", name, version), func(t *testing.T) {
@@ -394,7 +394,7 @@ func TestOptionsChangeWithoutAnAnswerLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, knocks := listenWith(t, Options{Cover: Cover{Proxy: address}})
+	l, knocks := listenWith(t, Options{Cover: Proxy{Site: address}})
 	slow := dial(t, l)
 	io.WriteString(slow, "GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 	<-knocks
@@ -431,7 +431,7 @@ func TestASocketOfSomebodyElse(t *testing.T) {
 
 // What net/http would answer by itself gets the same response as everything.
 func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
-	l, knocks := listenWith(t, Options{Cover: Cover{Status: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
+	l, knocks := listenWith(t, Options{Cover: Status{Code: 404, Body: []byte("nothing here\n"), Type: "text/plain"}})
 	ask := func(sent string) string {
 		t.Helper()
 		conn := dial(t, l)
@@ -479,7 +479,7 @@ func TestAConstantResponseForWhatIsNoRequest(t *testing.T) {
 }
 
 func TestPlainHTTPOnATLSPortIsNotTalkedTo(t *testing.T) {
-	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
+	for name, cover := range map[string]Cover{"status": Status{Code: 404}, "proxy": Proxy{Site: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
 		o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
 		o.Cover = cover
 		l, knocks := listenWith(t, o)
@@ -494,7 +494,7 @@ func TestPlainHTTPOnATLSPortIsNotTalkedTo(t *testing.T) {
 
 func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
-	o.Cover = Cover{Status: 403, Body: []byte("no\n"), Type: "text/plain"}
+	o.Cover = Status{Code: 403, Body: []byte("no\n"), Type: "text/plain"}
 	l, knocks := listenWith(t, o)
 	for version, h2 := range map[int]bool{1: false, 2: true} {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2}}
@@ -520,7 +520,7 @@ func TestAConstantResponseByHTTP2AndHTTP1OverTLS(t *testing.T) {
 // Slow heads under a cover that answers give way like those under one that
 // drops.
 func TestSlowClientsOfACoverGiveWay(t *testing.T) {
-	for name, cover := range map[string]Cover{"status": {Status: 404}, "proxy": {Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
+	for name, cover := range map[string]Cover{"status": Status{Code: 404}, "proxy": Proxy{Site: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}} {
 		knocks := make(chan Knock, 10)
 		l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: 2, Cover: cover, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {

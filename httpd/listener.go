@@ -68,9 +68,9 @@ type Listener struct {
 // A service is what is done with connections as long as the options stay.
 type service struct {
 	Options
-	*http.Server // nil: they are dropped
-	feed         *feed
-	waiting      *waiting
+	server *http.Server  // answers; nil: connections are reset
+	conns  *chanListener // what the server accepts
+	idle   *idleConns    // what the server waits for
 }
 
 // Listen binds a TCP address, host:port, for Serve. Every knock goes to
@@ -131,12 +131,12 @@ func prepare(fd int) error {
 func (l *Listener) Use(o Options) {
 	o.Refused = l.halves.refused
 	s := &service{Options: o}
-	if !o.Cover.Drops() {
-		s.Server = o.server()
-		s.waiting = &waiting{halves: &l.halves, max: o.Max, places: map[net.Conn]*half{}}
-		s.ConnState = s.waiting.state
-		s.feed = newFeed(l.tcp.Addr())
-		go s.Serve(s.feed)
+	if handler := o.handler(); handler != nil {
+		s.server = o.server(handler)
+		s.idle = &idleConns{halves: &l.halves, max: o.Max, byConn: map[net.Conn]*half{}}
+		s.server.ConnState = s.idle.state
+		s.conns = newChanListener(l.tcp.Addr())
+		go s.server.Serve(s.conns)
 	}
 	if old := l.service.Swap(s); old != nil {
 		go old.end(shutdownTimeout)
@@ -156,21 +156,21 @@ func (l *Listener) change() {
 // loopable reports whether loops can do what is to be done: read plain heads
 // whose connections are dropped.
 func (s *service) loopable() bool {
-	return s.Server == nil && s.TLS == nil && s.Clients.Source != ProxyProtocol
+	return s.server == nil && s.TLS == nil && s.Clients.Source != ProxyProtocol
 }
 
 const shutdownTimeout = 30 * time.Second // for answers that are being given
 
 // end stops a service, once or again. Connections that are dropped need nothing.
 func (s *service) end(timeout time.Duration) {
-	if s.Server == nil {
+	if s.server == nil {
 		return
 	}
-	s.feed.Close()
+	s.conns.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if s.Shutdown(ctx) != nil {
-		s.Close()
+	if s.server.Shutdown(ctx) != nil {
+		s.server.Close()
 	}
 }
 
@@ -297,7 +297,7 @@ func (l *Listener) serveConn(conn *net.TCPConn) {
 
 // handle does with a connection what the options say.
 func (l *Listener) handle(h *half, s *service) {
-	for s.Server != nil {
+	for s.server != nil {
 		if l.answer(h, s) {
 			return
 		}
@@ -380,16 +380,16 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (k Knock, ok bool) {
 		s.Refused.countSlow(err)
 		return k, false
 	}
-	return k, !s.challenged(tcp, conn, head.bytes) && s.sign(&k, head.bytes)
+	return k, !s.answerChallenge(tcp, conn, head.bytes) && s.identify(&k, head.bytes)
 }
 
-// sign says in a knock from Remote when its head was complete, and who the
+// identify says in a knock from Remote when its head was complete, and who the
 // client is. It reports false if nobody is.
-func (s *service) sign(k *Knock, head []byte) bool {
+func (s *service) identify(k *Knock, head []byte) bool {
 	s.Refused.count(head)
 	k.At, k.TLS = time.Now(), s.TLS != nil
 	k.Client = k.Remote.Addr()
-	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.speaks(k.Client) {
+	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.trusts(k.Client) {
 		return true
 	}
 	var err error
@@ -403,7 +403,7 @@ func (s *service) sign(k *Knock, head []byte) bool {
 // accept reads the header of the PROXY protocol, if the peer is a proxy and
 // that is how it names its clients. From nobody else is one taken.
 func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
-	if c.Source != ProxyProtocol || !c.speaks(addrPort(tcp.RemoteAddr()).Addr()) {
+	if c.Source != ProxyProtocol || !c.trusts(addrPort(tcp.RemoteAddr()).Addr()) {
 		return tcp, nil
 	}
 	conn := proxyproto.NewConn(tcp, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(HeadTimeout))
@@ -415,7 +415,7 @@ func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
 	if !ok {
 		return nil, errClient
 	}
-	if client := addrPort(source).Addr(); !nameable(client) || c.speaks(client) {
+	if client := addrPort(source).Addr(); !nameable(client) || c.trusts(client) {
 		return nil, errClient
 	}
 	return conn, nil
@@ -447,6 +447,10 @@ func readHead(conn net.Conn, head *buffer) error {
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	ap := a.(*net.TCPAddr).AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	return canonical(a.(*net.TCPAddr).AddrPort())
+}
+
+// canonical returns an address without a zone, and an IPv4-mapped one as IPv4.
+func canonical(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }

@@ -279,7 +279,7 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
 	byTLS, _ := tlsOptions(t, nil, nil)
 	for way, options := range map[string]Options{
-		"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Cover{Status: 404}},
+		"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Status{Code: 404}},
 	} {
 		t.Run(way, func(t *testing.T) {
 			l, knocks := listenWith(t, options)
@@ -478,7 +478,7 @@ func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
 func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {
 	byTLS, _ := tlsOptions(t, nil, nil)
 	for way, options := range map[string]Options{
-		"by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Cover{Status: 404}},
+		"by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Status{Code: 404}},
 	} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel() // HeadTimeout each

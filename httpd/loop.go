@@ -265,7 +265,7 @@ func (s *service) drop(fd int, peer netip.AddrPort, head []byte) {
 		}
 	}
 	k := Knock{Client: peer.Addr(), Remote: peer, Local: localAddress(fd)}
-	if s.sign(&k, head) {
+	if s.identify(&k, head) {
 		k.head = getBuffer()
 		k.head.bytes = append(k.head.bytes, head...)
 		s.Post(k)

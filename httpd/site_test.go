@@ -26,7 +26,7 @@ func coverOf(t *testing.T, site string) (l *Listener, knocks chan Knock, clients
 		t.Fatal(err)
 	}
 	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
-	o.Cover = Cover{Proxy: address}
+	o.Cover = Proxy{Site: address}
 	l, knocks = listenWith(t, o)
 	clients = map[int]*http.Client{}
 	for version := 1; version <= 2; version++ {

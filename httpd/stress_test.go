@@ -93,7 +93,7 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 			mu.Unlock()
 		}}
 	}
-	all := []Options{options(Cover{}, Peer), options(Cover{Status: 404}, Peer), options(Cover{}, ProxyProtocol), options(Cover{}, XRealIP)}
+	all := []Options{options(Drop{}, Peer), options(Status{Code: 404}, Peer), options(Drop{}, ProxyProtocol), options(Drop{}, XRealIP)}
 	first, end := serveUntil(t, all[0])
 	end() // what the runtime opens once is open
 	before := descriptors(t)
@@ -186,7 +186,7 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 	manyLoops(t)
 	drop, _ := listenWith(t, Options{})
 	constant := drop.service.Load().Options
-	constant.Cover = Cover{Status: 404}
+	constant.Cover = Status{Code: 404}
 	dropping := drop.service.Load().Options
 	for i := range 100 {
 		drop.Use(dropping)
@@ -211,7 +211,7 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 
 func TestACloseUnderLoadEndsAll(t *testing.T) {
 	manyLoops(t)
-	for name, cover := range map[string]Cover{"drop": {}, "status": {Status: 404}} {
+	for name, cover := range map[string]Cover{"drop": Drop{}, "status": Status{Code: 404}} {
 		o := Options{Max: 1000, Cover: cover, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) { l.Release() }}
 		_, end := serveUntil(t, o)
 		end()

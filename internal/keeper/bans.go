@@ -239,7 +239,7 @@ func shield(cfg *config.Config, listeners []*listener) (s firewall.Shield) {
 		if !slices.Contains(s.BanPorts, at.Port()) {
 			s.BanPorts = append(s.BanPorts, at.Port())
 		}
-		if l.options.Cover.Drops() && cfg.Shield.Rate > 0 && !slices.Contains(s.RatePorts, at.Port()) {
+		if l.options.Drops() && cfg.Shield.Rate > 0 && !slices.Contains(s.RatePorts, at.Port()) {
 			s.RatePorts = append(s.RatePorts, at.Port())
 		}
 	}

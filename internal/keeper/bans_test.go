@@ -191,7 +191,7 @@ func TestTheShieldIsBeforeThePortsThatListenersHave(t *testing.T) {
 	var listeners []*listener
 	for i, c := range cfg.Listeners {
 		address := map[bool]string{true: "127.0.0.1:0", false: ":0"}[i == 2]
-		o := httpd.Options{Cover: httpd.Cover{Status: c.Cover.Status}, Log: slog.New(slog.DiscardHandler)}
+		o := httpd.Options{Cover: coverOf(c.Cover), Log: slog.New(slog.DiscardHandler)}
 		l, err := httpd.Listen(t.Context(), address, o)
 		if err != nil {
 			t.Fatal(err)

@@ -423,18 +423,30 @@ func (d *Daemon) listen(ctx context.Context, address string, o httpd.Options) (*
 	return httpd.ListenOn(copied.(*net.TCPListener), o)
 }
 
+// coverOf returns the cover that a configuration asks for.
+func coverOf(c config.Cover) httpd.Cover {
+	switch {
+	case c.Proxy != nil:
+		return httpd.Proxy{Site: c.Proxy}
+	case c.Status != 0:
+		s := httpd.Status{Code: c.Status, Body: c.Body}
+		if c.BodyFile != "" {
+			s.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.BodyFile)), "text/html; charset=utf-8")
+		}
+		return s
+	}
+	return httpd.Drop{}
+}
+
 // options returns what a listener does; a is nil unless it has ACME.
 func (d *Daemon) options(cfg *config.Config, c config.Listener, a *authority) (o httpd.Options, err error) {
 	o = httpd.Options{
 		Max:     c.MaxConnections,
 		Clients: httpd.Clients{Source: httpd.Source(c.ClientAddress), Proxies: c.Proxies},
-		Cover:   httpd.Cover{Status: c.Cover.Status, Body: c.Cover.Body, Proxy: c.Cover.Proxy},
+		Cover:   coverOf(c.Cover),
 		Post:    d.shards.post,
 		Log:     d.Log,
 		Refused: &d.refused,
-	}
-	if c.Cover.BodyFile != "" {
-		o.Cover.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.Cover.BodyFile)), "text/html; charset=utf-8")
 	}
 	if c.TLS == nil {
 		if slices.ContainsFunc(cfg.Listeners, hasACME) {
@@ -443,7 +455,7 @@ func (d *Daemon) options(cfg *config.Config, c config.Listener, a *authority) (o
 		return o, nil
 	}
 	protocols := []string{"http/1.1"}
-	if !o.Cover.Drops() {
+	if !o.Drops() {
 		protocols = []string{"h2", "http/1.1"}
 	}
 	if a != nil {

@@ -1,0 +1,246 @@
+package httpd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// server returns the server of a cover that answers. It posts each request as it
+// comes in, and then lets the handler answer it.
+func (o Options) server(handler http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(o.TLS != nil)
+	return &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if o.answerChallengeRequest(w, r) {
+				return
+			}
+			answered := make(chan struct{})
+			defer close(answered)
+			o.postRequest(r, answered)
+			handler.ServeHTTP(w, r)
+		}),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, viaProxyKey{}, proxiedOf(conn) != nil)
+		},
+		Protocols:                    protocols,
+		TLSConfig:                    o.TLS.Clone(), // the server may change its copy; handshakes go by o.TLS
+		ReadHeaderTimeout:            HeadTimeout,
+		IdleTimeout:                  time.Minute,
+		MaxHeaderBytes:               MaxHead,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // strangers' mistakes
+	}
+}
+
+// answer serves a connection under a cover that answers. It reports false, and has
+// done nothing, if the service has ended.
+//
+// If the cover responds to HTTP/1 heads by itself, net/http serves HTTP/2 only:
+// it would answer a malformed request, or a Host that it does not like, with an
+// error of its own. For the same reason the handshake is made here.
+func (l *Listener) answer(h *half, s *service) bool {
+	select {
+	case <-s.conns.closed:
+		return false
+	default:
+	}
+	tcp := h.conn
+	conn, err := s.Clients.accept(tcp)
+	viaProxy := conn != net.Conn(tcp)
+	if err == nil {
+		err = errors.Join(tcp.SetLinger(-1), tcp.SetDeadline(time.Now().Add(HeadTimeout)))
+	}
+	protocol := ""
+	if err == nil && s.TLS != nil {
+		secured := tls.Server(conn, s.TLS)
+		err = secured.Handshake()
+		conn, protocol = secured, secured.ConnectionState().NegotiatedProtocol
+	}
+	responder, responds := s.Cover.(HeadResponder)
+	switch {
+	case err != nil:
+		tcp.Close()
+	case responds && protocol != "h2":
+		s.respond(responder, tcp, conn, viaProxy)
+		closeSlowly(tcp, conn)
+	default:
+		tcp.SetDeadline(time.Time{})
+		s.idle.begin(conn, h)
+		select {
+		case s.conns.conns <- conn:
+		case <-s.conns.closed:
+			tcp.Close()
+			s.idle.end(conn)
+		}
+		return true
+	}
+	l.halves.remove(h)
+	return true
+}
+
+// respond reads one head, posts it, and sends the cover's response, even if the
+// head is malformed. An incomplete head is no knock and gets no response.
+func (s *service) respond(cover HeadResponder, tcp *net.TCPConn, conn net.Conn, viaProxy bool) {
+	head := getBuffer()
+	err := readHead(conn, head)
+	s.Refused.countSlow(err)
+	if err != nil || s.answerChallenge(tcp, conn, head.bytes) {
+		putBuffer(head)
+		return
+	}
+	response := cover.Respond(head.bytes, time.Now()) // the head is not ours any more once it is posted
+	answered := make(chan struct{})
+	defer close(answered)
+	k := Knock{Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr()), ViaProxy: viaProxy, ToSite: cover.HasVisitors(), Answered: answered, head: head}
+	if s.identify(&k, head.bytes) {
+		s.Post(k)
+	} else {
+		k.Release()
+	}
+	conn.Write(response)
+}
+
+// closeSlowly closes a connection whose client may still be sending. It reads on
+// for a moment, so that the response reaches the client before a reset could (RFC
+// 9112, section 9.6).
+func closeSlowly(tcp *net.TCPConn, conn net.Conn) {
+	if secured, ok := conn.(*tls.Conn); ok {
+		secured.CloseWrite()
+	}
+	tcp.CloseWrite()
+	tcp.SetReadDeadline(time.Now().Add(closeTimeout))
+	io.CopyN(io.Discard, tcp, 256<<10)
+	tcp.Close()
+}
+
+// postRequest posts a request that net/http has read.
+func (o Options) postRequest(r *http.Request, answered <-chan struct{}) {
+	remote, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return
+	}
+	remote = canonical(remote)
+	client, scheme := remote.Addr(), ""
+	if o.Clients.Source != ProxyProtocol { // which has set the remote address to the client's already
+		if client, err = o.Clients.client(remote.Addr(), r.Header); err != nil {
+			return
+		}
+		scheme = o.Clients.scheme(remote.Addr(), r.Header)
+	}
+	viaProxy, _ := r.Context().Value(viaProxyKey{}).(bool)
+	k := Knock{
+		Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, ProxyScheme: scheme, ViaProxy: viaProxy || client != remote.Addr(),
+		ToSite: o.Cover.HasVisitors(), Answered: answered,
+		request: &http.Request{
+			Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+			Header: r.Header.Clone(), Host: r.Host, RequestURI: r.RequestURI, RemoteAddr: remote.String(), Body: http.NoBody,
+		},
+	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if at, err := netip.ParseAddrPort(local.String()); err == nil {
+			k.Local = canonical(at)
+		}
+	}
+	o.Post(k)
+}
+
+// viaProxyKey is the key of request contexts for whether the PROXY protocol has
+// named the client.
+type viaProxyKey struct{}
+
+// proxiedOf returns the connection that trusts the PROXY protocol below TLS, or
+// nil if there is none.
+func proxiedOf(conn net.Conn) *proxyproto.Conn {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	proxied, _ := conn.(*proxyproto.Conn)
+	return proxied
+}
+
+// tcpOf returns the connection below TLS and the PROXY protocol.
+func tcpOf(conn net.Conn) *net.TCPConn {
+	if proxied := proxiedOf(conn); proxied != nil {
+		conn = proxied.Raw()
+	} else if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	return conn.(*net.TCPConn)
+}
+
+// idleConns are the connections of a server that wait for a request head. They are
+// pending connections like those that the listener reads itself, and are evicted
+// in the same order.
+type idleConns struct {
+	halves *halves
+	max    int
+	mu     sync.Mutex
+	byConn map[net.Conn]*half
+}
+
+// begin records that a pending connection waits for a head.
+func (c *idleConns) begin(conn net.Conn, h *half) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.byConn[conn] = h
+}
+
+// end removes a connection from the pending ones, if it was waiting.
+func (c *idleConns) end(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, waits := c.byConn[conn]; waits {
+		c.halves.remove(h)
+		delete(c.byConn, conn)
+	}
+}
+
+// state is the ConnState of the server.
+func (c *idleConns) state(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew: // pending since it was accepted
+	case http.StateIdle:
+		if h := (&half{conn: tcpOf(conn)}); c.halves.add(h, c.max) {
+			c.begin(conn, h)
+		}
+	default:
+		c.end(conn)
+	}
+}
+
+// A chanListener is a net.Listener whose connections come out of a channel.
+type chanListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func() // closes closed, once
+	addr   net.Addr
+}
+
+func newChanListener(addr net.Addr) *chanListener {
+	closed := make(chan struct{})
+	return &chanListener{conns: make(chan net.Conn), closed: closed, close: sync.OnceFunc(func() { close(closed) }), addr: addr}
+}
+
+func (l *chanListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *chanListener) Close() error   { l.close(); return nil }
+func (l *chanListener) Addr() net.Addr { return l.addr }
