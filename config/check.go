@@ -153,10 +153,10 @@ func (d *decoder) checkSequence(cfg *Config, s *Sequence, key string) {
 	d.checkRate(cfg, s)
 	for i, step := range s.Steps {
 		at := fmt.Sprintf("%s.steps[%d]", key, i)
-		if matchesOneOf(step.Trigger, cfg.Shield.Decoys) {
+		if matchesOneOf(step, cfg.Shield.Decoys) {
 			d.lackAt(at, "is a decoy as well, so that who asks for it is banned (take it out of shield.decoys)")
 		}
-		if why := everybody(step.Trigger); why != "" {
+		if why := everybody(step); why != "" {
 			d.warnAt(at, "%s, so that it keeps nobody out (webknock hash --random invents a path)", why)
 		}
 		if i > 0 && step.Within < roundTrip {
@@ -165,23 +165,24 @@ func (d *decoder) checkSequence(cfg *Config, s *Sequence, key string) {
 		if d.wrong("listeners") || len(cfg.Listeners) == 0 {
 			continue
 		}
-		if why := neverComes(cfg, step.Trigger); why != "" {
+		if why := neverComes(cfg, step); why != "" {
 			d.lackAt(at, "%s", why)
-		} else if why := seldomComes(cfg, step.Trigger); why != "" {
+		} else if why := seldomComes(cfg, step); why != "" {
 			d.warnAt(at, "%s", why)
 		}
 	}
 	if s.Window > 0 && s.Window < time.Duration(last)*roundTrip {
 		d.warnAt(key+".window", "%v is less than %d requests take from afar, so that hardly anybody completes this (30s)", s.Window, len(s.Steps))
 	}
-	if t := s.Steps[0].Trigger; last == 0 && t.Path != "" && len(t.Path) < shortPath && len(t.Query) == 0 && everybody(t) == "" {
+	first := s.Steps[0]
+	if path, exact := first.Trigger.(sequence.Exact); last == 0 && exact && path != "" && len(path) < shortPath && len(first.Query) == 0 && everybody(first) == "" {
 		d.warnAt(key+".steps[0]", "a single step that is short: who tries common paths finds it (more steps, or a path that nobody guesses, by webknock hash --random)")
 	}
-	if last > 0 && !slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return !o.Trigger.Equal(s.Steps[0].Trigger) }) {
+	if last > 0 && !slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return !o.SameRequest(first) }) {
 		d.warnAt(key+".steps", "all steps are the same request, and browsers send one that was reset up to ten times: a single visit completes it (different paths)")
 	}
 	d.checkCodes(s, key)
-	if clear, secure := cfg.reachable(); clear && secure && slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return o.Trigger.Scheme == "" }) {
+	if clear, secure := cfg.reachable(); clear && secure && slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return o.Scheme == "" }) {
 		d.warnAt(key+".steps", "they are taken both in clear and by TLS, and browsers repeat in clear what TLS has dropped, where everybody on the way reads it (scheme: https on each step)")
 	}
 	if s.Strict && slices.ContainsFunc(cfg.Listeners, func(l Listener) bool { return l.Cover.Proxy != nil }) {
@@ -223,7 +224,7 @@ const codePeriod = 30 * time.Second
 func (d *decoder) checkCodes(s *Sequence, key string) {
 	before := -1
 	for i, step := range s.Steps {
-		if !strings.Contains(step.Trigger.Template, sequence.TOTP) {
+		if step.Trigger.Variable() != sequence.TOTP {
 			continue
 		}
 		if before >= 0 && s.timeOf(before, i) < codePeriod {
@@ -249,27 +250,28 @@ func (cfg *Config) reachable() (clear, secure bool) {
 // maxHead is the length of request heads that listeners read, in bytes.
 const maxHead = 8 << 10
 
-// size returns how long what a trigger asks for is at least in a request head.
-func size(t sequence.Trigger) int {
-	n := len(t.Method) + len(t.Path) + len(t.Template) + len(t.Host)
-	for name, value := range t.Query {
+// size returns how long what a step asks for is at least in a request head.
+func size(s sequence.Step) int {
+	n := len(s.Method) + len(writtenPath(s.Trigger)) + len(s.Host)
+	for name, value := range s.Query {
 		n += len(name) + len(value)
 	}
 	return n
 }
 
-// neverComes says why no request can match a trigger, or nothing.
-func neverComes(cfg *Config, t sequence.Trigger) string {
+// neverComes says why no request can match a step, or nothing.
+func neverComes(cfg *Config, s sequence.Step) string {
 	some := func(f func(Listener) bool) bool { return slices.ContainsFunc(cfg.Listeners, f) }
+	regex, isRegex := s.Trigger.(sequence.Regex)
 	switch {
-	case t.Scheme == sequence.HTTPS && !some(func(l Listener) bool { return l.TLS != nil || l.namesScheme() }):
+	case s.Scheme == sequence.HTTPS && !some(func(l Listener) bool { return l.TLS != nil || l.namesScheme() }):
 		return "scheme: https never comes: no listener has tls, and none stands behind a proxy (give one tls, or leave scheme out)"
-	case t.Scheme == sequence.HTTP && !some(func(l Listener) bool { return l.TLS == nil || l.namesScheme() }):
+	case s.Scheme == sequence.HTTP && !some(func(l Listener) bool { return l.TLS == nil || l.namesScheme() }):
 		return "scheme: http never comes: all listeners have tls (a plain listener, or leave scheme out)"
-	case size(t) > maxHead:
-		return fmt.Sprintf("it has %d bytes, and webknock reads request heads of up to 8 KiB (something shorter)", size(t))
-	case t.Regex != "":
-		if re, err := syntax.Parse(t.Regex, syntax.Perl); err == nil && startsOtherwise(re.Simplify()) {
+	case size(s) > maxHead:
+		return fmt.Sprintf("it has %d bytes, and webknock reads request heads of up to 8 KiB (something shorter)", size(s))
+	case isRegex:
+		if re, err := syntax.Parse(string(regex), syntax.Perl); err == nil && startsOtherwise(re.Simplify()) {
 			return "the regex matches no path, since each starts with / (like ^/a)"
 		}
 	}
@@ -321,19 +323,19 @@ func noSlash(re *syntax.Regexp) bool {
 	return false
 }
 
-// seldomComes says why hardly any client sends what a trigger matches, or
+// seldomComes says why hardly any client sends what a step matches, or
 // nothing.
-func seldomComes(cfg *Config, t sequence.Trigger) string {
-	if t.Host != "" && len(cfg.Listeners) > 0 && !slices.ContainsFunc(cfg.Listeners, func(l Listener) bool {
-		return l.TLS == nil || len(l.TLS.ServerNames) == 0 || len(l.Proxies) > 0 || slices.Contains(l.TLS.ServerNames, t.Host)
+func seldomComes(cfg *Config, s sequence.Step) string {
+	if s.Host != "" && len(cfg.Listeners) > 0 && !slices.ContainsFunc(cfg.Listeners, func(l Listener) bool {
+		return l.TLS == nil || len(l.TLS.ServerNames) == 0 || len(l.Proxies) > 0 || slices.Contains(l.TLS.ServerNames, s.Host)
 	}) {
-		return fmt.Sprintf("no listener takes %s as a name in TLS, where browsers send the same as in the request (put it into server_names)", t.Host)
+		return fmt.Sprintf("no listener takes %s as a name in TLS, where browsers send the same as in the request (put it into server_names)", s.Host)
 	}
-	if path := t.Path + t.Template; dots.MatchString(path) || strings.Contains(path, "\\") {
+	if path := writtenPath(s.Trigger); dots.MatchString(path) || strings.Contains(path, "\\") {
 		return "browsers and curl shorten /./ and /../ before they send a path, and make / of \\ (a path without; curl --path-as-is sends it)"
 	}
-	if t.Regex != "" {
-		if re, err := syntax.Parse(t.Regex, syntax.Perl); err == nil && literal(re, func(s string) bool { return strings.ContainsAny(s, "?#") || encoded.MatchString(s) }) {
+	if regex, ok := s.Trigger.(sequence.Regex); ok {
+		if re, err := syntax.Parse(string(regex), syntax.Perl); err == nil && literal(re, func(s string) bool { return strings.ContainsAny(s, "?#") || encoded.MatchString(s) }) {
 			return "the regex is compared with the path alone, decoded: no query, no #, no %XX (match parameters with query)"
 		}
 	}
@@ -357,19 +359,20 @@ var common = append([]string{"/index.html", "/index.php", "/sitemap.xml", "/.env
 // strange are paths that hardly anybody asks for.
 var strange = []string{"/", "/qzjx", "/7f3a/wvut", "/Q_~0.kkz"}
 
-// everybody says that everybody makes a request that a trigger matches, or
-// nothing. Other paths than the one that was meant match a trigger as well.
-func everybody(t sequence.Trigger) string {
-	if t.Method != "" && t.Method != http.MethodGet || t.Host != "" || len(t.Query) > 0 {
+// everybody says that everybody makes a request that a step matches, or
+// nothing. Other paths than the one that was meant match a step as well.
+func everybody(s sequence.Step) string {
+	if s.Method != "" && s.Method != http.MethodGet || s.Host != "" || len(s.Query) > 0 {
 		return ""
 	}
-	if matchesOneOf(t, common) && t.Template == "" {
+	if matchesOneOf(s, common) && s.Trigger.Variable() == "" {
 		return "browsers, crawlers and scanners ask every server for this path"
 	}
-	if t.Regex == "" {
+	regex, ok := s.Trigger.(sequence.Regex)
+	if !ok {
 		return ""
 	}
-	re, err := regexp.Compile(t.Regex)
+	re, err := regexp.Compile(string(regex))
 	if err != nil {
 		return ""
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/sequence"
 )
 
 const smallest = `listeners:
@@ -256,7 +257,7 @@ func TestACMEIsRead(t *testing.T) {
 
 func TestAStepKeepsTheCaseOfItsQuery(t *testing.T) {
 	cfg, err := Parse("w.yaml", []byte(strings.Replace(smallest, "[/a, /b, /c]", "[{path: /A, query: {Key: Value}}]", 1)))
-	if err != nil || cfg.Sequences[0].Steps[0].Trigger.Query["Key"] != "Value" || cfg.Sequences[0].Steps[0].Trigger.Path != "/A" {
+	if err != nil || cfg.Sequences[0].Steps[0].Query["Key"] != "Value" || cfg.Sequences[0].Steps[0].Trigger != sequence.Exact("/A") {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 }
@@ -370,7 +371,7 @@ func TestKeysAreTakenAsTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q := cfg.Sequences[0].Steps[0].Trigger.Query; q["Key.A"] != "V" || q["key.a"] != "v" || len(q) != 2 {
+	if q := cfg.Sequences[0].Steps[0].Query; q["Key.A"] != "V" || q["key.a"] != "v" || len(q) != 2 {
 		t.Errorf("query %v", q)
 	}
 	if e := cfg.Sequences[0].Run[0].Environment; !reflect.DeepEqual([]string(e), []string{"NAME=b", "Name=a"}) {

@@ -183,7 +183,7 @@ func (d *decoder) requestPath(v *value, s string) any {
 		d.errorf(v.node, v.key, "only steps have templates (write a path as it is)")
 		return nil
 	}
-	if err := (sequence.Trigger{Path: s}).Validate(); err != nil || s == "" {
+	if err := sequence.Exact(s).Validate(); err != nil || s == "" {
 		d.errorf(v.node, v.key, "%v", cmp.Or(err, errNoPath))
 		return nil
 	}

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"webknock/internal/notice"
@@ -97,11 +96,11 @@ func (s *sequenceSection) validate(d *decoder, key string, users *names, notifie
 	}
 	for i := range result.Steps {
 		at := fmt.Sprintf("%s.steps[%d]", key, i)
-		trigger := result.Steps[i].Trigger
-		if trigger.Template != "" && len(users.all) == 0 && !users.incomplete {
+		step := result.Steps[i]
+		if step.Trigger.Variable() != "" && len(users.all) == 0 && !users.incomplete {
 			d.errorAt(at, "asks for something of a user, and there are none (webknock user add NAME)")
 		}
-		if matchesOneOf(trigger, s.Ignore) {
+		if matchesOneOf(step, s.Ignore) {
 			d.errorAt(at, "is ignored by its own sequence (take it out of ignore)")
 		}
 	}
@@ -117,7 +116,7 @@ func (s Sequence) Admits(user string) bool {
 // has reports whether a step of the sequence holds one of the variables.
 func (s Sequence) has(variables ...string) bool {
 	return slices.ContainsFunc(s.Steps, func(step sequence.Step) bool {
-		return slices.ContainsFunc(variables, func(v string) bool { return strings.Contains(step.Trigger.Template, v) })
+		return slices.Contains(variables, step.Trigger.Variable())
 	})
 }
 

@@ -41,16 +41,27 @@ func isTemplate(path string) bool {
 	return strings.Contains(path, sequence.TOTP) || strings.Contains(path, sequence.Ticket)
 }
 
+// trigger returns the trigger of the step. A step that is wrong has one as well,
+// so that checks need not look for nil.
 func (s *step) trigger() sequence.Trigger {
-	t := sequence.Trigger{Regex: s.Regex, Method: s.Method, Host: s.Host, Query: s.Query, Scheme: s.Scheme}
-	if hash, ok := strings.CutPrefix(s.Path, hashPrefix); ok {
-		t.Hash = strings.ToLower(hash)
-	} else if isTemplate(s.Path) {
-		t.Template = s.Path
-	} else {
-		t.Path = s.Path
+	hash, hashed := strings.CutPrefix(s.Path, hashPrefix)
+	switch {
+	case hashed:
+		return sequence.Hash(strings.ToLower(hash))
+	case isTemplate(s.Path):
+		return sequence.Template(s.Path)
+	case s.Path == "" && s.Regex != "":
+		return sequence.Regex(s.Regex)
 	}
-	return t
+	return sequence.Exact(s.Path)
+}
+
+// step returns the step without its time limit.
+func (s *step) step() sequence.Step {
+	return sequence.Step{
+		Trigger:    s.trigger(),
+		Conditions: sequence.Conditions{Method: s.Method, Host: s.Host, Query: s.Query, Scheme: s.Scheme},
+	}
 }
 
 // validateSteps returns the steps. Those that do not say within have that of the
@@ -62,7 +73,7 @@ func (d *decoder) validateSteps(key string, all []step, within time.Duration) (s
 			d.errorAt(at+".within", "the first step has no step before it (leave it out)")
 		}
 		all[i].validate(d, at)
-		s := sequence.Step{Trigger: all[i].trigger()}
+		s := all[i].step()
 		if i > 0 {
 			s.Within = cmp.Or(all[i].Within, within)
 		}
@@ -79,7 +90,9 @@ func (s *step) validate(d *decoder, key string) {
 		d.errorAt(key, "needs either path or regex (like {path: /a})")
 		return
 	}
-	if err := s.trigger().Validate(); err != nil {
+	if (s.Path == "") == (s.Regex == "") {
+		d.errorAt(key, "a step needs exactly one of path, regex, template and hash")
+	} else if err := s.step().Validate(); err != nil {
 		d.errorAt(key, "%v", err)
 	} else if !strings.HasPrefix(s.Path, hashPrefix) && strings.Contains(s.Path, "*") {
 		d.warnAt(key, "a * stands for itself here, not for any text (a regex has .*)")
@@ -113,11 +126,23 @@ func (q *query) read(d *decoder, v *value) any {
 	return nil
 }
 
-// matchesOneOf reports whether a trigger stands for one of the paths.
-func matchesOneOf(t sequence.Trigger, paths []string) bool {
-	if t.Hash != "" {
-		return slices.ContainsFunc(paths, func(p string) bool { return fmt.Sprintf("%x", sha256.Sum256([]byte(p))) == t.Hash })
+// matchesOneOf reports whether a step stands for one of the paths.
+func matchesOneOf(s sequence.Step, paths []string) bool {
+	if hash, ok := s.Trigger.(sequence.Hash); ok {
+		return slices.ContainsFunc(paths, func(p string) bool { return fmt.Sprintf("%x", sha256.Sum256([]byte(p))) == string(hash) })
 	}
-	path := cmp.Or(t.Path, t.Template)
+	path := writtenPath(s.Trigger)
 	return path != "" && slices.Contains(paths, path)
+}
+
+// writtenPath returns the path of a trigger as the configuration has it. For a
+// hash and a regex it returns the empty string.
+func writtenPath(t sequence.Trigger) string {
+	switch t := t.(type) {
+	case sequence.Exact:
+		return string(t)
+	case sequence.Template:
+		return string(t)
+	}
+	return ""
 }

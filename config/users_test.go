@@ -138,8 +138,12 @@ func TestOneTimeStepsAreTemplatesAndAdmitUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := cfg.Sequences[0]
-	for i, want := range []sequence.Trigger{{Path: "/a"}, {Template: "/k/{totp}"}, {Template: "/t/{ticket}/x", Method: "GET"}, {Hash: hashOf("/x")}, {Hash: hashOf("/y")}} {
-		if got := s.Steps[i].Trigger; !got.Equal(want) {
+	for i, want := range []sequence.Step{
+		{Trigger: sequence.Exact("/a")}, {Trigger: sequence.Template("/k/{totp}")},
+		{Trigger: sequence.Template("/t/{ticket}/x"), Conditions: sequence.Conditions{Method: "GET"}},
+		{Trigger: sequence.Hash(hashOf("/x"))}, {Trigger: sequence.Hash(hashOf("/y"))},
+	} {
+		if got := s.Steps[i]; !got.SameRequest(want) {
 			t.Errorf("step %d: %+v, want %+v", i, got, want)
 		}
 	}

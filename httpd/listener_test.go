@@ -429,7 +429,7 @@ func FuzzOpen(f *testing.F) {
 	} {
 		f.Add([]byte(head))
 	}
-	set, err := sequence.NewSet([]sequence.Spec{{Name: "any", Steps: []sequence.Step{{Trigger: sequence.Trigger{Regex: "a"}}}}}, nil)
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "any", Steps: []sequence.Step{{Trigger: sequence.Regex("a")}}}}, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

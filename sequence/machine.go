@@ -1,7 +1,6 @@
 package sequence
 
 import (
-	"fmt"
 	"math/bits"
 	"slices"
 	"time"
@@ -14,27 +13,23 @@ type Steps uint32
 // A Machine advances clients through one sequence. It never changes and may be
 // shared between goroutines.
 type Machine struct {
-	spec Spec
+	spec    Spec
+	oneTime Steps // those that ask for a one-time code
 }
 
 // NewMachine returns the machine of a sequence, or an error that names what is
 // wrong with the spec.
 func NewMachine(spec Spec) (*Machine, error) {
-	if n := len(spec.Steps); n < 1 || n > MaxSteps {
-		return nil, fmt.Errorf("sequence %s: %d steps (1 to %d)", spec.Name, n, MaxSteps)
+	if err := spec.validate(); err != nil {
+		return nil, err
 	}
-	if spec.Window < 0 {
-		return nil, fmt.Errorf("sequence %s: window %v is negative", spec.Name, spec.Window)
-	}
+	m := &Machine{spec: spec}
 	for i, step := range spec.Steps {
-		if err := step.Trigger.Validate(); err != nil {
-			return nil, fmt.Errorf("sequence %s: step %d: %w", spec.Name, i+1, err)
-		}
-		if first := i == 0; first != (step.Within == 0) || step.Within < 0 {
-			return nil, fmt.Errorf("sequence %s: step %d: within %v (positive, and 0 on the first step)", spec.Name, i+1, step.Within)
+		if step.Trigger.Variable() != "" {
+			m.oneTime |= 1 << i
 		}
 	}
-	return &Machine{spec}, nil
+	return m, nil
 }
 
 // Name returns the name of the sequence.
@@ -118,7 +113,7 @@ func (m *Machine) AdvanceWith(s State, knock Steps, pass *Credential, now time.D
 		if !ok {
 			continue
 		}
-		if m.spec.Steps[step-1].Trigger.Template != "" {
+		if m.oneTime&(1<<(step-1)) != 0 {
 			h.pass = pass
 		}
 		if step == len(m.spec.Steps) {

@@ -15,7 +15,7 @@ const second = time.Second
 func spec(paths string) Spec {
 	s := Spec{Name: "test", Strict: true}
 	for i, c := range paths {
-		step := Step{Trigger: Trigger{Path: "/" + string(c)}}
+		step := Step{Trigger: Exact("/" + string(c))}
 		if i > 0 {
 			step.Within = 10 * second
 		}
@@ -150,8 +150,8 @@ func TestAdvanceLeavesTheOldStateAlone(t *testing.T) {
 
 func TestARunCarriesItsLatestCredential(t *testing.T) {
 	s := spec("abcd")
-	s.Steps[0].Trigger = Trigger{Template: "/{totp}"}
-	s.Steps[2].Trigger = Trigger{Template: "/k/{totp}"}
+	s.Steps[0].Trigger = Template("/{totp}")
+	s.Steps[2].Trigger = Template("/k/{totp}")
 	m, err := NewMachine(s)
 	if err != nil {
 		t.Fatal(err)
@@ -267,7 +267,7 @@ func TestMachineAgreesWithTheDefinition(t *testing.T) {
 		limits := rapid.SampledFrom([]time.Duration{1, 2, 3, 5, second})
 		s := Spec{Name: "test", Strict: rapid.Bool().Draw(t, "strict")}
 		for i := range rapid.IntRange(1, 5).Draw(t, "length") {
-			step := Step{Trigger: Trigger{Path: "/any"}} // the steps of a knock are drawn below
+			step := Step{Trigger: Exact("/any")} // the steps of a knock are drawn below
 			if i > 0 {
 				step.Within = limits.Draw(t, "within")
 			}
@@ -326,7 +326,7 @@ func FuzzMachine(f *testing.F) {
 		head := take()
 		s := Spec{Name: "test", Strict: head&0x80 != 0, Window: time.Duration(take() % 16)}
 		for i := range int(head%5) + 1 {
-			step := Step{Trigger: Trigger{Path: "/any"}}
+			step := Step{Trigger: Exact("/any")}
 			if i > 0 {
 				step.Within = time.Duration(take()%6) + 1
 			}

@@ -13,67 +13,67 @@ import (
 	"pgregory.net/rapid"
 )
 
-func one(t Trigger) Spec { return Spec{Name: "test", Steps: []Step{{Trigger: t}}} }
+func one(s Step) Spec { return Spec{Name: "test", Steps: []Step{s}} }
 
 func TestTriggerMatches(t *testing.T) {
 	sum := sha256.Sum256([]byte("/hidden"))
 	get := func(path string) Request { return Request{Method: "GET", Host: "example.org", Path: path} }
 	for _, tt := range []struct {
 		name    string
-		trigger Trigger
+		step    Step
 		request Request
 		want    bool
 	}{
-		{"an exact path", Trigger{Path: "/a"}, get("/a"), true},
-		{"not a prefix of the path", Trigger{Path: "/a"}, get("/ab"), false},
-		{"nor the path a prefix of it", Trigger{Path: "/ab"}, get("/a"), false},
-		{"case counts", Trigger{Path: "/a"}, get("/A"), false},
-		{"no cleaning of doubled slashes", Trigger{Path: "/a"}, get("//a"), false},
-		{"no cleaning of dots", Trigger{Path: "/a"}, get("/x/../a"), false},
-		{"no trailing slash", Trigger{Path: "/a"}, get("/a/"), false},
-		{"a hashed path", Trigger{Hash: hex.EncodeToString(sum[:])}, get("/hidden"), true},
-		{"another path than the hashed", Trigger{Hash: hex.EncodeToString(sum[:])}, get("/hidden2"), false},
-		{"a regex anywhere in the path", Trigger{Regex: `\.php$`}, get("/x/trigger.php"), true},
-		{"an anchored regex", Trigger{Regex: `^/trigger\.php`}, get("/x/trigger.php"), false},
-		{"a regex on bytes that are no UTF-8", Trigger{Regex: `^/a.b$`}, get("/a\xffb"), true},
-		{"the method", Trigger{Path: "/a", Method: "GET"}, get("/a"), true},
-		{"another method", Trigger{Path: "/a", Method: "POST"}, get("/a"), false},
-		{"HEAD is not GET", Trigger{Path: "/a", Method: "GET"}, Request{Method: "HEAD", Path: "/a"}, false},
-		{"no method: any", Trigger{Path: "/a"}, Request{Method: "BREW", Path: "/a"}, true},
-		{"the host", Trigger{Path: "/a", Host: "example.org"}, get("/a"), true},
-		{"the host whatever its case", Trigger{Path: "/a", Host: "Example.ORG"}, get("/a"), true},
-		{"the host without its port", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.org:8080", Path: "/a"}, true},
-		{"another host", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.com", Path: "/a"}, false},
-		{"no host at all", Trigger{Path: "/a", Host: "example.org"}, Request{Path: "/a"}, false},
-		{"the host with a trailing dot", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "Example.org.:8080", Path: "/a"}, true},
-		{"a trailing dot in the trigger", Trigger{Path: "/a", Host: "example.org."}, get("/a"), true},
-		{"two trailing dots", Trigger{Path: "/a", Host: "example.org"}, Request{Host: "example.org..", Path: "/a"}, false},
-		{"an IPv6 host written otherwise", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:DB8:0::1]", Path: "/a"}, true},
-		{"another IPv6 host", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:db8::2]", Path: "/a"}, false},
-		{"the scheme https", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTPS}, true},
-		{"the scheme http", Trigger{Path: "/a", Scheme: HTTP}, Request{Path: "/a", Scheme: HTTP}, true},
-		{"in clear what has to come by TLS", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTP}, false},
-		{"by TLS what has to come in clear", Trigger{Path: "/a", Scheme: HTTP}, Request{Path: "/a", Scheme: HTTPS}, false},
-		{"a scheme that is not known", Trigger{Path: "/a", Scheme: HTTPS}, Request{Path: "/a", Scheme: "unknown"}, false},
-		{"no scheme: any", Trigger{Path: "/a"}, Request{Path: "/a", Scheme: "unknown"}, true},
-		{"a hashed path by TLS", Trigger{Hash: hex.EncodeToString(sum[:]), Scheme: HTTPS}, Request{Path: "/hidden", Scheme: HTTP}, false},
-		{"a regex by TLS", Trigger{Regex: "^/a$", Scheme: HTTPS}, Request{Path: "/a", Scheme: HTTP}, false},
-		{"an IPv6 host", Trigger{Path: "/a", Host: "2001:db8::1"}, Request{Host: "[2001:db8::1]:80", Path: "/a"}, true},
-		{"a parameter", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=v"}, true},
-		{"beside others", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
-		{"decoded", Trigger{Path: "/a", Query: map[string]string{"k": "v w"}}, Request{Path: "/a", RawQuery: "%6b=v+w"}, true},
-		{"with another value", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=V"}, false},
-		{"twice", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a", RawQuery: "k=v&k=v"}, false},
-		{"missing", Trigger{Path: "/a", Query: map[string]string{"k": "v"}}, Request{Path: "/a"}, false},
-		{"one of two missing", Trigger{Path: "/a", Query: map[string]string{"k": "v", "l": "w"}}, Request{Path: "/a", RawQuery: "k=v"}, false},
+		{"an exact path", Step{Trigger: Exact("/a")}, get("/a"), true},
+		{"not a prefix of the path", Step{Trigger: Exact("/a")}, get("/ab"), false},
+		{"nor the path a prefix of it", Step{Trigger: Exact("/ab")}, get("/a"), false},
+		{"case counts", Step{Trigger: Exact("/a")}, get("/A"), false},
+		{"no cleaning of doubled slashes", Step{Trigger: Exact("/a")}, get("//a"), false},
+		{"no cleaning of dots", Step{Trigger: Exact("/a")}, get("/x/../a"), false},
+		{"no trailing slash", Step{Trigger: Exact("/a")}, get("/a/"), false},
+		{"a hashed path", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, get("/hidden"), true},
+		{"another path than the hashed", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, get("/hidden2"), false},
+		{"a regex anywhere in the path", Step{Trigger: Regex(`\.php$`)}, get("/x/trigger.php"), true},
+		{"an anchored regex", Step{Trigger: Regex(`^/trigger\.php`)}, get("/x/trigger.php"), false},
+		{"a regex on bytes that are no UTF-8", Step{Trigger: Regex(`^/a.b$`)}, get("/a\xffb"), true},
+		{"the method", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET"}}, get("/a"), true},
+		{"another method", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "POST"}}, get("/a"), false},
+		{"HEAD is not GET", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET"}}, Request{Method: "HEAD", Path: "/a"}, false},
+		{"no method: any", Step{Trigger: Exact("/a")}, Request{Method: "BREW", Path: "/a"}, true},
+		{"the host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, get("/a"), true},
+		{"the host whatever its case", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "Example.ORG"}}, get("/a"), true},
+		{"the host without its port", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, Request{Host: "example.org:8080", Path: "/a"}, true},
+		{"another host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, Request{Host: "example.com", Path: "/a"}, false},
+		{"no host at all", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, Request{Path: "/a"}, false},
+		{"the host with a trailing dot", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, Request{Host: "Example.org.:8080", Path: "/a"}, true},
+		{"a trailing dot in the trigger", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org."}}, get("/a"), true},
+		{"two trailing dots", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "example.org"}}, Request{Host: "example.org..", Path: "/a"}, false},
+		{"an IPv6 host written otherwise", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "2001:db8::1"}}, Request{Host: "[2001:DB8:0::1]", Path: "/a"}, true},
+		{"another IPv6 host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "2001:db8::1"}}, Request{Host: "[2001:db8::2]", Path: "/a"}, false},
+		{"the scheme https", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTPS}, true},
+		{"the scheme http", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTP}}, Request{Path: "/a", Scheme: HTTP}, true},
+		{"in clear what has to come by TLS", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
+		{"by TLS what has to come in clear", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTP}}, Request{Path: "/a", Scheme: HTTPS}, false},
+		{"a scheme that is not known", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: "unknown"}, false},
+		{"no scheme: any", Step{Trigger: Exact("/a")}, Request{Path: "/a", Scheme: "unknown"}, true},
+		{"a hashed path by TLS", Step{Trigger: Hash(hex.EncodeToString(sum[:])), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/hidden", Scheme: HTTP}, false},
+		{"a regex by TLS", Step{Trigger: Regex("^/a$"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
+		{"an IPv6 host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "2001:db8::1"}}, Request{Host: "[2001:db8::1]:80", Path: "/a"}, true},
+		{"a parameter", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=v"}, true},
+		{"beside others", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
+		{"decoded", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v w"}}}, Request{Path: "/a", RawQuery: "%6b=v+w"}, true},
+		{"with another value", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=V"}, false},
+		{"twice", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=v&k=v"}, false},
+		{"missing", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a"}, false},
+		{"one of two missing", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v", "l": "w"}}}, Request{Path: "/a", RawQuery: "k=v"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			set, err := NewSet([]Spec{one(tt.trigger)}, nil)
+			set, err := NewSet([]Spec{one(tt.step)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if steps, _ := set.Match(tt.request, nil).Steps(set.Machines()[0]); (steps != 0) != tt.want {
-				t.Errorf("%+v against %+v: steps %b, want a match: %v", tt.request, tt.trigger, steps, tt.want)
+				t.Errorf("%+v against %+v: steps %b, want a match: %v", tt.request, tt.step, steps, tt.want)
 			}
 		})
 	}
@@ -82,33 +82,33 @@ func TestTriggerMatches(t *testing.T) {
 func TestTemplatesMakeCandidates(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		trigger Trigger
+		step    Step
 		request Request
 		code    string // empty: no candidate
 	}{
-		{"the last segment", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/123456"}, "123456"},
-		{"one in the middle", Trigger{Template: "/k/{ticket}/x"}, Request{Path: "/k/abc/x"}, "abc"},
-		{"the only one", Trigger{Template: "/{totp}"}, Request{Path: "/123456"}, "123456"},
-		{"whatever it holds", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
-		{"an empty segment", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/"}, ""},
-		{"an empty one in the middle", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k//x"}, ""},
-		{"an empty segment and a slash", Trigger{Template: "/k/{totp}"}, Request{Path: "/k//"}, ""},
-		{"an empty segment before another", Trigger{Template: "/k/{totp}"}, Request{Path: "/k//1"}, ""},
-		{"one without its prefix's slash", Trigger{Template: "/k/{totp}"}, Request{Path: "/kk123456"}, ""},
-		{"two segments", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/2"}, ""},
-		{"a slash behind", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/1/"}, ""},
-		{"another suffix", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k/1/y"}, ""},
-		{"a longer suffix", Trigger{Template: "/k/{totp}/x"}, Request{Path: "/k/1/xy"}, ""},
-		{"another prefix", Trigger{Template: "/k/{totp}"}, Request{Path: "/l/1"}, ""},
-		{"a prefix of the prefix", Trigger{Template: "/k/{totp}"}, Request{Path: "/k"}, ""},
-		{"the template itself", Trigger{Template: "/k/{totp}"}, Request{Path: "/k/{totp}"}, "{totp}"},
-		{"the method", Trigger{Template: "/k/{totp}", Method: "GET"}, Request{Method: "GET", Path: "/k/1"}, "1"},
-		{"another method", Trigger{Template: "/k/{totp}", Method: "GET"}, Request{Method: "POST", Path: "/k/1"}, ""},
-		{"another host", Trigger{Template: "/k/{totp}", Host: "example.org"}, Request{Host: "example.com", Path: "/k/1"}, ""},
-		{"a parameter missing", Trigger{Template: "/k/{totp}", Query: map[string]string{"a": "b"}}, Request{Path: "/k/1"}, ""},
+		{"the last segment", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/123456"}, "123456"},
+		{"one in the middle", Step{Trigger: Template("/k/{ticket}/x")}, Request{Path: "/k/abc/x"}, "abc"},
+		{"the only one", Step{Trigger: Template("/{totp}")}, Request{Path: "/123456"}, "123456"},
+		{"whatever it holds", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
+		{"an empty segment", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/"}, ""},
+		{"an empty one in the middle", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k//x"}, ""},
+		{"an empty segment and a slash", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k//"}, ""},
+		{"an empty segment before another", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k//1"}, ""},
+		{"one without its prefix's slash", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/kk123456"}, ""},
+		{"two segments", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/1/2"}, ""},
+		{"a slash behind", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/1/"}, ""},
+		{"another suffix", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k/1/y"}, ""},
+		{"a longer suffix", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k/1/xy"}, ""},
+		{"another prefix", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/l/1"}, ""},
+		{"a prefix of the prefix", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k"}, ""},
+		{"the template itself", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/{totp}"}, "{totp}"},
+		{"the method", Step{Trigger: Template("/k/{totp}"), Conditions: Conditions{Method: "GET"}}, Request{Method: "GET", Path: "/k/1"}, "1"},
+		{"another method", Step{Trigger: Template("/k/{totp}"), Conditions: Conditions{Method: "GET"}}, Request{Method: "POST", Path: "/k/1"}, ""},
+		{"another host", Step{Trigger: Template("/k/{totp}"), Conditions: Conditions{Host: "example.org"}}, Request{Host: "example.com", Path: "/k/1"}, ""},
+		{"a parameter missing", Step{Trigger: Template("/k/{totp}"), Conditions: Conditions{Query: map[string]string{"a": "b"}}}, Request{Path: "/k/1"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			set, err := NewSet([]Spec{one(tt.trigger), {Name: "other", Steps: []Step{{Trigger: Trigger{Template: "/other/{totp}"}}}}}, nil)
+			set, err := NewSet([]Spec{one(tt.step), {Name: "other", Steps: []Step{{Trigger: Template("/other/{totp}")}}}}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +130,7 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 			}
 		})
 	}
-	ignoring := one(Trigger{Template: "/k/{totp}"})
+	ignoring := one(Step{Trigger: Template("/k/{totp}")})
 	ignoring.Ignore = []string{"/k/1"}
 	set, err := NewSet([]Spec{ignoring}, nil)
 	if err != nil {
@@ -141,16 +141,16 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 	}
 }
 
-// matches is what a trigger matches, by the comments of its fields.
-func matches(t Trigger, r Request) bool {
+// matches is what a step matches, by the comments of the kinds and the conditions.
+func matches(t Step, r Request) bool {
 	path := false
-	switch {
-	case t.Path != "":
-		path = r.Path == t.Path
-	case t.Hash != "":
-		path = fmt.Sprintf("%x", sha256.Sum256([]byte(r.Path))) == t.Hash
-	case t.Regex != "":
-		path = regexp.MustCompile(t.Regex).MatchString(r.Path)
+	switch trigger := t.Trigger.(type) {
+	case Exact:
+		path = r.Path == string(trigger)
+	case Hash:
+		path = fmt.Sprintf("%x", sha256.Sum256([]byte(r.Path))) == string(trigger)
+	case Regex:
+		path = regexp.MustCompile(string(trigger)).MatchString(r.Path)
 	}
 	host := strings.ToLower(r.Host)
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -171,21 +171,21 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 		var spec Spec
 		spec.Name = "test"
 		for i := range rapid.IntRange(1, 6).Draw(t, "steps") {
-			step := Step{Trigger: Trigger{Method: one("", "GET", "HEAD").Draw(t, "method"), Host: one("", "a.example", "B.example").Draw(t, "host"), Scheme: schemes.Draw(t, "scheme")}}
+			step := Step{Conditions: Conditions{Method: one("", "GET", "HEAD").Draw(t, "method"), Host: one("", "a.example", "B.example").Draw(t, "host"), Scheme: schemes.Draw(t, "scheme")}}
 			if i > 0 {
 				step.Within = second
 			}
 			path := one("/a", "/b", "/c").Draw(t, "path")
 			switch one("path", "hash", "regex").Draw(t, "kind") {
 			case "path":
-				step.Trigger.Path = path
+				step.Trigger = Exact(path)
 			case "hash":
-				step.Trigger.Hash = fmt.Sprintf("%x", sha256.Sum256([]byte(path)))
+				step.Trigger = Hash(fmt.Sprintf("%x", sha256.Sum256([]byte(path))))
 			case "regex":
-				step.Trigger.Regex = "^" + path
+				step.Trigger = Regex("^" + path)
 			}
 			if rapid.Bool().Draw(t, "query") {
-				step.Trigger.Query = map[string]string{"k": one("", "v").Draw(t, "value")}
+				step.Query = map[string]string{"k": one("", "v").Draw(t, "value")}
 			}
 			spec.Steps = append(spec.Steps, step)
 		}
@@ -198,7 +198,7 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 		got, _ := set.Match(r, nil).Steps(set.Machines()[0])
 		var want Steps
 		for i, step := range spec.Steps {
-			if matches(step.Trigger, r) {
+			if matches(step, r) {
 				want |= 1 << i
 			}
 		}
@@ -211,42 +211,45 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 	})
 }
 
-func TestTriggerValidate(t *testing.T) {
+func TestStepValidate(t *testing.T) {
 	for _, tt := range []struct {
-		name    string
-		trigger Trigger
-		want    string // part of the error; empty: valid
+		name string
+		step Step
+		want string // part of the error; empty: valid
 	}{
-		{"a path", Trigger{Path: "/a b/ü"}, ""},
-		{"a regex", Trigger{Regex: `^/a`}, ""},
-		{"a template", Trigger{Template: "/k/{totp}"}, ""},
-		{"a template in the middle", Trigger{Template: "/k/{ticket}/x"}, ""},
-		{"nothing", Trigger{}, "exactly one"},
-		{"two things", Trigger{Path: "/a", Regex: "a"}, "exactly one"},
-		{"no slash", Trigger{Path: "a"}, "starts with /"},
-		{"encoded", Trigger{Path: "/%41"}, "decoded"},
-		{"a percent sign alone", Trigger{Path: "/100%"}, ""},
-		{"a query", Trigger{Path: "/a?k=v"}, "no ?"},
-		{"an unknown variable", Trigger{Path: "/k/{code}"}, "braces"},
-		{"a variable in a part of a segment", Trigger{Template: "/k{totp}"}, "whole segment"},
-		{"two variables", Trigger{Template: "/{totp}/{totp}"}, "once"},
-		{"a bad regex", Trigger{Regex: "("}, "RE2"},
-		{"a short hash", Trigger{Hash: "abcd"}, "64"},
-		{"an upper-case hash", Trigger{Hash: strings.Repeat("AB", 32)}, "lower-case"},
-		{"a method with a space", Trigger{Path: "/a", Method: "GET /"}, "one word"},
-		{"a host that is a URL", Trigger{Path: "/a", Host: "http://example.org"}, "bare name"},
-		{"a method of two words", Trigger{Path: "/a", Method: "GET IT"}, "one word"},
-		{"a method with a control character", Trigger{Path: "/a", Method: "GET\x7f"}, "one word"},
-		{"a method with a letter beyond ASCII", Trigger{Path: "/a", Method: "GÄT"}, "one word"},
-		{"a method with a hyphen", Trigger{Path: "/a", Method: "M-SEARCH"}, ""},
-		{"a host with a space", Trigger{Path: "/a", Host: "a b"}, "bare name"},
-		{"a method in lower case", Trigger{Path: "/a", Method: "get"}, "upper case (GET)"},
-		{"a method that no request can have", Trigger{Path: "/a", Method: "GET,POST"}, "one word"},
-		{"a wildcard for a host", Trigger{Path: "/a", Host: "*.example.org"}, "stands for itself"},
-		{"an unknown scheme", Trigger{Path: "/a", Scheme: "ftp"}, "http or https"},
+		{"a path", Step{Trigger: Exact("/a b/ü")}, ""},
+		{"a regex", Step{Trigger: Regex(`^/a`)}, ""},
+		{"a template", Step{Trigger: Template("/k/{totp}")}, ""},
+		{"a template in the middle", Step{Trigger: Template("/k/{ticket}/x")}, ""},
+		{"nothing", Step{}, "exactly one"},
+		{"an empty path", Step{Trigger: Exact("")}, "starts with /"},
+		{"an empty regex", Step{Trigger: Regex("")}, "not empty"},
+		{"an empty template", Step{Trigger: Template("")}, "starts with /"},
+		{"an empty hash", Step{Trigger: Hash("")}, "64"},
+		{"no slash", Step{Trigger: Exact("a")}, "starts with /"},
+		{"encoded", Step{Trigger: Exact("/%41")}, "decoded"},
+		{"a percent sign alone", Step{Trigger: Exact("/100%")}, ""},
+		{"a query", Step{Trigger: Exact("/a?k=v")}, "no ?"},
+		{"an unknown variable", Step{Trigger: Exact("/k/{code}")}, "braces"},
+		{"a variable in a part of a segment", Step{Trigger: Template("/k{totp}")}, "whole segment"},
+		{"two variables", Step{Trigger: Template("/{totp}/{totp}")}, "once"},
+		{"a bad regex", Step{Trigger: Regex("(")}, "RE2"},
+		{"a short hash", Step{Trigger: Hash("abcd")}, "64"},
+		{"an upper-case hash", Step{Trigger: Hash(strings.Repeat("AB", 32))}, "lower-case"},
+		{"a method with a space", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET /"}}, "one word"},
+		{"a host that is a URL", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "http://example.org"}}, "bare name"},
+		{"a method of two words", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET IT"}}, "one word"},
+		{"a method with a control character", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET\x7f"}}, "one word"},
+		{"a method with a letter beyond ASCII", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GÄT"}}, "one word"},
+		{"a method with a hyphen", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "M-SEARCH"}}, ""},
+		{"a host with a space", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "a b"}}, "bare name"},
+		{"a method in lower case", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "get"}}, "upper case (GET)"},
+		{"a method that no request can have", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "GET,POST"}}, "one word"},
+		{"a wildcard for a host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "*.example.org"}}, "stands for itself"},
+		{"an unknown scheme", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: "ftp"}}, "http or https"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.trigger.Validate()
+			err := tt.step.Validate()
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -261,7 +264,7 @@ func TestOneKnockMeansSomethingToEverySequence(t *testing.T) {
 		named("two", spec("ca")),
 		named("three", spec("xyz")),
 		named("four", with(spec("bc"), func(s *Spec) { s.Ignore = []string{"/a"} })),
-		named("five", one(Trigger{Regex: "^/[a-c]$"})),
+		named("five", one(Step{Trigger: Regex("^/[a-c]$")})),
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +286,7 @@ func TestOneKnockMeansSomethingToEverySequence(t *testing.T) {
 }
 
 func TestIgnoreGoesBeforeAMatch(t *testing.T) {
-	s := one(Trigger{Regex: "ico"})
+	s := one(Step{Trigger: Regex("ico")})
 	s.Ignore = []string{"/favicon.ico"}
 	set, err := NewSet([]Spec{s}, nil)
 	if err != nil {
@@ -300,13 +303,14 @@ func TestNewSetKeepsTheMachinesOfUnchangedSequences(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Spec){
-		"strict": func(s *Spec) { s.Strict = false },
-		"window": func(s *Spec) { s.Window = second },
-		"within": func(s *Spec) { s.Steps[1].Within = second },
-		"path":   func(s *Spec) { s.Steps[0].Trigger.Path = "/z" },
-		"query":  func(s *Spec) { s.Steps[0].Trigger.Query = map[string]string{"k": "v"} },
-		"ignore": func(s *Spec) { s.Ignore = []string{"/f"} },
-		"length": func(s *Spec) { s.Steps = s.Steps[:2] },
+		"strict":  func(s *Spec) { s.Strict = false },
+		"window":  func(s *Spec) { s.Window = second },
+		"within":  func(s *Spec) { s.Steps[1].Within = second },
+		"trigger": func(s *Spec) { s.Steps[0].Trigger = Exact("/z") },
+		"query":   func(s *Spec) { s.Steps[0].Query = map[string]string{"k": "v"} },
+		"ignore":  func(s *Spec) { s.Ignore = []string{"/f"} },
+		"kind":    func(s *Spec) { s.Steps[0].Trigger = Regex("/a") },
+		"length":  func(s *Spec) { s.Steps = s.Steps[:2] },
 	} {
 		after, err := NewSet([]Spec{with(spec("abc"), change)}, before)
 		if err != nil {
@@ -331,18 +335,18 @@ func TestWhichPathsConcernASet(t *testing.T) {
 	sum := sha256.Sum256([]byte("/hidden"))
 	for _, tt := range []struct {
 		name    string
-		trigger Trigger
+		step    Step
 		yes, no []string
 	}{
-		{"a path", Trigger{Path: "/a"}, []string{"/a"}, []string{"/", "/ab", "/A", ""}},
-		{"a path with conditions", Trigger{Path: "/a", Method: "POST", Host: "h", Scheme: HTTPS, Query: map[string]string{"k": "v"}}, []string{"/a"}, []string{"/b"}},
-		{"a hash", Trigger{Hash: hex.EncodeToString(sum[:])}, []string{"/hidden"}, []string{"/hidden2", "/", ""}},
-		{"a regex", Trigger{Regex: `^/t[0-9]$`}, []string{"/t1"}, []string{"/t", "/t12"}},
-		{"a template", Trigger{Template: "/k/{totp}"}, []string{"/k/1", "/k/1/2"}, []string{"/k/", "/k", "/l/1", "/", "", "/kk/1"}},
-		{"a template in the middle", Trigger{Template: "/long/prefix/{ticket}/x"}, []string{"/long/prefix/1/x"}, []string{"/long/prefiy/1/x", "/long/prefix/", "/l", "/long/prefix"}},
-		{"a template at the root", Trigger{Template: "/{totp}"}, []string{"/123456", "/x"}, []string{"/", ""}},
+		{"a path", Step{Trigger: Exact("/a")}, []string{"/a"}, []string{"/", "/ab", "/A", ""}},
+		{"a path with conditions", Step{Trigger: Exact("/a"), Conditions: Conditions{Method: "POST", Host: "h", Scheme: HTTPS, Query: map[string]string{"k": "v"}}}, []string{"/a"}, []string{"/b"}},
+		{"a hash", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, []string{"/hidden"}, []string{"/hidden2", "/", ""}},
+		{"a regex", Step{Trigger: Regex(`^/t[0-9]$`)}, []string{"/t1"}, []string{"/t", "/t12"}},
+		{"a template", Step{Trigger: Template("/k/{totp}")}, []string{"/k/1", "/k/1/2"}, []string{"/k/", "/k", "/l/1", "/", "", "/kk/1"}},
+		{"a template in the middle", Step{Trigger: Template("/long/prefix/{ticket}/x")}, []string{"/long/prefix/1/x"}, []string{"/long/prefiy/1/x", "/long/prefix/", "/l", "/long/prefix"}},
+		{"a template at the root", Step{Trigger: Template("/{totp}")}, []string{"/123456", "/x"}, []string{"/", ""}},
 	} {
-		set, err := NewSet([]Spec{one(tt.trigger)}, nil)
+		set, err := NewSet([]Spec{one(tt.step)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -368,7 +372,7 @@ func TestWhichPathsConcernASet(t *testing.T) {
 
 func TestASetIgnoresWhatAllItsSequencesIgnore(t *testing.T) {
 	ignoring := func(name string, paths ...string) Spec {
-		s := one(Trigger{Path: "/" + name})
+		s := one(Step{Trigger: Exact("/" + name)})
 		s.Name, s.Ignore = name, paths
 		return s
 	}
@@ -391,7 +395,7 @@ func TestNewSetRefusesBadSpecs(t *testing.T) {
 		"within on the first step": {with(spec("ab"), func(s *Spec) { s.Steps[0].Within = second })},
 		"no within on the second":  {with(spec("ab"), func(s *Spec) { s.Steps[1].Within = 0 })},
 		"a negative window":        {with(spec("ab"), func(s *Spec) { s.Window = -1 })},
-		"a bad trigger":            {one(Trigger{Regex: "("})},
+		"a bad trigger":            {one(Step{Trigger: Regex("(")})},
 	} {
 		if _, err := NewSet(specs, nil); err == nil {
 			t.Errorf("%s: no error", name)
@@ -403,11 +407,11 @@ func TestNewSetRefusesBadSpecs(t *testing.T) {
 func FuzzMatch(f *testing.F) {
 	set, err := NewSet([]Spec{
 		spec("abc"),
-		{Name: "template", Steps: []Step{{Trigger: Trigger{Template: "/k/{totp}/x"}}}},
+		{Name: "template", Steps: []Step{{Trigger: Template("/k/{totp}/x")}}},
 		{Name: "kinds", Steps: []Step{
-			{Trigger: Trigger{Regex: `^/[^/]+\.php$`}},
-			{Trigger: Trigger{Hash: strings.Repeat("00", 32)}, Within: second},
-			{Trigger: Trigger{Path: "/q", Method: "GET", Host: "example.org", Query: map[string]string{"k": "v"}}, Within: second},
+			{Trigger: Regex(`^/[^/]+\.php$`)},
+			{Trigger: Hash(strings.Repeat("00", 32)), Within: second},
+			{Trigger: Exact("/q"), Conditions: Conditions{Method: "GET", Host: "example.org", Query: map[string]string{"k": "v"}}, Within: second},
 		}},
 	}, nil)
 	if err != nil {
@@ -437,7 +441,7 @@ func BenchmarkMatch(b *testing.B) {
 		for i := range n {
 			s := Spec{Name: fmt.Sprint("s", i), Strict: true, Ignore: []string{"/favicon.ico"}}
 			for j := range 3 {
-				step := Step{Trigger: Trigger{Path: fmt.Sprintf("/%d/%d", i, j)}}
+				step := Step{Trigger: Exact(fmt.Sprintf("/%d/%d", i, j))}
 				if j > 0 {
 					step.Within = second
 				}

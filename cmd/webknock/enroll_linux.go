@@ -119,7 +119,7 @@ func (e enrolment) draft(name, user string, hosts []string) (d client.Draft, err
 		return d, err
 	}
 	for n, s := range seq.Steps {
-		step, err := e.step(n, s.Trigger)
+		step, err := e.step(n, s)
 		if err != nil {
 			return d, err
 		}
@@ -172,7 +172,7 @@ func (e enrolment) servers(seq config.Sequence) ([]string, error) {
 
 // user puts the user and the secret into a draft, if the sequence needs them.
 func (e enrolment) user(seq config.Sequence, name string, d *client.Draft) error {
-	oneTime := slices.ContainsFunc(seq.Steps, func(s sequence.Step) bool { return s.Trigger.Template != "" })
+	oneTime := slices.ContainsFunc(seq.Steps, func(s sequence.Step) bool { return s.Trigger.Variable() != "" })
 	if !oneTime {
 		if name != "" {
 			return fmt.Errorf("sequence %s has no one-time step, so it needs no user (leave --user out)", seq.Name)
@@ -199,24 +199,28 @@ func (e enrolment) user(seq config.Sequence, name string, d *client.Draft) error
 }
 
 // step returns what a client requests for a step.
-func (e enrolment) step(n int, t sequence.Trigger) (client.Step, error) {
-	s := client.Step{Path: t.Path + t.Template, Method: t.Method, Host: t.Host, Query: t.Query}
-	switch {
-	case t.Hash != "":
+func (e enrolment) step(n int, step sequence.Step) (client.Step, error) {
+	s := client.Step{Method: step.Method, Host: step.Host, Query: step.Query}
+	switch t := step.Trigger.(type) {
+	case sequence.Exact:
+		s.Path = string(t)
+	case sequence.Template:
+		s.Path = string(t)
+	case sequence.Hash:
 		path, err := e.ask(n, "which the configuration has only as a hash")
 		if err != nil {
 			return s, err
 		}
-		if sum := sha256.Sum256([]byte(path)); hex.EncodeToString(sum[:]) != t.Hash {
+		if sum := sha256.Sum256([]byte(path)); hex.EncodeToString(sum[:]) != string(t) {
 			return s, fmt.Errorf("step %d: that is not the path of the hash", n+1)
 		}
 		s.Path = path
-	case t.Regex != "":
+	case sequence.Regex:
 		path, err := e.ask(n, "which the configuration has only as a regular expression")
 		if err != nil {
 			return s, err
 		}
-		if !regexp.MustCompile(t.Regex).MatchString(path) { // compiled when the file was loaded
+		if !regexp.MustCompile(string(t)).MatchString(path) { // compiled when the file was loaded
 			return s, fmt.Errorf("step %d: that path does not match the regular expression", n+1)
 		}
 		s.Path = path

@@ -88,7 +88,7 @@ func validatePath(path string) error {
 	if path == "" {
 		return errors.New("there is no path (like /a)")
 	}
-	return sequence.Trigger{Path: path}.Validate()
+	return sequence.Exact(path).Validate()
 }
 
 // readable is 32 letters and digits, without those that are taken for each

@@ -147,7 +147,7 @@ func useOfCodes(cfg *config.Config, name string) string {
 			continue
 		}
 		for i, step := range s.Steps {
-			if step.Trigger.Template != "" {
+			if step.Trigger.Variable() != "" {
 				steps = append(steps, fmt.Sprintf("step %d of %s", i+1, s.Name))
 			}
 		}

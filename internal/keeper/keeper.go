@@ -358,7 +358,7 @@ func newRules(cfg *config.Config, old *rules) (*rules, error) {
 	r := &rules{set: set, clients: cfg.Clients, ban: cfg.Shield.Ban, decoys: cfg.Shield.Decoys, sequences: map[*sequence.Machine]*config.Sequence{}}
 	for i, m := range set.Machines() {
 		r.sequences[m] = &cfg.Sequences[i]
-		r.oneTime = r.oneTime || slices.ContainsFunc(cfg.Sequences[i].Steps, func(step sequence.Step) bool { return step.Trigger.Template != "" })
+		r.oneTime = r.oneTime || slices.ContainsFunc(cfg.Sequences[i].Steps, func(step sequence.Step) bool { return step.Trigger.Variable() != "" })
 	}
 	return r, nil
 }

@@ -12,7 +12,7 @@ import (
 
 // A knock at a first step goes all the way through the pipeline.
 func BenchmarkMatchedKnock(b *testing.B) {
-	set, err := sequence.NewSet([]sequence.Spec{{Name: "two", Steps: []sequence.Step{{Trigger: sequence.Trigger{Path: "/a"}}, {Trigger: sequence.Trigger{Path: "/b"}, Within: time.Second}}}}, nil)
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "two", Steps: []sequence.Step{{Trigger: sequence.Exact("/a")}, {Trigger: sequence.Exact("/b"), Within: time.Second}}}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

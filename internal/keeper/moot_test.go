@@ -28,13 +28,13 @@ func FuzzMootLettersChangeNothing(f *testing.F) {
 		f.Add([]byte(head))
 	}
 	spec := func(name string, t sequence.Trigger) sequence.Spec {
-		return sequence.Spec{Name: name, Steps: []sequence.Step{{Trigger: t}, {Trigger: sequence.Trigger{Path: "/never"}, Within: time.Second}}}
+		return sequence.Spec{Name: name, Steps: []sequence.Step{{Trigger: t}, {Trigger: sequence.Exact("/never"), Within: time.Second}}}
 	}
 	set, err := sequence.NewSet([]sequence.Spec{
-		spec("exact", sequence.Trigger{Path: "/a"}),
-		spec("hash", sequence.Trigger{Hash: "4cfc3a1811fe40afa401b25ef7fa0379f1f7c1930a04f8755d678474d2baee40"}), // "/b" or another
-		spec("regex", sequence.Trigger{Regex: `^/t[0-9]+\.php$`}),
-		spec("template", sequence.Trigger{Template: "/k/{totp}"}),
+		spec("exact", sequence.Exact("/a")),
+		spec("hash", sequence.Hash("4cfc3a1811fe40afa401b25ef7fa0379f1f7c1930a04f8755d678474d2baee40")), // "/b" or another
+		spec("regex", sequence.Regex(`^/t[0-9]+\.php$`)),
+		spec("template", sequence.Template("/k/{totp}")),
 	}, nil)
 	if err != nil {
 		f.Fatal(err)
@@ -93,7 +93,7 @@ func TestMostLettersOfStrangersAreMoot(t *testing.T) {
 
 // A miss costs no memory.
 func BenchmarkMootLetter(b *testing.B) {
-	set, err := sequence.NewSet([]sequence.Spec{{Name: "one", Steps: []sequence.Step{{Trigger: sequence.Trigger{Path: "/a"}}}}}, nil)
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "one", Steps: []sequence.Step{{Trigger: sequence.Exact("/a")}}}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestNoFirstStepIsThrownAwayUnread(t *testing.T) {
 		}
 	}
 	// What matters of a one-time step is that its code is looked at.
-	set, err := sequence.NewSet([]sequence.Spec{{Name: "template", Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/k/{totp}"}}}}}, nil)
+	set, err := sequence.NewSet([]sequence.Spec{{Name: "template", Steps: []sequence.Step{{Trigger: sequence.Template("/k/{totp}")}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func knockAs(s *shard, client, head string, change func(*httpd.Knock)) {
 
 func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
 	set, err := sequence.NewSet([]sequence.Spec{{Name: "secure", Strict: true, Steps: []sequence.Step{
-		{Trigger: sequence.Trigger{Path: "/a", Scheme: sequence.HTTPS, Host: "xn--bcher-kva.example"}}, {Trigger: sequence.Trigger{Path: "/never"}, Within: time.Second},
+		{Trigger: sequence.Exact("/a"), Conditions: sequence.Conditions{Scheme: sequence.HTTPS, Host: "xn--bcher-kva.example"}}, {Trigger: sequence.Exact("/never"), Within: time.Second},
 	}}}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
 
 func TestAPrefixMayBeOneClient(t *testing.T) {
 	set, err := sequence.NewSet([]sequence.Spec{{Name: "two", Strict: true, Steps: []sequence.Step{
-		{Trigger: sequence.Trigger{Path: "/a"}}, {Trigger: sequence.Trigger{Path: "/b"}, Within: time.Second},
+		{Trigger: sequence.Exact("/a")}, {Trigger: sequence.Exact("/b"), Within: time.Second},
 	}}}, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -170,7 +170,7 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
 	address := ticket.Request{Address: netip.MustParseAddr("198.51.100.7")}
 	web := ticket.Request{Doors: []string{"web"}}
-	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Trigger{Template: "/t/{ticket}"}}}}}
+	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Template("/t/{ticket}")}}}}
 	with := func(change func(*config.Sequence)) *config.Sequence {
 		s := ticket
 		s.Opens = []string{"ssh", "web"}

@@ -36,7 +36,7 @@ func newSet(t testing.TB, old *sequence.Set, sequences ...string) *sequence.Set 
 		name, paths, _ := strings.Cut(s, "=")
 		spec := sequence.Spec{Name: name, Strict: true, Ignore: []string{"/ignored"}}
 		for i, c := range paths {
-			step := sequence.Step{Trigger: sequence.Trigger{Path: "/" + string(c)}}
+			step := sequence.Step{Trigger: sequence.Exact("/" + string(c))}
 			if i > 0 {
 				step.Within = 10 * time.Second
 			}
