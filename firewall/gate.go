@@ -111,6 +111,7 @@ const (
 	maxBatch       = 1024                   // orders committed as one transaction
 	groupTime      = time.Millisecond       // at least, between two transactions
 	backendTimeout = 5 * time.Second        // for one call of the backend
+	stopPatience   = time.Second            // for all calls of the backend after the stop
 	endedMemory    = 2 * time.Second        // for which the firewall's clock may be behind
 	pollInterval   = 10 * time.Second       // at least, between two looks at all that there is, when nobody is seen to have changed anything
 	minRetry       = 50 * time.Millisecond  // after a first failure
@@ -146,11 +147,20 @@ type order struct {
 	done  func(error) // called once, from Run or not at all if the gate stops
 }
 
-// Run works until ctx is done, commits what waits, and returns. Doors stay
-// guarded and grants go on.
-func (g *Gate) Run(ctx context.Context) {
+// Run works until stop is done, commits what waits, and returns. Doors stay
+// guarded and grants go on. A backend that does not answer holds the return up
+// for stopPatience at most.
+func (g *Gate) Run(stop context.Context) {
 	defer close(g.stopped)
-	defer g.ending.start()()
+	// What is begun when the gate stops is brought to an end, if that does not
+	// take long.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
+	defer cancel(nil)
+	defer context.AfterFunc(stop, func() {
+		late := time.AfterFunc(stopPatience, func() { cancel(errStopping) })
+		context.AfterFunc(ctx, func() { late.Stop() })
+	})()
+	defer g.ending.start(ctx)()
 	poll := time.NewTimer(pollInterval)
 	defer poll.Stop()
 	end := time.NewTimer(0)
@@ -167,9 +177,9 @@ func (g *Gate) Run(ctx context.Context) {
 		}
 		end.Reset(next)
 		select {
-		case <-ctx.Done():
-			for len(g.orders) > 0 {
-				g.work(context.WithoutCancel(ctx), nil)
+		case <-stop.Done():
+			for len(g.orders) > 0 && ctx.Err() == nil {
+				g.work(ctx, nil)
 			}
 			g.endSessions()
 			return
@@ -511,10 +521,12 @@ func (g *Gate) try(ctx context.Context, batch []order) (plan, []order, error) {
 	return p, batch, nil
 }
 
-// call bounds a call of the backend. Stopping the gate does not break it off:
-// what is begun is brought to an end.
+// errStopping is why calls of the backend end early.
+var errStopping = errors.New("the gate stops")
+
+// call bounds a call of the backend.
 func call(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), backendTimeout)
+	return context.WithTimeout(ctx, backendTimeout)
 }
 
 // open returns the stage of an order that opens doors.

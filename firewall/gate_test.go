@@ -687,3 +687,50 @@ func TestWhatWaitsIsCommittedBeforeTheEnd(t *testing.T) {
 		t.Errorf("%d of %d opened, %v", opened, maxOrders-1, err)
 	}
 }
+
+// A call of the backend that gets no answer ends with its context.
+func TestABackendThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &faulty{Memory: NewMemory()}
+		gate := NewGate(silent{backend}, slog.New(slog.DiscardHandler), func(Event) {})
+		gate.apart = 0
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			gate.Run(ctx)
+			close(ended)
+		}()
+		if err := gate.Configure(t.Context(), Guard{Doors: []Door{ssh}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			gate.Submit(OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}}, func(_ []Grant, err error) {
+				if err == nil {
+					t.Error("opened by a backend that does not answer")
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		<-ended
+		if took := time.Since(began); took > stopPatience {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+// silent is a backend that does not answer once it guards.
+type silent struct{ *faulty }
+
+func (silent) Commit(ctx context.Context, _ []Change) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (silent) Read(ctx context.Context) ([]Held, error) { return nil, nil }
+
+func (silent) EndSessions(ctx context.Context, _ []Grant) error {
+	<-ctx.Done()
+	return ctx.Err()
+}

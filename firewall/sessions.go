@@ -28,24 +28,24 @@ func newSessionEnder(backend Backend, log *slog.Logger) *sessionEnder {
 	return &sessionEnder{backend: backend, log: log, wake: make(chan struct{}, 1)}
 }
 
-// start starts it, and returns what stops it when it has ended what waits.
-func (e *sessionEnder) start() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
+// start starts it, and returns what stops it when it has ended what waits. Its
+// calls of the backend end with ctx.
+func (e *sessionEnder) start(ctx context.Context) (stop func()) {
+	stopping, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
 			select {
 			case <-e.wake:
-				e.end()
-			case <-ctx.Done():
-				e.end()
+				e.end(ctx)
+			case <-stopping:
+				e.end(ctx)
 				return
 			}
 		}
 	}()
 	return func() {
-		cancel()
+		close(stopping)
 		<-done
 	}
 }
@@ -86,7 +86,7 @@ func (e *sessionEnder) spare(k key) {
 	e.waiting = slices.DeleteFunc(e.waiting, func(g Grant) bool { return keyOf(g) == k })
 }
 
-func (e *sessionEnder) end() {
+func (e *sessionEnder) end(ctx context.Context) {
 	e.mu.Lock()
 	grants, intruders := e.waiting, e.intruders
 	e.waiting, e.intruders = nil, nil
@@ -95,7 +95,7 @@ func (e *sessionEnder) end() {
 		// Twice: a packet may have been on its way when the element was deleted.
 		for _, wait := range []time.Duration{0, expelAgain} {
 			time.Sleep(wait)
-			ctx, cancel := call(context.Background())
+			ctx, cancel := call(ctx)
 			if err := e.backend.Expel(ctx, intruders); err != nil {
 				e.log.Error("sessions that began by elements of somebody else may live on", "error", err)
 			}
@@ -105,7 +105,7 @@ func (e *sessionEnder) end() {
 	if len(grants) == 0 {
 		return
 	}
-	ctx, cancel := call(context.Background())
+	ctx, cancel := call(ctx)
 	defer cancel()
 	if err := e.backend.EndSessions(ctx, grants); err != nil {
 		e.log.Warn("sessions cannot be reset at once; they end when their client next sends", "error", err)

@@ -15,11 +15,11 @@ import (
 
 // Ban implements firewall.Backend.
 func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	return b.call(ctx, func() error { return b.ban(bans) })
+}
+
+// ban is Ban for a caller whose turn it is.
+func (b *Backend) ban(bans []firewall.Ban) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
 	}
@@ -56,11 +56,16 @@ func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
 
 // Bans implements firewall.Backend.
 func (b *Backend) Bans(ctx context.Context) (ours, foreign []firewall.Ban, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, nil, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	type both struct{ ours, foreign []firewall.Ban }
+	bans, err := call(ctx, b, func() (bans both, err error) {
+		bans.ours, bans.foreign, err = b.bans()
+		return bans, err
+	})
+	return bans.ours, bans.foreign, err
+}
+
+// bans is Bans for a caller whose turn it is.
+func (b *Backend) bans() (ours, foreign []firewall.Ban, err error) {
 	if b.guard == nil || !shielded(*b.guard) {
 		return nil, nil, nil
 	}

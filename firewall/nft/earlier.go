@@ -321,7 +321,7 @@ func decodeEarlier(data []byte) (*earlier, error) {
 	return e, nil
 }
 
-// loadEarlier reads the store, once. The caller holds b.mu.
+// loadEarlier reads the store, once. It is the caller's turn.
 func (b *Backend) loadEarlier() {
 	if b.earlier != nil {
 		return
@@ -339,7 +339,7 @@ func (b *Backend) loadEarlier() {
 	}
 }
 
-// saveEarlier writes the store. The caller holds b.mu.
+// saveEarlier writes the store. It is the caller's turn.
 func (b *Backend) saveEarlier() {
 	if b.store == nil {
 		return
@@ -355,7 +355,7 @@ func (b *Backend) saveEarlier() {
 }
 
 // planEarlier looks which sessions are from before a guard that is about to be
-// put up over what was before. The caller holds b.mu, and calls noteEarlier when
+// put up over what was before. It is the caller's turn, and calls noteEarlier when
 // the guard is up.
 func (b *Backend) planEarlier(g firewall.Guard, before structure, rebuild bool, running map[grantKey]element) {
 	first := b.earlier == nil
@@ -400,7 +400,7 @@ func (b *Backend) planEarlier(g firewall.Guard, before structure, rebuild bool, 
 
 // planUnguarded looks which sessions are up when the guard is about to be taken
 // away on purpose. Those that are not from before the guard will not be from
-// before the next either. The caller holds b.mu, and calls noteEarlier when the
+// before the next either. It is the caller's turn, and calls noteEarlier when the
 // guard is gone.
 func (b *Backend) planUnguarded() {
 	b.loadEarlier()
@@ -415,7 +415,7 @@ func (b *Backend) planUnguarded() {
 	b.comingSaved = !noted
 }
 
-// noteEarlier makes what was planned what is. The caller holds b.mu.
+// noteEarlier makes what was planned what is. It is the caller's turn.
 func (b *Backend) noteEarlier() {
 	b.earlier, b.coming = b.coming, nil
 	if !b.comingSaved {
@@ -541,23 +541,25 @@ func (b *Backend) watchEarlier(ctx context.Context) {
 		case <-timer.C:
 		}
 		if len(waiting) == 0 {
-			b.mu.Lock()
+			if b.turn.take(ctx) != nil {
+				return
+			}
 			if b.earlier != nil && b.guard != nil {
 				waiting = slices.Collect(maps.Values(b.earlier.sessions))
 			}
-			b.mu.Unlock()
+			b.turn.release()
 			if len(waiting) == 0 {
 				continue
 			}
 		}
 		now := waiting[:min(len(waiting), checkAtOnce)]
-		if err := b.takeOut(now); err != nil {
+		if err := b.takeOut(ctx, now); err != nil {
 			b.log.Debug("nftables: sessions from before the guard cannot be looked at", "error", err)
 		} else {
 			waiting = waiting[len(now):]
 		}
 		if time.Since(refreshed) > refreshInterval {
-			if err := b.refreshEarlier(); err == nil {
+			if err := b.refreshEarlier(ctx); err == nil {
 				refreshed = time.Now()
 			}
 		}
@@ -566,7 +568,7 @@ func (b *Backend) watchEarlier(ctx context.Context) {
 }
 
 // takeOut takes those of some sessions out of the sets that are over.
-func (b *Backend) takeOut(some []session) error {
+func (b *Backend) takeOut(ctx context.Context, some []session) error {
 	c, err := newChecker()
 	if err != nil {
 		return err
@@ -585,8 +587,10 @@ func (b *Backend) takeOut(some []session) error {
 	if len(over) == 0 {
 		return nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	if err := b.turn.take(ctx); err != nil {
+		return err
+	}
+	defer b.turn.release()
 	var keys []string
 	for _, s := range over {
 		if b.earlier.sessions[s.key()].ID == s.ID {
@@ -604,9 +608,11 @@ func (b *Backend) takeOut(some []session) error {
 
 // refreshEarlier gives the elements of sessions their whole time again. The
 // kernel deletes an element whose daemon no longer does so.
-func (b *Backend) refreshEarlier() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) refreshEarlier(ctx context.Context) error {
+	if err := b.turn.take(ctx); err != nil {
+		return err
+	}
+	defer b.turn.release()
 	if b.guard == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -252,27 +253,76 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 	}
 }
 
+// mute makes the kernel answer nothing until answer is called.
+func mute(b *Backend) (asked <-chan struct{}, answer func()) {
+	heard, silence := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	b.fault = func(string, bool) error {
+		first.Do(func() { close(heard) })
+		<-silence
+		return nil
+	}
+	return heard, sync.OnceFunc(func() { close(silence) })
+}
+
 func TestAKernelThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
-	asked, answer := make(chan bool), make(chan bool)
-	b.fault = func(string, bool) error {
-		asked <- true
-		<-answer
-		return nil
-	}
+	asked, answer := mute(b)
 	checked := make(chan error)
 	go func() { checked <- b.Check(context.Background()) }()
 	<-asked
 	if err := b.Close(); err == nil {
 		t.Error("closed while the kernel does not answer")
 	}
-	go func() {
-		for range asked {
-		}
-	}()
-	close(answer)
+	answer()
 	if err := <-checked; err != nil {
 		t.Error(err)
+	}
+}
+
+// A call ends with its context though the kernel does not answer, and so does one that
+// waits for it. When the kernel answers, the first takes effect, as a reader sees.
+func TestACallEndsWithItsContext(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	grant := firewalltest.Grant("ssh", "192.0.2.1", time.Minute)
+	for _, c := range []struct {
+		name string
+		call func(context.Context) error
+	}{
+		{"guard", func(ctx context.Context) error { return b.Guard(ctx, *b.guard, nil) }},
+		{"commit", func(ctx context.Context) error { return b.Commit(ctx, []firewall.Change{{Grant: grant}}) }},
+		{"check", b.Check},
+		{"read", func(ctx context.Context) error { _, err := b.Read(ctx); return err }},
+		{"ban", func(ctx context.Context) error { return b.Ban(ctx, nil) }},
+		{"end sessions", func(ctx context.Context) error { return b.EndSessions(ctx, []firewall.Grant{grant}) }},
+		{"expel", func(ctx context.Context) error { return b.Expel(ctx, []firewall.Grant{grant}) }},
+		{"sessions", func(ctx context.Context) error { _, err := b.Sessions(ctx); return err }},
+		{"unguard", b.Unguard},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			asked, answer := mute(b)
+			defer answer()
+			ctx, cancel := context.WithCancel(t.Context())
+			first := make(chan error)
+			go func() { first <- b.Commit(ctx, []firewall.Change{{Grant: grant}}) }()
+			<-asked
+			second := make(chan error)
+			go func() { second <- c.call(ctx) }()
+			cancel()
+			for _, result := range []chan error{first, second} {
+				if err := <-result; !errors.Is(err, context.Canceled) {
+					t.Errorf("error %v", err)
+				}
+			}
+			if err := b.Problem(); err != nil {
+				t.Error(err)
+			}
+			answer()
+			if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32"}) {
+				t.Errorf("grants %q", got)
+			}
+		})
 	}
 }

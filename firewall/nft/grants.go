@@ -20,11 +20,11 @@ const chunk = 200
 
 // Commit implements firewall.Backend.
 func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	return b.call(ctx, func() error { return b.commit(changes) })
+}
+
+// commit is Commit for a caller whose turn it is.
+func (b *Backend) commit(changes []firewall.Change) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
 	}
@@ -155,17 +155,17 @@ func (b *Backend) carriedOut(changes []firewall.Change) bool {
 
 // Read implements firewall.Backend.
 func (b *Backend) Read(ctx context.Context) ([]firewall.Held, error) {
-	if err := b.Check(ctx); err != nil {
-		return nil, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	elements, err := b.grants()
-	held := make([]firewall.Held, len(elements))
-	for i, e := range elements {
-		held[i] = e.Held
-	}
-	return held, err
+	return call(ctx, b, func() ([]firewall.Held, error) {
+		if err := b.check(); err != nil {
+			return nil, err
+		}
+		elements, err := b.grants()
+		held := make([]firewall.Held, len(elements))
+		for i, e := range elements {
+			held[i] = e.Held
+		}
+		return held, err
+	})
 }
 
 // element is an element of a door's set.

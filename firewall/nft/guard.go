@@ -23,14 +23,14 @@ import (
 
 // Guard implements firewall.Backend.
 func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall.Grant) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if slices.ContainsFunc(g.Doors, func(d firewall.Door) bool { return d.Name == reservedDoor }) {
 		return fmt.Errorf("a door cannot be called %s: that is the name of a set in the table", reservedDoor)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	return b.call(ctx, func() error { return b.putUp(g, grants) })
+}
+
+// putUp is Guard for a caller whose turn it is.
+func (b *Backend) putUp(g firewall.Guard, grants []firewall.Grant) error {
 	before, err := b.read()
 	if err != nil {
 		return err
@@ -40,8 +40,8 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 		return err
 	}
 	err = b.put(g, r, grants, before, false)
-	if errors.Is(err, syscall.EOPNOTSUPP) && !b.noLabels && !b.hasLabels() {
-		b.noLabels = true
+	if errors.Is(err, syscall.EOPNOTSUPP) && !b.noLabels.Load() && !b.hasLabels() {
+		b.noLabels.Store(true)
 		b.log.Warn("nftables: " + errNoLabels.Error())
 		if r, err = b.ruleset(g); err != nil {
 			return err
@@ -279,9 +279,7 @@ var errNoLabels = errors.New("the kernel has no labels of connections (CONFIG_NF
 
 // Problem returns what the kernel lacks for the guard to be whole, or nil.
 func (b *Backend) Problem() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.noLabels {
+	if b.noLabels.Load() {
 		return errNoLabels
 	}
 	return nil
@@ -308,12 +306,10 @@ type grantKey struct {
 }
 
 // Unguard implements firewall.Backend.
-func (b *Backend) Unguard(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) Unguard(ctx context.Context) error { return b.call(ctx, b.takeAway) }
+
+// takeAway is Unguard for a caller whose turn it is.
+func (b *Backend) takeAway() error {
 	b.guard, b.there = nil, structure{}
 	there, err := b.read()
 	if err != nil {
@@ -337,12 +333,10 @@ func (b *Backend) Unguard(ctx context.Context) error {
 }
 
 // Check implements firewall.Backend.
-func (b *Backend) Check(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) Check(ctx context.Context) error { return b.call(ctx, b.check) }
+
+// check is Check for a caller whose turn it is.
+func (b *Backend) check() error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
 	}

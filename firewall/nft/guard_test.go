@@ -189,7 +189,7 @@ func handleOf(list string) string {
 func TestAKernelWithoutLabels(t *testing.T) {
 	b := newBackend(t)
 	b.fault = func(what string, said bool) error {
-		if what == "try labels of connections" || what == "guard the doors" && !b.noLabels {
+		if what == "try labels of connections" || what == "guard the doors" && !b.noLabels.Load() {
 			return fmt.Errorf("injected: %w", syscall.EOPNOTSUPP)
 		}
 		return nil

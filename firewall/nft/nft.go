@@ -53,13 +53,18 @@ type Backend struct {
 	// and returns what went wrong with it.
 	fault func(what string, said bool) error
 
-	mu   sync.Mutex // conn: requests and answers of two callers would mix
-	conn *nftables.Conn
-	sock *netlink.Conn // of conn, for its deadlines, and for what the library lacks
+	// turn is held by whoever uses conn or what follows: the requests and answers of
+	// two callers would mix.
+	turn      turn
+	work      chan func()   // for worker, from whoever has the turn
+	closed    chan struct{} // by Close
+	closeOnce sync.Once
+	conn      *nftables.Conn
+	sock      *netlink.Conn // of conn, for its deadlines, and for what the library lacks
 	// claimed says that sock owns the table.
 	claimed bool
 	// noLabels says that the kernel has no labels of connections.
-	noLabels  bool
+	noLabels  atomic.Bool
 	guard     *firewall.Guard
 	there     structure  // what the last Guard left, read back
 	seen      *structure // the table, when the ruleset had the number seenAt; nil: unknown
@@ -101,6 +106,9 @@ func New(o Options) (*Backend, error) {
 		timeout: requestTimeout,
 		stop:    stop,
 		done:    make(chan struct{}),
+		turn:    make(turn, 1),
+		work:    make(chan func()),
+		closed:  make(chan struct{}),
 
 		store:        o.Sessions,
 		earlierNoted: make(chan struct{}, 1),
@@ -114,6 +122,7 @@ func New(o Options) (*Backend, error) {
 		stop()
 		return nil, err
 	}
+	go b.worker()
 	go b.monitor(ctx)
 	b.background.Go(func() { b.watchEarlier(ctx) })
 	b.background.Go(func() { b.forgetOldFlows(ctx) })
@@ -140,9 +149,10 @@ func (b *Backend) Close() error {
 		defer close(closed)
 		<-b.done
 		b.background.Wait()
-		b.mu.Lock()
-		defer b.mu.Unlock()
+		b.turn.take(context.Background())
+		defer b.turn.release()
 		b.hangUp()
+		b.closeOnce.Do(func() { close(b.closed) })
 	}()
 	select {
 	case <-closed:
@@ -156,12 +166,12 @@ func (b *Backend) Close() error {
 // delete waits in the kernel for milliseconds. After any error the connection
 // is given up, since messages or answers may be left in it.
 func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.turn.take(context.Background())
+	defer b.turn.release()
 	return b.talk(what, f)
 }
 
-// talk is do for a caller that holds b.mu.
+// talk is do for a caller whose turn it is.
 func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 	err := b.dial()
 	if err == nil {

@@ -309,7 +309,9 @@ func (b *Backend) inputRules(g firewall.Guard) []rule {
 }
 
 // knowsBegun reports whether connections are labelled that this host begins.
-func (b *Backend) knowsBegun(g firewall.Guard) bool { return g.Mode == firewall.Guarded && !b.noLabels }
+func (b *Backend) knowsBegun(g firewall.Guard) bool {
+	return g.Mode == firewall.Guarded && !b.noLabels.Load()
+}
 
 // outputRules label the connections that this host begins from a guarded port.
 func (b *Backend) outputRules(g firewall.Guard) (rules []rule) {
@@ -392,7 +394,7 @@ func (b *Backend) sendOnRules(g firewall.Guard) (rules []rule) {
 // has asked it to.
 func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules []rule) {
 	add := func(parts ...part) { rules = append(rules, parts) }
-	labels := g.Mode == firewall.Guarded && door.Established == firewall.Keep && !b.noLabels
+	labels := g.Mode == firewall.Guarded && door.Established == firewall.Keep && !b.noLabels.Load()
 	pass := func(who part) {
 		r := rule{who}
 		if labels {
@@ -425,7 +427,7 @@ func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules []rule)
 	}
 	if door.Established == firewall.Keep {
 		running := rule{isEstablished, hasLabel, accept}
-		if b.noLabels {
+		if b.noLabels.Load() {
 			running = rule{isEstablished, accept}
 		}
 		add(append(rule{noNewTCP}, running...)...)

@@ -41,21 +41,23 @@ func guards(g firewall.Guard, p uint16) *firewall.Door {
 }
 
 // guarding returns what is under guard, and the sessions from before it.
-func (b *Backend) guarding() (g firewall.Guard, spared map[uint64]bool, guarded bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.guard == nil {
-		return g, nil, false
+func (b *Backend) guarding(ctx context.Context) (g firewall.Guard, spared map[uint64]bool, guarded bool, err error) {
+	if err := b.turn.take(ctx); err != nil {
+		return g, nil, false, err
 	}
-	return *b.guard, b.earlier.cookies(), true
+	defer b.turn.release()
+	if b.guard == nil {
+		return g, nil, false, nil
+	}
+	return *b.guard, b.earlier.cookies(), true, nil
 }
 
 // Sessions returns who has TCP sessions to guarded ports of this host, by door,
 // in no order. Networks that need no grant are left out, and so is this host.
-func (b *Backend) Sessions() (map[string][]netip.Addr, error) {
-	g, _, guarded := b.guarding()
+func (b *Backend) Sessions(ctx context.Context) (map[string][]netip.Addr, error) {
+	g, _, guarded, err := b.guarding(ctx)
 	if !guarded {
-		return nil, nil
+		return nil, err
 	}
 	c, err := dialSockets()
 	if err != nil {
@@ -83,12 +85,9 @@ func (b *Backend) Sessions() (map[string][]netip.Addr, error) {
 // the guard when their client next sends. If a flowtable forwards such a session
 // past all rules, its entry of connection tracking is deleted.
 func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	g, spared, guarded := b.guarding()
+	g, spared, guarded, err := b.guarding(ctx)
 	if !guarded {
-		return nil
+		return err
 	}
 	ended := map[grantKey]bool{}
 	var clients []netip.Prefix
@@ -139,16 +138,11 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 // those of the intruders, so that the guard drops their packets, and their sockets
 // are reset.
 func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
-	if err := ctx.Err(); err != nil {
+	g, spared, guarded, err := b.guarding(ctx)
+	if !guarded {
 		return err
 	}
-	g, spared, guarded := b.guarding()
-	if !guarded {
-		return nil
-	}
-	b.mu.Lock()
-	elements, err := b.grants()
-	b.mu.Unlock()
+	elements, err := call(ctx, b, b.grants)
 	if err != nil {
 		return err
 	}
@@ -209,9 +203,12 @@ func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, whic
 // eachFlow calls do with the entries of connection tracking of the clients of
 // grants to the ports of their doors.
 func (b *Backend) eachFlow(ctx context.Context, grants []firewall.Grant, do func(conntrack, flow, firewall.Door) error) (failed error) {
-	g, _, guarded := b.guarding()
-	if !guarded || len(grants) == 0 {
+	if len(grants) == 0 {
 		return nil
+	}
+	g, _, guarded, err := b.guarding(ctx)
+	if !guarded {
+		return err
 	}
 	c, err := dialConntrack()
 	if err != nil {
@@ -287,7 +284,8 @@ type begun struct {
 }
 
 // sendOn has the flows of clients forgotten that are not sent on, so that the
-// next packet begins them anew. It does not wait for that. The caller holds b.mu.
+// next packet begins them anew. It does not wait for that. It is for a
+// caller whose turn it is.
 func (b *Backend) sendOn(grants []firewall.Grant) {
 	b.begun.mu.Lock()
 	defer b.begun.mu.Unlock()

@@ -271,7 +271,7 @@ func (d *Daemon) warnOfSessions(ctx context.Context, backend firewall.Backend, g
 	if err != nil {
 		return // the gate says why
 	}
-	up, err := nftables.Sessions()
+	up, err := nftables.Sessions(ctx)
 	if err != nil {
 		d.Log.Warn("sessions that are up cannot be listed", "error", err)
 		return
