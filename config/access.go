@@ -11,20 +11,20 @@ import (
 	"syscall"
 )
 
-// A namedFile is a file that a configuration names, and where.
+// A namedFile is a file that a configuration names, and the place where it does.
 type namedFile struct {
 	path  string
 	where Error
 }
 
-// hidden are the directories that the unit's ProtectHome= takes out of sight.
+// hidden are the directories that the unit's ProtectHome= hides from the daemon.
 var hidden = []string{"/home/", "/root/", "/run/user/"}
 
-// unreadable returns a warning for each file that the daemon, as the unit that
-// comes with webknock starts it, could not read: the configuration and what it
-// names. That daemon is the owner of the state directory, or root, in either case
-// without the capability to read what it may not (CAP_DAC_READ_SEARCH). An
-// ordinary user who has no state directory has other plans.
+// unreadable returns a warning for each file that a daemon started by
+// webknock.service could not read: the configuration and the files it names. That
+// daemon runs as the owner of the state directory, or as root, but never with the
+// capability to ignore file modes (CAP_DAC_READ_SEARCH). If there is no state
+// directory and the caller is not root, there is nothing to warn of.
 func unreadable(cfg *Config) Errors {
 	reader := account{}
 	if info, err := os.Stat(cfg.State); err == nil {
@@ -34,7 +34,7 @@ func unreadable(cfg *Config) Errors {
 		return nil
 	}
 	if reader.uid != 0 && int(reader.uid) == os.Geteuid() {
-		return nil // who has just read them
+		return nil // this process, which is the same user, has just read them
 	}
 	var all Errors
 	for _, f := range append([]namedFile{{cfg.File, Error{File: cfg.File}}}, cfg.files...) {
@@ -56,7 +56,7 @@ func unreadable(cfg *Config) Errors {
 	return all
 }
 
-// An account is as whom a process reads files. The zero account is root.
+// An account is the user and the groups of a process. The zero account is root.
 type account struct {
 	uid    uint32
 	groups []uint32
@@ -82,8 +82,8 @@ func (a account) name() string {
 	return strconv.FormatUint(uint64(a.uid), 10)
 }
 
-// stoppedAt returns the file, or the directory on the way to it, that keeps an
-// account without capabilities from reading a file, or nothing.
+// stoppedAt returns the file, or the directory on the way to it, whose mode keeps an
+// account without capabilities from reading the file. If none does, it returns "".
 func (a account) stoppedAt(path string) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -102,12 +102,12 @@ func (a account) stoppedAt(path string) string {
 	return ""
 }
 
-// may reports whether the mode of a file grants a permission: 4 to read, 1 to
-// pass a directory.
+// may reports whether the mode of a file grants a permission: 4 to read a file, 1
+// to enter a directory.
 func (a account) may(path string, permission os.FileMode) bool {
 	info, err := os.Stat(path)
 	if err != nil {
-		return true // not for this to say
+		return true // the loader reports files that are missing
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	shift := 0
@@ -120,8 +120,8 @@ func (a account) may(path string, permission os.FileMode) bool {
 	return info.Mode().Perm()>>shift&permission != 0
 }
 
-// why says whose the file or directory is that stops an account from reading a
-// file.
+// why says to whom the file or directory belongs that keeps an account from reading
+// a file.
 func (a account) why(path, at string) string {
 	info, err := os.Stat(at)
 	if err != nil {
@@ -132,5 +132,5 @@ func (a account) why(path, at string) string {
 	if at == path {
 		at = "it"
 	}
-	return fmt.Sprintf("%s belongs to %s, with mode %04o, and the unit gives %s no capability to pass that by", at, owner.name(), info.Mode().Perm(), a.name())
+	return fmt.Sprintf("%s belongs to %s, with mode %04o, and webknock.service gives %s no capability to ignore that", at, owner.name(), info.Mode().Perm(), a.name())
 }

@@ -17,7 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Command is what a sequence runs.
+// Command is a program that a sequence runs.
 type Command struct {
 	On          string              `mapstructure:"on" words:"open close complete" required:"open, close or complete"`
 	Argv        []string            `mapstructure:"command" required:"a program and its arguments, like [/usr/local/bin/hello, --fast]"` // no shell; the first is an absolute path
@@ -31,9 +31,9 @@ func (c *Command) setDefaults() { *c = Command{Timeout: 30 * time.Second} }
 
 // When a command is run.
 const (
-	OnOpen     = "open"     // a grant is new that the sequence opened
-	OnClose    = "close"    // such a grant has ended
-	OnComplete = "complete" // the sequence is completed
+	OnOpen     = "open"     // the sequence has opened a new grant
+	OnClose    = "close"    // a grant that the sequence opened has ended
+	OnComplete = "complete" // the sequence has been completed
 )
 
 // validateCommands returns the commands that can run: Restore leaves out those
@@ -92,7 +92,7 @@ func (list *variables) read(d *decoder, v *value) any {
 		switch _, twice := all[name.Value]; {
 		case !ok:
 		case twice:
-			d.errorf(name, at.key, "is there twice (once)")
+			d.errorf(name, at.key, "is there twice (remove one)")
 		case !variableName.MatchString(name.Value):
 			d.errorf(name, at.key, "%q is not a valid name of a variable (letters, digits and _, not starting with a digit)", name.Value)
 		case strings.HasPrefix(name.Value, "WEBKNOCK_"):
@@ -111,7 +111,7 @@ func (list *variables) read(d *decoder, v *value) any {
 
 func hasNUL(s string) bool { return strings.ContainsRune(s, 0) }
 
-// credential returns the ids of a user and of all groups he is in.
+// credential returns the ids of a user and of all groups of the user.
 func credential(name string) (*syscall.Credential, error) {
 	u, err := user.Lookup(name)
 	if err != nil {

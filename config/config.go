@@ -3,8 +3,8 @@
 //
 // A file goes through five stages:
 //
-//  1. parse turns YAML, JSON or TOML into one kind of tree, in which each value
-//     knows its line and column, and writes out aliases.
+//  1. The file becomes one kind of tree, whether it is YAML, JSON or TOML. Each value
+//     in it knows its line and column. Aliases are written out.
 //  2. viper merges defaults, the file and the environment (WEBKNOCK_…).
 //  3. mapstructure decodes the result into the structs of the sections. A hook
 //     of ours reads each value by the type and the tags of its field.
@@ -30,6 +30,10 @@
 // The JSON Schema, docs/webknock.schema.json, is generated from the same structs,
 // tags and defaults: run go generate after a change. A test fails if the schema
 // is out of date.
+//
+// Restore decodes a configuration that was in force before, after files that it names
+// may have been lost. Peek finds the daemon by a file that may have any error. WithUser
+// and WithoutUser edit a file.
 //
 // # Why the tree stays beside viper
 //

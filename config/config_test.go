@@ -46,7 +46,7 @@ func TestTheSmallestFileHasAllDefaults(t *testing.T) {
 	}
 }
 
-func TestTOMLAndJSONAreTheSame(t *testing.T) {
+func TestTOMLAndJSONGiveTheSameConfig(t *testing.T) {
 	want, err := Parse("w.yaml", []byte(smallest))
 	if err != nil {
 		t.Fatal(err)
@@ -73,19 +73,19 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 30", `w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)`},
 		{"listeners:", "admin: {metrics: '127.0.0.1:9090'}\nlisteners:", `w.yaml:1:18: admin.metrics: not supported yet (leave it out)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 500ms", `w.yaml:6:10: doors[0].ttl: 500ms is out of range (1s to 24h0m0s)`},
-		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 1m\n    max_ttl: 30s", `w.yaml:7:14: doors[0].max_ttl: 30s is less than the door's ttl 1m0s (at least that)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 1m\n    max_ttl: 30s", `w.yaml:7:14: doors[0].max_ttl: 30s is less than the door's ttl 1m0s (write at least that)`},
 		{"ports: [22/tcp]", "port: [22/tcp]", `w.yaml:5:5: doors[0].port: unknown key (did you mean ports?)`},
 		{"ports: [22/tcp]", "ports: [22]", `w.yaml:5:13: doors[0].ports[0]: "22" is not a valid port (like 22/tcp or 60000-61000/udp)`},
 		{"ports: [22/tcp]", "ports: [30-20/tcp]", `not a valid range of ports`},
-		{"ports: [22/tcp]", "ports: [22/tcp, 20-30/tcp]", `w.yaml:5:21: doors[0].ports[1]: 20-30/tcp is in door "ssh" already, as 22/tcp (each port in one door)`},
+		{"ports: [22/tcp]", "ports: [22/tcp, 20-30/tcp]", `w.yaml:5:21: doors[0].ports[1]: 20-30/tcp is in door "ssh" already, as 22/tcp (put each port into one door only)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    established: sever", `doors[0].established: "sever" is unknown (one of keep, cut)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    forward: 10.0.0.5", `doors[0].forward: "10.0.0.5" is not the address of another host (address:port, like 10.0.0.5:22 or [2001:db8::5]:22)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    prefix: {ipv4: 33}", `doors[0].prefix.ipv4: "33" is not a number from 8 to 32`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    established: cut\nfirewall: {mode: sets}", `doors[0].established: cut needs firewall.mode guard`},
-		{"listeners:", "firewall: {allow: [192.168.1.7/24]}\nlisteners:", `firewall.allow[0]: "192.168.1.7/24" has bits set behind its prefix (192.168.1.0/24)`},
+		{"listeners:", "firewall: {allow: [192.168.1.7/24]}\nlisteners:", `firewall.allow[0]: "192.168.1.7/24" has bits set after its prefix (write 192.168.1.0/24)`},
 		{"listeners:", "firewall: {owner: perhaps}\nlisteners:", `firewall.owner: "perhaps" is not a boolean (true or false)`},
-		{"opens: [ssh]", "opens: [ssh]\n    closes: [ssh]", `sequences[0].closes[0]: door "ssh" is there twice (once, in opens or closes)`},
-		{"ports: [22/tcp]", "ports: [22/tcp]\n    name: two", `doors[0].name: is there twice (once)`},
+		{"opens: [ssh]", "opens: [ssh]\n    closes: [ssh]", `sequences[0].closes[0]: door "ssh" is there twice (name it once, in opens or closes)`},
+		{"ports: [22/tcp]", "ports: [22/tcp]\n    name: two", `doors[0].name: is there twice (remove one)`},
 		{"name: ssh\n    ports", "name: SSH\n    ports", `doors[0].name: "SSH" is not a valid name`},
 		{"name: ssh\n    ports", "name: before\n    ports", `doors[0].name: "before" is taken`},
 		{"opens: [ssh]", "opens: [cellar]", `w.yaml:9:13: sequences[0].opens[0]: there is no door "cellar" (one of ssh)`},
@@ -125,19 +125,19 @@ func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 		{"address: ", "cover: {status: 404, proxy: 'http://x'}\n    address: ", `listeners[0].cover: needs either status or proxy (or write drop)`},
 		{"address: ", "cover: {proxy: 'ftp://x'}\n    address: ", `listeners[0].cover.proxy: "ftp://x" is not the address of a site`},
 		{"address: ", "cover: hide\n    address: ", `listeners[0].cover: "hide" is unknown (one of drop)`},
-		{"address: ", "client_address: forwarded\n    address: ", `listeners[0].client_address: forwarded, but nobody may say so`},
-		{"address: ", "proxies: [10.0.0.0/8]\n    address: ", `listeners[0].proxies: they may speak for clients, but how?`},
+		{"address: ", "client_address: forwarded\n    address: ", `listeners[0].client_address: forwarded, but no proxy is trusted`},
+		{"address: ", "proxies: [10.0.0.0/8]\n    address: ", `listeners[0].proxies: client_address does not say how they name the client`},
 		{"address: ", "tls: {key: /nowhere/key.pem}\n    address: ", `listeners[0].tls.key: cannot be read: open /nowhere/key.pem`},
 		{"address: ", "tls: {acme: {}}\n    address: ", `listeners[0].tls.acme.domains: is missing`},
 		{"address: ", "tls: {acme: {domains: []}}\n    address: ", `listeners[0].tls.acme.domains: is empty (at least one host name)`},
 		{"address: ", "tls: {acme: {domains: ['*.example.org']}}\n    address: ", `w.yaml:2:28: listeners[0].tls.acme.domains[0]: "*.example.org" is a wildcard, which needs a challenge by DNS (list each host name)`},
 		{"address: ", "tls: {acme: {domains: [192.0.2.1]}}\n    address: ", `listeners[0].tls.acme.domains[0]: "192.0.2.1" is an address, for which there is no certificate (a host name, like home.example.org)`},
-		{"address: ", "tls: {acme: {domains: [h.example.org, H.example.org]}}\n    address: ", `listeners[0].tls.acme.domains[1]: "H.example.org" is there twice (once)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org, H.example.org]}}\n    address: ", `listeners[0].tls.acme.domains[1]: "H.example.org" is there twice (remove one)`},
 		{"address: ", "tls: {acme: {domains: [h.example.org], email: Me <me@example.org>}}\n    address: ", `listeners[0].tls.acme.email: "Me <me@example.org>" is not an email address (like me@example.org)`},
 		{"address: ", "tls: {acme: {domains: [h.example.org], directory: 'http://ca.example.org/dir'}}\n    address: ", `listeners[0].tls.acme.directory: "http://ca.example.org/dir" is not an https URL`},
 		{"address: ", "tls: {acme: {domains: [h.example.org], ca: /nowhere/ca.pem}}\n    address: ", `listeners[0].tls.acme.ca: cannot be read: open /nowhere/ca.pem`},
 		{"address: ", "tls: {acme: {domains: [h.example.org], ca: /dev/null}}\n    address: ", `listeners[0].tls.acme.ca: /dev/null has no certificate (the roots to trust for the directory, in PEM)`},
-		{"address: ", "tls: {acme: {domains: [h.example.org]}, certificate: c.pem}\n    address: ", `listeners[0].tls.acme: stands beside certificate or key (either acme, or both of them)`},
+		{"address: ", "tls: {acme: {domains: [h.example.org]}, certificate: c.pem}\n    address: ", `listeners[0].tls.acme: stands beside certificate or key (write either acme, or both of them)`},
 		{"listeners:", "Listeners:", `w.yaml:1:1: Listeners: unknown key (did you mean listeners?)`},
 		{"listeners:", "shield: {rate: 20}\nlisteners:", `shield.rate: "20" is not a rate (like 20/second or 100/minute, or off)`},
 		{"listeners:", "shield: {ban: {knocks: 2}}\nlisteners:", `shield.ban.knocks: 2, but sequence "ssh" has 3 steps`},
@@ -240,7 +240,7 @@ func TestTheEnvironmentOverridesScalars(t *testing.T) {
 	}
 }
 
-func TestACMEIsRead(t *testing.T) {
+func TestACMEIsDecoded(t *testing.T) {
 	text := strings.Replace(smallest, "address: ", "tls: {acme: {domains: [Home.example.org, other.example.org], email: me@example.org, directory: 'https://ca.example.org/dir'}, server_names: [home.example.org, old.example.org]}\n    address: ", 1)
 	cfg, err := Parse("w.yaml", []byte(text))
 	if err != nil {
@@ -262,7 +262,7 @@ func TestAStepKeepsTheCaseOfItsQuery(t *testing.T) {
 	}
 }
 
-func TestAFileThatAllMayReadIsAWarning(t *testing.T) {
+func TestAFileThatEverybodyMayReadIsAWarning(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "w.yaml")
 	for mode, warnings := range map[os.FileMode]int{0o600: 0, 0o644: 1} {
 		if err := os.WriteFile(file, []byte(smallest), mode); err != nil {
@@ -357,7 +357,7 @@ func TestKeysAreTakenAsTheyAre(t *testing.T) {
 		"Log: {level: debug}\n":          "w.yaml:1:1: Log: unknown key (did you mean log?)",
 		"log: {Level: debug}\n":          "w.yaml:1:7: log.Level: unknown key (did you mean level?)",
 		"log.level: debug\n":             "w.yaml:1:1: log.level: unknown key",
-		"log: {level: info, level: x}\n": "w.yaml:1:20: log.level: is there twice (once)",
+		"log: {level: info, level: x}\n": "w.yaml:1:20: log.level: is there twice (remove one)",
 		"shield: {ban: {Knocks: 3}}\n":   "w.yaml:1:16: shield.ban.Knocks: unknown key (did you mean knocks?)",
 	} {
 		_, err := Parse("w.yaml", []byte(text+smallest))

@@ -43,8 +43,8 @@ func (c *Cover) validate(d *decoder, key string) {
 	case there.has("status") == there.has("proxy"):
 		d.errorAt(key, "needs either status or proxy (or write drop)")
 	case there.has("body_file") && there.has("proxy"):
-		d.errorAt(key+".body_file", "a real site gives its own answers (leave it out, or status in place of proxy)")
+		d.errorAt(key+".body_file", "a real site gives its own responses (leave it out, or write status in place of proxy)")
 	case c.Body != nil && (c.Status == http.StatusNoContent || c.Status == http.StatusNotModified):
-		d.errorAt(key+".body_file", "an answer %d has no body (another status, or leave it out)", c.Status)
+		d.errorAt(key+".body_file", "a response %d has no body (use another status, or leave it out)", c.Status)
 	}
 }

@@ -158,7 +158,7 @@ func (d *decoder) fields(v *value, t reflect.Type) map[string]any {
 			there.known = false
 			d.errorf(name, v.key, "a bracket or brace stands where a key would (quote what holds one)")
 		case there.values[name.Value] != nil:
-			d.errorf(name, key, "is there twice (once)")
+			d.errorf(name, key, "is there twice (remove one)")
 		case !known:
 			there.others = true
 			there.misspelled[suggest.Closest(name.Value, words)] = true

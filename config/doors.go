@@ -67,7 +67,7 @@ func (s *doorSection) validate(d *decoder, key string, others []doorSection, see
 		s.validatePorts(d, fmt.Sprintf("%s.ports[%d]", key, i), p, s.Ports[:i], others)
 	}
 	if s.MaxTTL > 0 && s.MaxTTL < s.TTL && !there.misspelled["ttl"] && !d.wrong(key+".ttl") {
-		d.errorAt(key+".max_ttl", "%v is less than the door's ttl %v (at least that)", s.MaxTTL, s.TTL)
+		d.errorAt(key+".max_ttl", "%v is less than the door's ttl %v (write at least that)", s.MaxTTL, s.TTL)
 	}
 }
 
@@ -79,7 +79,7 @@ func (s *doorSection) validatePorts(d *decoder, key string, p firewall.Ports, be
 	}
 	for _, door := range append(slices.Clone(others), doorSection{Name: s.Name, Ports: before}) {
 		if i := slices.IndexFunc(door.Ports, overlaps); i >= 0 && !d.wrong(key) {
-			d.errorAt(key, "%s is in door %q already, as %s (each port in one door)", d.place(key).Value, door.Name, door.Ports[i])
+			d.errorAt(key, "%s is in door %q already, as %s (put each port into one door only)", d.place(key).Value, door.Name, door.Ports[i])
 			return
 		}
 	}

@@ -14,14 +14,14 @@ import (
 	"webknock/internal/suggest"
 )
 
-// ErrByHand is the error of an edit that would change more of a file than was
-// asked for: of TOML, JSON, and YAML whose users stand in brackets.
+// ErrByHand means that an edit would change more of a file than was asked for. That
+// is so of TOML, of JSON, and of YAML whose users stand in brackets.
 var ErrByHand = errors.New("the file can only be edited by hand")
 
-// WithUser returns the text of a configuration with one user more, whose file
-// need not be there yet, and what it configures. It changes no other byte. The
-// error is an Errors if the result would be wrong, or ErrByHand, with which the
-// Config is right as well.
+// WithUser adds a user, whose file need not exist yet, to the text of a
+// configuration. It returns the new text, and the Config that it makes, and changes
+// no other byte. The error is an Errors if the new text would be wrong. If it is
+// ErrByHand, the Config is valid, but there is no text.
 func WithUser(file string, data []byte, u User) ([]byte, *Config, error) {
 	root, err := parse(file, data)
 	if err != nil {
@@ -46,10 +46,10 @@ func WithUser(file string, data []byte, u User) ([]byte, *Config, error) {
 	return edited(file, text, root, map[*yaml.Node]User{path: u})
 }
 
-// WithoutUser returns the text of a configuration without one of its users, and
-// the name and file of that user. It changes no other byte. The error is an
-// Errors if the result would be wrong, or wraps ErrByHand, with which the User
-// is right as well.
+// WithoutUser removes a user from the text of a configuration. It returns the new
+// text, and the name and file of the user, and changes no other byte. The error is an
+// Errors if the new text would be wrong. If it wraps ErrByHand, the User is valid, but
+// there is no text.
 func WithoutUser(file string, data []byte, name string) ([]byte, User, error) {
 	root, err := parse(file, data)
 	if err != nil {
@@ -80,10 +80,10 @@ func WithoutUser(file string, data []byte, name string) ([]byte, User, error) {
 	return text, u, err
 }
 
-// UserLines returns the lines that, added to a file by hand, make a user.
+// UserLines returns the lines to add to a file by hand for a user.
 func UserLines(file string, u User) string {
 	item, path := userNode(file, u)
-	quoted, _ := json.Marshal(path.Value) // so do TOML and JSON
+	quoted, _ := json.Marshal(path.Value) // TOML quotes alike
 	switch filepath.Ext(file) {
 	case ".toml":
 		return fmt.Sprintf("[[users]]\nname = %q\ntotp_file = %s\n", u.Name, quoted)
@@ -93,9 +93,9 @@ func UserLines(file string, u User) string {
 	return "users:\n  - " + inline(item) + "\n"
 }
 
-// edited returns an edited text and what it configures. Root is the tree of the
-// old text, edited alike: it knows the places in the file as it is, and text
-// stands for it exactly if it parses to the same.
+// edited validates an edit, and returns the new text and the Config that it makes.
+// Root is the tree of the old text with the same edit: errors get the places of the
+// file as it is. If the new text does not parse to the same tree, it is ErrByHand.
 func edited(file string, text []byte, root *yaml.Node, unwritten map[*yaml.Node]User) ([]byte, *Config, error) {
 	now, err := parse(file, text)
 	kept := text != nil && err == nil && same(now, root)
@@ -109,14 +109,15 @@ func edited(file string, text []byte, root *yaml.Node, unwritten map[*yaml.Node]
 	return text, cfg, nil
 }
 
-// same reports whether both nodes say the same, wherever and however.
+// same reports whether two nodes have the same content, whatever their places and
+// styles.
 func same(a, b *yaml.Node) bool {
 	return a.Kind == b.Kind && a.ShortTag() == b.ShortTag() && a.Value == b.Value && a.Anchor == b.Anchor &&
 		slices.EqualFunc(a.Content, b.Content, same)
 }
 
-// users returns the list of users, or nil, and at which index of root's content
-// its key is.
+// users returns the list of users and the index of its key in root's content. If
+// there is no list, it returns nil.
 func users(root *yaml.Node) (key int, list *yaml.Node) {
 	for i := 0; i+1 < len(root.Content) && root.Kind == yaml.MappingNode; i += 2 {
 		if root.Content[i].Value == "users" {
@@ -126,7 +127,8 @@ func users(root *yaml.Node) (key int, list *yaml.Node) {
 	return 0, nil
 }
 
-// findUser returns a user's place in the list and its node, or nil.
+// findUser returns the index and the node of a user. If the list has no such user, the
+// node is nil.
 func findUser(list *yaml.Node, name string) (int, *yaml.Node) {
 	if list == nil {
 		return 0, nil
@@ -158,7 +160,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// userNode returns a user as it stands in a file, and in it the path of the
+// userNode returns the node of a user, and inside of it the node with the path of the
 // user's file.
 func userNode(file string, u User) (item, path *yaml.Node) {
 	text := func(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
@@ -176,8 +178,8 @@ func inline(n *yaml.Node) string {
 	return strings.TrimSpace(string(text))
 }
 
-// insertUser returns the text with an item behind the last user, or nil if it
-// knows no way. That the result is right is for the caller to see.
+// insertUser returns the text with an item after the last user, or nil if it cannot
+// edit the text. The caller checks the result.
 func insertUser(file string, data []byte, root *yaml.Node, key int, list, item *yaml.Node) []byte {
 	if !isBlock(file, root) {
 		return nil
@@ -186,11 +188,11 @@ func insertUser(file string, data []byte, root *yaml.Node, key int, list, item *
 	indent := strings.Repeat(" ", root.Column-1)
 	switch {
 	case list == nil:
-		new := []string{indent + "users:", indent + "  - " + inline(item)}
+		added := []string{indent + "users:", indent + "  - " + inline(item)}
 		if n := len(lines); n > 0 && len(bytes.TrimSpace(lines[n-1])) > 0 {
-			new = append([]string{""}, new...)
+			added = append([]string{""}, added...)
 		}
-		return splice(lines, len(lines), len(lines), new...)
+		return splice(lines, len(lines), len(lines), added...)
 	case isNull(list) && list.Value == "":
 		at := root.Content[key].Line
 		return splice(lines, at, at, indent+"  - "+inline(item))
@@ -205,8 +207,8 @@ func insertUser(file string, data []byte, root *yaml.Node, key int, list, item *
 	return nil
 }
 
-// cutUser returns the text without an item of the list of users, or nil if it
-// knows no way.
+// cutUser returns the text without an item of the list of users, or nil if it cannot
+// edit the text. The caller checks the result.
 func cutUser(file string, data []byte, root *yaml.Node, key int, list *yaml.Node, i int) []byte {
 	if !isBlock(file, root) || list.Kind != yaml.SequenceNode || list.Style&yaml.FlowStyle != 0 {
 		return nil
@@ -225,8 +227,8 @@ func isBlock(file string, root *yaml.Node) bool {
 	return filepath.Ext(file) != ".toml" && root.Kind == yaml.MappingNode && root.Style&yaml.FlowStyle == 0
 }
 
-// dashOf returns the index of the line with the dash of an item, which may stand
-// on a line before the item itself.
+// dashOf returns the index of the line with the dash of an item. It may be a line
+// before that of the item itself.
 func dashOf(lines [][]byte, list *yaml.Node, i int) int {
 	at := list.Content[i].Line - 1
 	for ; at > list.Line-1; at-- {
@@ -237,8 +239,8 @@ func dashOf(lines [][]byte, list *yaml.Node, i int) int {
 	return at
 }
 
-// endOfValue returns the index of the line behind a value of a mapping. Comments
-// and empty lines before the next key do not belong to it.
+// endOfValue returns the index of the line after a value of a mapping. Comments and
+// empty lines before the next key do not belong to the value.
 func endOfValue(lines [][]byte, mapping *yaml.Node, key int) int {
 	end := len(lines)
 	if next := key + 2; next < len(mapping.Content) {
@@ -247,7 +249,7 @@ func endOfValue(lines [][]byte, mapping *yaml.Node, key int) int {
 	return trimBlank(lines, mapping.Content[key].Line, end)
 }
 
-// trimBlank returns to, less the comments and empty lines before it down to from.
+// trimBlank moves the index to up over comments and empty lines, but not beyond from.
 func trimBlank(lines [][]byte, from, to int) int {
 	for ; to > from && to <= len(lines); to-- {
 		if line := bytes.TrimSpace(lines[to-1]); len(line) > 0 && line[0] != '#' {
@@ -257,7 +259,7 @@ func trimBlank(lines [][]byte, from, to int) int {
 	return to
 }
 
-// splitLines cuts a text behind each of its line breaks.
+// splitLines splits a text after each line break.
 func splitLines(data []byte) [][]byte {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	if n := len(lines); len(lines[n-1]) == 0 {
@@ -266,9 +268,9 @@ func splitLines(data []byte) [][]byte {
 	return lines
 }
 
-// splice puts new lines in the place of those from one index to another, with
-// the file's own line break; or returns nil if there are no such lines.
-func splice(lines [][]byte, from, to int, new ...string) []byte {
+// splice replaces the lines between two indices by new ones, which get the line break
+// of the file. It returns nil if there are no such lines.
+func splice(lines [][]byte, from, to int, added ...string) []byte {
 	if from < 0 || from > to || to > len(lines) {
 		return nil
 	}
@@ -277,10 +279,10 @@ func splice(lines [][]byte, from, to int, new ...string) []byte {
 		eol = "\r\n"
 	}
 	text := bytes.Join(lines[:from], nil)
-	if len(new) > 0 && len(text) > 0 && text[len(text)-1] != '\n' {
+	if len(added) > 0 && len(text) > 0 && text[len(text)-1] != '\n' {
 		text = append(text, eol...)
 	}
-	for _, line := range new {
+	for _, line := range added {
 		text = append(text, line+eol...)
 	}
 	return append(text, bytes.Join(lines[to:], nil)...)

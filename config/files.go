@@ -20,7 +20,7 @@ const MaxSocketPath = 107
 
 func (d *decoder) socketPath(v *value, s string) any {
 	if len(s) > MaxSocketPath {
-		d.errorf(v.node, v.key, "has %d bytes, and the path of a socket may have %d (a shorter one)", len(s), MaxSocketPath)
+		d.errorf(v.node, v.key, "has %d bytes, and the path of a socket may have %d (use a shorter one)", len(s), MaxSocketPath)
 		return nil
 	}
 	return d.absolutePath(v, s)

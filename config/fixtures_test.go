@@ -49,7 +49,7 @@ func fixtures(t *testing.T, kind string, f func(t *testing.T, path string, want 
 	}
 }
 
-// What is right is right for Load, for Restore, which reads it again, and for the
+// Valid files are valid for Load, for Restore, which decodes them again, and for the
 // schema.
 func TestGoodFiles(t *testing.T) {
 	schema, err := jsonschema.NewCompiler().Compile("../docs/webknock.schema.json")
@@ -84,7 +84,7 @@ func TestGoodFiles(t *testing.T) {
 	})
 }
 
-// What is wrong has exactly the errors that its comments want.
+// Invalid files have exactly the errors that their comments want.
 func TestBadFiles(t *testing.T) {
 	fixtures(t, "bad", func(t *testing.T, path string, want []string) {
 		_, err := Load(path)
@@ -95,7 +95,7 @@ func TestBadFiles(t *testing.T) {
 	})
 }
 
-func TestFilesThatAreWarnedOf(t *testing.T) {
+func TestFilesWithWarnings(t *testing.T) {
 	fixtures(t, "warned", func(t *testing.T, path string, want []string) {
 		cfg, err := Load(path)
 		if err != nil {
@@ -107,9 +107,9 @@ func TestFilesThatAreWarnedOf(t *testing.T) {
 	})
 }
 
-// A configuration that was in force is read again although this version would
-// refuse it for what it does as a whole.
-func TestWhatWasInForceIsNotJudgedAnew(t *testing.T) {
+// A configuration that was in force is restored, although Load refuses it now for what
+// its sections do together.
+func TestRestoreTakesAConfigurationThatLoadRefuses(t *testing.T) {
 	for _, name := range []string{"door-over-the-only-listener", "rate-too-low", "ban-too-early", "step-is-a-decoy", "https-without-tls", "cover-leads-back"} {
 		path, want := fixture(t, "testdata/bad/"+name+".yaml")
 		text, err := os.ReadFile(path)

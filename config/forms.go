@@ -98,7 +98,7 @@ func (d *decoder) address(v *value, s string) any {
 	case err != nil || portErr != nil || p == 0:
 		d.errorf(v.node, v.key, "%q is not a valid address (host:port, like :8080 or 192.0.2.1:80, or systemd:NAME)", s)
 	case isAddr && (addr.IsMulticast() || addr == broadcast):
-		d.errorf(v.node, v.key, "%s is an address of many hosts (one of this host's)", host)
+		d.errorf(v.node, v.key, "%s is an address of many hosts (write one of this host)", host)
 	}
 	return s
 }

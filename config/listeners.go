@@ -24,7 +24,7 @@ func (d *decoder) validateListeners(all []Listener) []Listener {
 		key := fmt.Sprintf("listeners[%d]", i)
 		for _, other := range all[:i] {
 			if all[i].conflicts(other) {
-				d.errorAt(key+".address", "another listener has %s already (each its own address and port)", other.Address)
+				d.errorAt(key+".address", "another listener has %s already (give each its own address and port)", other.Address)
 			}
 		}
 		all[i].validate(d, key)
@@ -40,13 +40,13 @@ func (l *Listener) validate(d *decoder, key string) {
 	there := d.keys[key]
 	if named := l.ClientAddress != "peer"; named != (len(l.Proxies) > 0) && !d.wrong(key+".proxies", key+".client_address") {
 		if named && !there.misspelled["proxies"] {
-			d.errorAt(key+".client_address", "%s, but nobody may say so (name the networks of your proxies in proxies)", l.ClientAddress)
+			d.errorAt(key+".client_address", "%s, but no proxy is trusted (name the networks of your proxies in proxies)", l.ClientAddress)
 		} else if !named && !there.misspelled["client_address"] {
-			d.errorAt(key+".proxies", "they may speak for clients, but how? (client_address: x-forwarded-for, forwarded, x-real-ip or proxy-protocol)")
+			d.errorAt(key+".proxies", "client_address does not say how they name the client (set it to x-forwarded-for, forwarded, x-real-ip or proxy-protocol)")
 		}
 	}
 	if len(l.Proxies) > 0 && l.Cover.Status == 0 && l.Cover.Proxy == nil && l.ClientAddress != "proxy-protocol" {
-		d.warnf(d.place(key), key+".cover", "behind a proxy, drop shows as its error 502 (cover: {status: 404})")
+		d.warnf(d.place(key), key+".cover", "behind a proxy, drop shows as the error 502 of the proxy (use cover: {status: 404})")
 	}
 }
 

@@ -85,7 +85,7 @@ func (t *target) validateEvents(d *decoder, key string, events []notice.Event) (
 		case !slices.Contains(words, word):
 			d.errorAt(at, "%q is unknown (%s)", word, oneOfWords(word, words))
 		case slices.Contains(chosen, notice.Event(word)):
-			d.errorAt(at, "%s is there twice (once)", word)
+			d.errorAt(at, "%s is there twice (remove one)", word)
 		}
 		chosen = append(chosen, notice.Event(word))
 	}

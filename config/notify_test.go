@@ -65,7 +65,7 @@ func TestErrorsOfNoticesSayWhereAndNoSecret(t *testing.T) {
 		"{url: 'ntfy://h/s3cret', url_file: wrong}":         `sequences[0].notify[0]: needs either url or url_file`,
 		"{url: 'ntfy://h/s3cret', on: [ban]}":               `sequences[0].notify[0].on[0]: "ban" is unknown (one of completion, grant)`,
 		"{url: 'ntfy://h/s3cret', on: []}":                  `sequences[0].notify[0].on: is empty (at least one of completion, grant)`,
-		"{url: 'ntfy://h/s3cret', on: [grant, grant]}":      `sequences[0].notify[0].on[1]: grant is there twice (once)`,
+		"{url: 'ntfy://h/s3cret', on: [grant, grant]}":      `sequences[0].notify[0].on[1]: grant is there twice (remove one)`,
 		"{url: 'ntfy://h/s3cret', template: '{{.Cleint}}'}": `sequences[0].notify[0].template: template:1:2: executing "template" at <.Cleint>: can't evaluate field Cleint`,
 		"{url: 'ntfy://h/s3cret', topic: x}":                `sequences[0].notify[0].topic: unknown key`,
 		"{url_file: nowhere}":                               `sequences[0].notify[0].url_file: cannot be read`,

@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Basics is what a command needs to find the daemon, the table and the state.
+// Basics is what a command needs to find the daemon, its nftables table and its state.
 // No field is empty.
 type Basics struct {
 	Socket string // admin.socket
@@ -18,10 +18,10 @@ type Basics struct {
 	State  string // state, a directory
 }
 
-// Peek returns the basics of a configuration that may have any error, or may
-// not be there: commands that help to repair a host work with them. It never
-// fails. What it cannot read, or what is not valid by itself, has its default;
-// the environment goes before the file, as it does in Load.
+// Peek returns the basics of a configuration that may have errors or may not exist. It
+// is for commands that help to repair a host, and never fails: a value that it cannot
+// read, or that is not valid, gets its default. The environment overrides the file, as
+// in Load.
 func Peek(file string) Basics {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	if data, err := os.ReadFile(file); err == nil {
@@ -46,7 +46,7 @@ func basics(root *yaml.Node, environment map[string]string) Basics {
 					return ""
 				}
 			}
-			text = n.Value // of what is no scalar: empty
+			text = n.Value // empty if it is not a scalar
 		}
 		if !valid(text) {
 			return ""
@@ -71,11 +71,11 @@ func valueOf(n *yaml.Node, name string) *yaml.Node {
 	return nil
 }
 
-// section finds the lines at which the sections begin that peek looks for.
+// section matches the first lines of sections.
 var section = regexp.MustCompile(`(?m)^(?:\[?[a-z]+\]?|"[a-z]+")[ \t]*[:=\n].*$`)
 
-// peek returns the tree of a file or, if its syntax is wrong, of those top
-// sections of it whose own syntax is right.
+// peek returns the tree of a file. If its syntax is wrong, it returns the sections
+// whose own syntax is right.
 func peek(file string, data []byte) *yaml.Node {
 	if root, err := parse(file, data); err == nil {
 		return root

@@ -18,8 +18,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// off finds the lines of the sample that are off: its prose has one space
-// behind the #.
+// off matches the lines of the sample that are turned off. Its prose has one space
+// after the #.
 var off = regexp.MustCompile(`(?m)^( *)#([^ \n]|  )`)
 
 func TestTheSampleShowsEveryKeyAndWorksWithAllOfThem(t *testing.T) {
@@ -113,8 +113,7 @@ func certificate(t *testing.T) (cert, key string) {
 	return block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)
 }
 
-// What the loader takes the schema takes, and what is wrong by its shape
-// neither does.
+// The schema accepts what the loader accepts, and both refuse what has a wrong shape.
 func TestTheSchemaAgreesWithTheLoader(t *testing.T) {
 	schema, err := jsonschema.NewCompiler().Compile("../docs/webknock.schema.json")
 	if err != nil {

@@ -57,9 +57,9 @@ func (d *decoder) validateSequences(sections []sequenceSection, doors, users *na
 		s := &sections[i]
 		key := fmt.Sprintf("sequences[%d]", i)
 		d.newName(key, s.Name, seen)
-		d.references(key+".users", s.Users, users, nil, "once")
-		d.references(key+".opens", s.Opens, doors, nil, "once, in opens or closes")
-		d.references(key+".closes", s.Closes, doors, s.Opens, "once, in opens or closes")
+		d.references(key+".users", s.Users, users, nil, "remove one")
+		d.references(key+".opens", s.Opens, doors, nil, "name it once, in opens or closes")
+		d.references(key+".closes", s.Closes, doors, s.Opens, "name it once, in opens or closes")
 		s.Run = d.validateCommands(key+".run", s.Run)
 		targets := d.validateTargets(key+".notify", s.Notify, ofSequences, notice.Completion)
 		for _, t := range targets {

@@ -10,20 +10,20 @@ import (
 	"slices"
 )
 
-// A Source is what a Config was read from, and what it needs of other files that
-// may be lost when it is read again. It holds secrets: paths, keys of
-// certificates. Secrets of users are not in it, so that one that is deleted
-// opens nothing any more.
+// A Source is what a Config was read from: the text of the file, the environment, and
+// the certificates, whose files may be lost when the Config is restored. It holds
+// secrets: paths of steps and keys of certificates. It does not hold the secrets of
+// users, so that a secret that is deleted opens nothing any more.
 type Source struct {
-	File        string            `json:"file"` // absolute; tells the format, and what relative paths are beside
+	File        string            `json:"file"` // absolute; says the format, and the directory of relative paths
 	Text        string            `json:"text"`
-	Environment map[string]string `json:"environment"` // overrides, by key
+	Environment map[string]string `json:"environment"` // values of variables WEBKNOCK_…, by key
 	// Certificates is the content of the files of listeners' certificates and
 	// keys, in PEM, by path.
 	Certificates map[string]string `json:"certificates"`
 }
 
-// Hash tells sources apart by their text and its format.
+// Hash returns a hash of the text and its format.
 func (s *Source) Hash() string {
 	sum := sha256.Sum256([]byte(filepath.Ext(s.File) + "\x00" + s.Text))
 	return hex.EncodeToString(sum[:])
@@ -42,9 +42,9 @@ func sourceOf(cfg *Config, data []byte) (*Source, error) {
 	return &Source{File: file, Text: string(data), Environment: values}, nil
 }
 
-// WithCertificates returns the source of a configuration with the certificates
-// and keys as they are on the disk now. Where a pair cannot be used, it keeps
-// what it has.
+// WithCertificates returns the source of a configuration with the certificates and
+// keys that are on the disk now. If a pair there cannot be used, the source keeps the
+// one that it has.
 func (c *Config) WithCertificates() *Source {
 	s := *c.Source
 	s.Certificates = map[string]string{}
@@ -70,21 +70,20 @@ func (c *Config) WithCertificates() *Source {
 	return &s
 }
 
-// Restore reads a configuration that was in force once more. It does without
-// what other files or users of the system it names and that are not there any
-// more, and returns what that is, with the key of each:
+// Restore decodes a configuration that was in force before, under the environment of
+// its source. Files and users of the system that it names may be lost. It does without
+// them, and lacks says what they are, each with its key:
 //
-//   - A certificate is that of the source; without one there, the listener is
-//     left out.
-//   - A user whose secret cannot be read is left out: his codes match nothing.
+//   - If the files of a certificate are lost, the certificate in the source is used.
+//     Without that, the listener is left out.
+//   - A user whose secret cannot be read is left out, so that no code of theirs matches.
 //     A secret that others may read is used.
-//   - A command whose user there is not is never run.
-//   - A cover whose body cannot be read has an empty one.
+//   - A command that runs as a user who does not exist is left out.
+//   - A cover whose body cannot be read has an empty body.
 //   - A target of notices whose URL cannot be read is left out.
-//   - What could never work or match is left as it is.
+//   - What could never work or match, and makes Load fail, stays.
 //
-// The environment is that of the source. An error means that this version of
-// webknock does not understand the source.
+// An error means that this version of webknock does not understand the text.
 func Restore(s *Source) (cfg *Config, lacks []string, err error) {
 	root, err := parse(s.File, []byte(s.Text))
 	if err != nil {
@@ -99,8 +98,8 @@ func Restore(s *Source) (cfg *Config, lacks []string, err error) {
 	return cfg, d.lacks, nil
 }
 
-// keptCertificate finds the pair of a configuration that was in force: that of
-// its files or, if those cannot be used, the one kept in the source.
+// keptCertificate finds a certificate and its key for Restore: in their files or, if
+// those cannot be used, in the source.
 func (d *decoder) keptCertificate(t *TLS, key string) {
 	_, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
 	if err == nil {

@@ -115,7 +115,7 @@ func (q *query) read(d *decoder, v *value) any {
 		case name.Kind != yaml.ScalarNode:
 			d.errorf(name, key, "a bracket or brace stands where a name would (quote what holds one)")
 		case twice:
-			d.errorf(name, key, "is there twice (once: a parameter that a request has twice never matches)")
+			d.errorf(name, key, "is there twice (remove one: a parameter that a request has twice never matches)")
 		case value.Kind != yaml.ScalarNode || isNull(value):
 			d.errorf(value, key, "is not a text (write '' for an empty value)")
 		default:

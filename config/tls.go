@@ -37,7 +37,7 @@ func (t *TLS) validate(d *decoder, key string) {
 	if t.ACME != nil {
 		t.ACME.validate(d, key+".acme")
 		if there.has("certificate", "key") {
-			d.errorAt(key+".acme", "stands beside certificate or key (either acme, or both of them)")
+			d.errorAt(key+".acme", "stands beside certificate or key (write either acme, or both of them)")
 		}
 		for i, name := range t.ServerNames {
 			if !slices.Contains(t.ACME.Domains, name) && !d.wrong(key) {
@@ -81,7 +81,7 @@ func (t *TLS) validateFiles(d *decoder, key string) {
 func (a *ACME) validate(d *decoder, key string) {
 	for i, domain := range a.Domains {
 		if at := fmt.Sprintf("%s.domains[%d]", key, i); slices.Contains(a.Domains[:i], domain) && !d.wrong(at) {
-			d.errorAt(at, "%q is there twice (once)", d.place(at).Value)
+			d.errorAt(at, "%q is there twice (remove one)", d.place(at).Value)
 		}
 	}
 	if d.keys[key].at("domains") != nil && len(a.Domains) == 0 && !d.wrong(key+".domains") {

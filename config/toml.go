@@ -9,11 +9,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseTOML returns the top mapping of a TOML file, as the same in YAML would
-// be parsed, so that each value knows its place.
+// parseTOML returns the top mapping of a TOML file as a YAML tree, in which each value
+// knows its place.
 func parseTOML(file string, data []byte) (*yaml.Node, error) {
-	var any map[string]any
-	if err := toml.Unmarshal(data, &any); err != nil { // finds what the parser alone does not, like a key that is there twice
+	var values map[string]any
+	if err := toml.Unmarshal(data, &values); err != nil { // finds errors that the parser below does not, like a key that is there twice
 		e := Error{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
 		var at *toml.DecodeError
 		if errors.As(err, &at) {
@@ -38,10 +38,10 @@ func parseTOML(file string, data []byte) (*yaml.Node, error) {
 	return root, t.Error()
 }
 
-// A tomlTree makes YAML nodes of TOML's.
+// A tomlTree turns TOML nodes into YAML nodes.
 type tomlTree struct{ unstable.Parser }
 
-// node returns a node that stands where n does, or else where near does.
+// node returns a node with the place of n. If n has none, it gets that of near.
 func (t *tomlTree) node(kind yaml.Kind, tag string, n *unstable.Node, near *yaml.Node) *yaml.Node {
 	to := &yaml.Node{Kind: kind, Tag: tag, Value: string(n.Data)}
 	if n.Raw.Length > 0 {
@@ -53,8 +53,8 @@ func (t *tomlTree) node(kind yaml.Kind, tag string, n *unstable.Node, near *yaml
 	return to
 }
 
-// enter returns the table at a dotted key, which it makes if it is not there;
-// or, of an array of tables, a new last one.
+// enter returns the table at a dotted key, and makes it if it does not exist. In an
+// array of tables it appends a new one.
 func (t *tomlTree) enter(table *yaml.Node, key unstable.Iterator, appended bool) *yaml.Node {
 	for key.Next() {
 		name := t.node(yaml.ScalarNode, "!!str", key.Node(), nil)

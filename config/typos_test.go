@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// everyKey returns the sample configuration with all that is off in it turned on,
-// in a directory with the files it names.
+// everyKey returns the sample configuration with all keys turned on, in a directory
+// with the files that it names.
 func everyKey(t *testing.T) (file string, text []byte) {
 	t.Helper()
 	sample, err := os.ReadFile("../docs/webknock.yaml")
@@ -61,7 +61,7 @@ func TestOneTypoGivesOneError(t *testing.T) {
 		t.Fatal(err)
 	}
 	count := 0
-	judge := func(what string, most int) {
+	try := func(what string, most int) {
 		t.Helper()
 		count++
 		_, err := decode(file, root, nil)
@@ -86,7 +86,7 @@ func TestOneTypoGivesOneError(t *testing.T) {
 					continue
 				}
 				key.Value = typo
-				judge(path+" as "+typo, 1)
+				try(path+" as "+typo, 1)
 			}
 			key.Value = right
 		}
@@ -99,11 +99,11 @@ func TestOneTypoGivesOneError(t *testing.T) {
 			} {
 				wrong.Line, wrong.Column = right.Line, right.Column
 				*value = wrong
-				judge(path+" as a collection", 1)
+				try(path+" as a collection", 1)
 			}
 		default:
 			*value = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: "%", Line: right.Line, Column: right.Column}
-			judge(path+" as a text", 1)
+			try(path+" as a text", 1)
 		}
 		*value = right
 	})

@@ -29,16 +29,16 @@ func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, hiddenSecret) }
 // MarshalText returns a placeholder.
 func (Secret) MarshalText() ([]byte, error) { return []byte(hiddenSecret), nil }
 
-// The least is that of RFC 4226 section 4 (R6), 128 bits; HMAC-SHA-1 hashes a
-// key of more than 64 bytes down first.
+// RFC 4226 section 4 (R6) demands 128 bits at least. HMAC-SHA-1 hashes a key of more
+// than 64 bytes before it uses it.
 const (
 	minSecret = 16
 	maxSecret = 64
 )
 
-// validateUsers reads the secrets and returns the users, and adds their names to
-// seen. Restore leaves out users without a secret of their own: without it anybody
-// could make their codes.
+// validateUsers reads the secrets, returns the users, and adds their names to seen.
+// Restore leaves out users without a secret of their own: anybody could make the codes
+// of an empty secret.
 func (d *decoder) validateUsers(all []User, seen *names) (usable []User) {
 	for i := range all {
 		u := &all[i]
@@ -77,9 +77,9 @@ func (u *User) validate(d *decoder, key string, others []User) {
 	}
 }
 
-// readSecret reads a secret in base32 (RFC 4648 section 6) on one line; case and
-// spaces do not count, and padding may be left out. Errors complete a sentence
-// that begins with the name of the file, and never hold what is in it.
+// readSecret reads a secret in base32 (RFC 4648 section 6) on one line. Case and spaces
+// do not count, and padding is optional. Errors complete a sentence that begins with
+// the name of the file, and never hold its content.
 func readSecret(file string) (Secret, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -109,7 +109,7 @@ func TestWhatIsWrongWithUsersIsAnErrorWithItsPlace(t *testing.T) {
 		{withUsers(map[string]string{"alice": open}), `w.yaml:11:30: users[0].totp_file: everybody may read ` + open},
 		{withUsers(map[string]string{"alice": filepath.Dir(open)}), `w.yaml:11:30: users[0].totp_file: `},
 		{strings.Replace(both, "name: bob", "name: alice", 1), `w.yaml:12:12: users[1].name: there is another user "alice"`},
-		{strings.Replace(both, "opens:", "users: [alice, alice]\n    opens:", 1), `w.yaml:9:20: sequences[0].users[1]: user "alice" is there twice (once)`},
+		{strings.Replace(both, "opens:", "users: [alice, alice]\n    opens:", 1), `w.yaml:9:20: sequences[0].users[1]: user "alice" is there twice (remove one)`},
 		{strings.Replace(both, "opens:", "users: [carol]\n    opens:", 1), `w.yaml:9:13: sequences[0].users[0]: there is no user "carol" (one of alice, bob)`},
 		{strings.Replace(both, "/k/{totp}", "/k", 1) + "x: 1\n", `w.yaml:13:1: x: unknown key`},
 		{strings.Replace(strings.Replace(both, "/k/{totp}", "/k", 1), "opens:", "users: [alice]\n    opens:", 1), `w.yaml:9:12: sequences[0].users: no step asks who knocks (a step like /k/{totp}, or leave it out)`},

@@ -138,7 +138,7 @@ func (d *decoder) network(v *value) any {
 	case err != nil || p.Addr().Is4In6():
 		d.errorf(v.node, v.key, "%q is not a network (like 192.168.1.0/24 or 2001:db8::/32)", s)
 	case p != p.Masked():
-		d.errorf(v.node, v.key, "%q has bits set behind its prefix (%s)", s, p.Masked())
+		d.errorf(v.node, v.key, "%q has bits set after its prefix (write %s)", s, p.Masked())
 	default:
 		return p
 	}

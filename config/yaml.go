@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseYAML returns the top mapping of a file in YAML or JSON, which has one
-// document.
+// parseYAML returns the top mapping of a YAML or JSON file, which may hold one document
+// only.
 func parseYAML(file string, data []byte) (*yaml.Node, error) {
 	var doc, more yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -26,11 +26,11 @@ func parseYAML(file string, data []byte) (*yaml.Node, error) {
 		switch err = decoder.Decode(&more); {
 		case err == nil:
 			return nil, Errors{{File: file, Line: max(1, more.Line), Col: max(1, more.Column),
-				Msg: "a second document begins here, and only the first would be read (one document a file: take the --- away, or what follows it)"}}
+				Msg: "a second document begins here, and only the first would be read (write one document per file: remove the ---, or what follows it)"}}
 		case errors.Is(err, io.EOF):
 			err = nil
 		}
-	} else if errors.Is(err, io.EOF) { // nothing but comments
+	} else if errors.Is(err, io.EOF) { // only comments
 		err = nil
 	}
 	if err != nil {
@@ -42,21 +42,20 @@ func parseYAML(file string, data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// maxNodes bounds a file whose aliases are written out, so that a small file
-// cannot become a huge one.
+// maxNodes limits the size of a tree whose aliases are written out: a small file with
+// nested aliases could become a huge tree.
 const maxNodes = 1_000_000
 
 // An expander writes out the aliases of a file.
 type expander struct {
 	*decoder
-	open  []*yaml.Node // nodes that are being written out, which none inside may refer to
+	open  []*yaml.Node // nodes that are being written out; an alias inside must not refer to them
 	nodes int          // written out so far
 	full  bool         // there are more than maxNodes
 }
 
-// expand returns the tree below n without aliases and merge keys: what they
-// refer to stands in their place. Lists and mappings are copied, so that the
-// result may be changed; scalars are the same nodes as in n.
+// expand returns the tree below n with aliases and merge keys replaced by what they
+// refer to. Lists and mappings are copies. Scalars are the same nodes as in n.
 func (e *expander) expand(n *yaml.Node) *yaml.Node {
 	if e.nodes++; e.nodes > maxNodes {
 		if !e.full {
@@ -77,7 +76,7 @@ func (e *expander) expand(n *yaml.Node) *yaml.Node {
 	e.open = append(e.open, n)
 	defer func() { e.open = e.open[:len(e.open)-1] }()
 	out := &yaml.Node{Kind: n.Kind, Style: n.Style, Tag: n.Tag, Line: n.Line, Column: n.Column}
-	var merged []*yaml.Node // mappings whose keys go in unless they are there
+	var merged []*yaml.Node // mappings of <<, whose keys count unless n has them
 	for i := 0; i < len(n.Content); i++ {
 		if n.Kind == yaml.MappingNode && i%2 == 0 && n.Content[i].ShortTag() == "!!merge" && i+1 < len(n.Content) {
 			merged = append(merged, e.merge(n.Content[i+1])...)
@@ -96,8 +95,8 @@ func (e *expander) expand(n *yaml.Node) *yaml.Node {
 	return out
 }
 
-// merge returns the mappings that a merge key << takes, the first of which goes
-// before the others.
+// merge returns the mappings that a merge key << refers to. A key of an earlier one
+// counts before that of a later one.
 func (e *expander) merge(n *yaml.Node) []*yaml.Node {
 	all := []*yaml.Node{e.expand(n)}
 	if all[0].Kind == yaml.SequenceNode {
@@ -121,7 +120,7 @@ var (
 	quoted     = regexp.MustCompile(`"(\\.|[^"\\])*"|'[^']*'|\s#.*|^#.*`)
 )
 
-// syntaxError says in plain words what keeps a file from being YAML, and where.
+// syntaxError says in plain words what is wrong with the syntax of a file, and where.
 func syntaxError(file string, data []byte, err error) Error {
 	e := Error{File: file, Line: 1, Col: 1, Msg: strings.TrimPrefix(err.Error(), "yaml: ")}
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
@@ -160,7 +159,7 @@ func syntaxError(file string, data []byte, err error) Error {
 	}
 	line := string(lines[e.Line-1])
 	e.Col = 1 + len(line) - len(strings.TrimLeft(line, " \t"))
-	for i := e.Line - 1; i >= 0 && i >= e.Line-2; i-- { // a tab may be found wrong only by the line behind it
+	for i := e.Line - 1; i >= 0 && i >= e.Line-2; i-- { // the parser may report a tab only in the line after it
 		if tab := tabbed.FindString(string(lines[i])); tab != "" {
 			e.Line, e.Col = i+1, len(tab)
 			e.Msg = "a tab indents this line (spaces only)"
@@ -174,7 +173,7 @@ func syntaxError(file string, data []byte, err error) Error {
 		e.Col = braces[1]
 		e.Msg = `braces outside quotes begin a mapping (quote what holds them, like "/k/{totp}")`
 	case strings.Contains(e.Msg, "found unexpected end of stream"):
-		e.Msg = "a quote opens on this line and is not closed (close it, or leave both away)"
+		e.Msg = "a quote opens on this line and is not closed (close it, or remove it)"
 	case strings.Contains(e.Msg, "',' or ']'"), strings.Contains(e.Msg, "node content") && strings.Count(bare, "[") > strings.Count(bare, "]"):
 		e.Msg = "a list in brackets is not closed, or lacks a comma (write [one, two])"
 	case strings.Contains(e.Msg, "',' or '}'"), strings.Contains(e.Msg, "node content") && strings.Count(bare, "{") > strings.Count(bare, "}"):
@@ -188,7 +187,7 @@ func syntaxError(file string, data []byte, err error) Error {
 	case strings.Contains(e.Msg, "node content"):
 		e.Msg = "a bracket stands where none can be (quote a value that begins with [ or {)"
 	case noSpace.MatchString(bare):
-		e.Msg = "a space is missing behind the colon (write key: value)"
+		e.Msg = "a space is missing after the colon (write key: value)"
 	case strings.Contains(e.Msg, "escape"):
 		e.Msg = `a \ in double quotes stands before something unknown (write \\, or use single quotes)`
 	case strings.Contains(e.Msg, "did not find expected key"), strings.Contains(e.Msg, "'-' indicator"),
@@ -218,9 +217,9 @@ func notUTF8(data []byte) int {
 	return -1
 }
 
-// firstWrong returns the line at which a file stops to be YAML: what stands
-// before it is right by itself. The parser tells where the list or mapping began
-// in which it stopped. For a long file that has to do.
+// firstWrong returns the first line that cannot be YAML: the lines before it are valid
+// by themselves. The parser itself only says where the list or mapping begins in which
+// it stopped. Long files get that line.
 func firstWrong(lines [][]byte, told int) int {
 	const long = 1000 // lines
 	if len(lines) > long {
