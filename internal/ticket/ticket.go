@@ -1,8 +1,9 @@
-// Package ticket makes and opens tickets: sealed, single-use requests to open
-// doors, each one path segment long. docs/protocol.md has the format.
+// Package ticket seals and opens tickets: encrypted, single-use requests to open
+// doors, each one path segment long. docs/protocol.md specifies the format.
 //
-// A client calls [Seal]. A server keeps a [Key] for each user and calls [Open];
-// it must also remember the nonce, so that a ticket counts once.
+// A client calls [Seal] with its user's secret. A server keeps a [Key] for each
+// user and calls [Open]. The server must also remember the nonces of the tickets
+// that it has accepted, so that each ticket counts only once.
 package ticket
 
 import (
@@ -28,17 +29,17 @@ const (
 	label      = "webknock ticket v1" // info of HKDF
 	maxDoors   = 32                   // in a ticket
 	maxTime    = 1 << 40              // seconds since 1970
-	clearLen   = 1 + len(KeyID{})     // version and key id, the associated data
+	headerLen  = 1 + len(KeyID{})     // version and key id, in clear, which are the associated data
 	minPayload = 8 + 4 + 1 + 1 + 1
 	maxPayload = minPayload + 32 + maxDoors*33 + 16
-	minLen     = clearLen + len(Nonce{}) + minPayload + chacha20poly1305.Overhead
-	maxLen     = clearLen + len(Nonce{}) + maxPayload + chacha20poly1305.Overhead
+	minLen     = headerLen + len(Nonce{}) + minPayload + chacha20poly1305.Overhead
+	maxLen     = headerLen + len(Nonce{}) + maxPayload + chacha20poly1305.Overhead
 )
 
 // KeyID identifies a secret without revealing anything of it.
 type KeyID [8]byte
 
-// Nonce makes each ticket unique. A server accepts none twice.
+// Nonce makes each ticket unique. A server accepts each nonce only once.
 type Nonce [chacha20poly1305.NonceSizeX]byte
 
 // MarshalText writes hexadecimal.
@@ -55,15 +56,15 @@ func (n *Nonce) UnmarshalText(text []byte) error { return unhex(n[:], text) }
 
 func unhex(to, text []byte) error {
 	if len(text) != hex.EncodedLen(len(to)) {
-		return fmt.Errorf("%d hexadecimal digits, not %d", len(text), hex.EncodedLen(len(to)))
+		return fmt.Errorf("it has %d characters (%d hexadecimal digits)", len(text), hex.EncodedLen(len(to)))
 	}
 	_, err := hex.Decode(to, text)
 	return err
 }
 
-// A Ticket is a request that its user has sealed.
+// A Ticket is a request together with who makes it and when.
 type Ticket struct {
-	Time time.Time // when it was made, in whole seconds
+	Time time.Time // when the client sealed it, in whole seconds
 	User string
 	Request
 }
@@ -71,12 +72,13 @@ type Ticket struct {
 // A Request is what a ticket asks for.
 type Request struct {
 	TTL     time.Duration // of the grants, in whole seconds; 0: each door's own
-	Doors   []string      // none: all that the sequence opens
+	Doors   []string      // to open; empty: all that the sequence opens
 	Address netip.Addr    // to open for; zero: the client's own
 }
 
-// Permitted reports whether a sequence that opens the given doors, and allows
-// an address or does not, may do what is asked for. Nil asks for nothing.
+// Permitted reports whether a sequence may do what the request asks for: the
+// sequence opens the given doors, and allowAddress says whether it allows a
+// ticket to name an address. A nil request asks for nothing and is permitted.
 func (r *Request) Permitted(opens []string, allowAddress bool) bool {
 	return r == nil || (allowAddress || !r.Address.IsValid()) &&
 		!slices.ContainsFunc(r.Doors, func(door string) bool { return !slices.Contains(opens, door) })
@@ -93,25 +95,25 @@ type Key struct {
 func NewKey(secret []byte) Key {
 	okm, err := hkdf.Key(sha256.New, secret, nil, label, chacha20poly1305.KeySize+len(KeyID{}))
 	if err != nil {
-		panic(err) // more than 255 hashes were asked for
+		panic(err) // only if more than 255 hashes of key material are asked for
 	}
 	aead, err := chacha20poly1305.NewX(okm[:chacha20poly1305.KeySize])
 	if err != nil {
-		panic(err) // the key is of another length
+		panic(err) // only if the key has another length
 	}
 	return Key{KeyID(okm[chacha20poly1305.KeySize:]), aead}
 }
 
-// Seal returns a ticket as the path segment that {ticket} stands for. It returns
-// an error for a ticket that every server would refuse.
+// Seal returns a ticket as the path segment that takes the place of {ticket}. It
+// returns an error for a ticket that every server would refuse.
 func Seal(secret []byte, t Ticket) (string, error) {
 	var n Nonce
 	rand.Read(n[:])
 	return SealWith(secret, t, n)
 }
 
-// SealWith is Seal with a chosen nonce, for test vectors. A nonce must never be
-// used twice with one secret.
+// SealWith is like Seal, with a given nonce, for test vectors. Never use a nonce
+// twice with the same secret.
 func SealWith(secret []byte, t Ticket, n Nonce) (string, error) {
 	return NewKey(secret).seal(t, n)
 }
@@ -127,13 +129,13 @@ func (k Key) seal(t Ticket, n Nonce) (string, error) {
 	address := t.Address.AsSlice()
 	payload = append(append(payload, byte(len(address))), address...)
 	if back, err := parsePayload(payload); err != nil || !back.Equal(t) {
-		return "", errors.New("such a ticket would be refused")
+		return "", errors.New("every server would refuse this ticket (check its user, doors, address and time)")
 	}
 	ticket := append(append([]byte{version}, k.ID[:]...), n[:]...)
-	return base64.RawURLEncoding.EncodeToString(k.aead.Seal(ticket, n[:], payload, ticket[:clearLen])), nil
+	return base64.RawURLEncoding.EncodeToString(k.aead.Seal(ticket, n[:], payload, ticket[:headerLen])), nil
 }
 
-// Equal reports whether both tickets ask for the same.
+// Equal reports whether both tickets have the same content.
 func (t Ticket) Equal(o Ticket) bool {
 	return t.Time.Unix() == o.Time.Unix() && t.User == o.User && t.TTL == o.TTL && slices.Equal(t.Doors, o.Doors) && t.Address == o.Address
 }
@@ -143,22 +145,23 @@ func WellFormed(segment string) bool {
 	return len(segment) >= base64.RawURLEncoding.EncodedLen(minLen) && len(segment) <= base64.RawURLEncoding.EncodedLen(maxLen)
 }
 
-// Open returns the ticket that a path segment holds, the id of the key that
-// sealed it and its nonce. It reports false for any other segment; there is one
-// spelling of a ticket. Key returns the key of an id, or nil.
+// Open returns the ticket in a path segment, the id of the key that sealed it,
+// and its nonce. It reports false for any other segment. Each ticket has exactly
+// one spelling. The function key must return the key with an id, or nil.
 func Open(segment string, key func(KeyID) *Key) (t Ticket, id KeyID, n Nonce, ok bool) {
 	if !WellFormed(segment) {
 		return t, id, n, false
 	}
-	// The decoder passes over line ends; where the lengths are right there are
-	// none. The key id comes first, so that a stranger's ticket costs little.
-	var clear [clearLen]byte
+	// Look at the key id first, so that a stranger's ticket costs little. The
+	// decoder skips line ends; the comparisons of lengths refuse segments that
+	// contain some.
+	var header [headerLen]byte
 	encoding := base64.RawURLEncoding.Strict()
-	size, err := encoding.Decode(clear[:], []byte(segment[:encoding.EncodedLen(clearLen)]))
-	if err != nil || size != clearLen || clear[0] != version {
+	size, err := encoding.Decode(header[:], []byte(segment[:encoding.EncodedLen(headerLen)]))
+	if err != nil || size != headerLen || header[0] != version {
 		return t, id, n, false
 	}
-	by := key(KeyID(clear[1:]))
+	by := key(KeyID(header[1:]))
 	if by == nil {
 		return t, id, n, false
 	}
@@ -166,8 +169,8 @@ func Open(segment string, key func(KeyID) *Key) (t Ticket, id KeyID, n Nonce, ok
 	if err != nil || encoding.EncodedLen(len(raw)) != len(segment) {
 		return t, id, n, false
 	}
-	n = Nonce(raw[clearLen:])
-	payload, err := by.aead.Open(nil, n[:], raw[clearLen+len(n):], raw[:clearLen])
+	n = Nonce(raw[headerLen:])
+	payload, err := by.aead.Open(nil, n[:], raw[headerLen+len(n):], raw[:headerLen])
 	if err != nil {
 		return t, id, n, false
 	}
@@ -181,8 +184,8 @@ var (
 	name     = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 )
 
-// parsePayload reads the sealed part of a ticket. What it accepts has one
-// encoding only.
+// parsePayload reads the sealed part of a ticket. It accepts only one encoding of
+// each ticket.
 func parsePayload(data []byte) (t Ticket, err error) {
 	take := func(n int) []byte {
 		if len(data) < n {
@@ -220,10 +223,10 @@ func parsePayload(data []byte) (t Ticket, err error) {
 	return t, nil
 }
 
-// openable reports whether an address can be some client's.
+// openable reports whether an address can be the address of a client.
 func openable(a netip.Addr) bool {
 	if first := a.As16()[12]; a.Is4() && (first == 0 || first >= 240) {
-		return false // of this network, reserved, broadcast
+		return false // this network (0.0.0.0/8), reserved or broadcast (240.0.0.0/4)
 	}
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6()
 }

@@ -42,7 +42,7 @@ func mustSeal(t testing.TB, secret []byte, ticket Ticket) string {
 	return s
 }
 
-func TestATicketIsReadAsItWasSealed(t *testing.T) {
+func TestAnOpenedTicketEqualsTheSealedOne(t *testing.T) {
 	keys := keysOf()
 	rapid.Check(t, func(t *rapid.T) {
 		names := rapid.StringMatching(`[a-z][a-z0-9_-]{0,31}`)
@@ -74,7 +74,7 @@ func TestATicketIsReadAsItWasSealed(t *testing.T) {
 	})
 }
 
-func TestThereIsOneSpellingOfATicket(t *testing.T) {
+func TestEachTicketHasOneSpelling(t *testing.T) {
 	keys := keysOf()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: time.Unix(1e9, 0), User: "alice"})
 	for what, other := range map[string]string{
@@ -119,7 +119,7 @@ func payload(parts map[string]string) []byte {
 	return b.Bytes()
 }
 
-func TestPayloadsThatAreRefused(t *testing.T) {
+func TestMalformedPayloadsAreRefused(t *testing.T) {
 	if _, err := parsePayload(payload(nil)); err != nil {
 		t.Fatalf("the valid one: %v", err)
 	}
@@ -163,14 +163,14 @@ func TestPayloadsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestATicketOfAnUnknownKeyIsRefused(t *testing.T) {
+func TestTicketOfAnUnknownKeyIsRefused(t *testing.T) {
 	if _, _, _, ok := Open(mustSeal(t, []byte("another secret, nobody's"), Ticket{Time: time.Unix(1e9, 0), User: "alice"}), keysOf()); ok {
 		t.Error("a ticket of nobody was accepted")
 	}
 }
 
 // The vectors in the document are what the code makes.
-func TestTheDocumentsVectors(t *testing.T) {
+func TestVectorsOfTheProtocolDocument(t *testing.T) {
 	text, err := os.ReadFile("../../docs/protocol.md")
 	if err != nil {
 		t.Fatal(err)
