@@ -151,6 +151,9 @@ func matches(t Step, r Request) bool {
 		path = fmt.Sprintf("%x", sha256.Sum256([]byte(r.Path))) == string(trigger)
 	case Regex:
 		path = regexp.MustCompile(string(trigger)).MatchString(r.Path)
+	case Template:
+		before, after, _ := strings.Cut(string(trigger), TOTP)
+		path = regexp.MustCompile(`(?s)^` + regexp.QuoteMeta(before) + `[^/]+` + regexp.QuoteMeta(after) + `$`).MatchString(r.Path)
 	}
 	host := strings.ToLower(r.Host)
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -176,13 +179,15 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 				step.Within = second
 			}
 			path := one("/a", "/b", "/c").Draw(t, "path")
-			switch one("path", "hash", "regex").Draw(t, "kind") {
+			switch one("path", "hash", "regex", "template").Draw(t, "kind") {
 			case "path":
 				step.Trigger = Exact(path)
 			case "hash":
 				step.Trigger = Hash(fmt.Sprintf("%x", sha256.Sum256([]byte(path))))
 			case "regex":
 				step.Trigger = Regex("^" + path)
+			case "template":
+				step.Trigger = Template(one("/{totp}", "/{totp}/b", "/a/{totp}", "/b/{totp}/b").Draw(t, "template"))
 			}
 			if rapid.Bool().Draw(t, "query") {
 				step.Query = map[string]string{"k": one("", "v").Draw(t, "value")}
@@ -194,8 +199,12 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := Request{Method: one("GET", "HEAD").Draw(t, "of request"), Host: one("", "a.example", "A.EXAMPLE.:80", "b.example:8080", "b.example..").Draw(t, "to host"),
-			Path: one("/a", "/b", "/ab", "/").Draw(t, "of path"), RawQuery: one("", "k", "k=v", "k=v&k=v").Draw(t, "with query"), Scheme: one(HTTP, HTTPS, "unknown").Draw(t, "by scheme")}
-		got, _ := set.Match(r, nil).Steps(set.Machines()[0])
+			Path: one("/a", "/b", "/ab", "/", "/a/b", "/b/b", "/b/a/b", "/b//b", "/a/", "//b").Draw(t, "of path"), RawQuery: one("", "k", "k=v", "k=v&k=v").Draw(t, "with query"), Scheme: one(HTTP, HTTPS, "unknown").Draw(t, "by scheme")}
+		match := set.Match(r, nil)
+		got, _ := match.Steps(set.Machines()[0])
+		for _, c := range match.Candidates {
+			got |= 1 << c.Step
+		}
 		var want Steps
 		for i, step := range spec.Steps {
 			if matches(step, r) {
