@@ -29,9 +29,11 @@ func with(s Spec, change func(*Spec)) Spec {
 	return s
 }
 
-// letters is the knocks of one client: "a b.c" requests /a, /b and /c, a space
-// being one second and a dot ten.
-func completions(t testing.TB, s Spec, letters string) (done string) {
+// completions feeds the knocks of one client to a machine, and returns a "*" for
+// each knock that completes the sequence and a "-" for each other. The knocks
+// "a b.c" request /a, /b and /c; a space waits one second, a dot ten seconds, and
+// an exclamation mark one nanosecond.
+func completions(t testing.TB, s Spec, knocks string) (done string) {
 	t.Helper()
 	set, err := NewSet([]Spec{s}, nil)
 	if err != nil {
@@ -40,7 +42,7 @@ func completions(t testing.TB, s Spec, letters string) (done string) {
 	m := set.Machines()[0]
 	var state State
 	var now time.Duration
-	for _, c := range letters {
+	for _, c := range knocks {
 		switch c {
 		case ' ':
 			now += second
@@ -66,7 +68,7 @@ func completions(t testing.TB, s Spec, letters string) (done string) {
 	return done
 }
 
-func TestMachine(t *testing.T) {
+func TestMachineCompletesTheRightSequences(t *testing.T) {
 	lenient := func(s *Spec) { s.Strict = false }
 	for _, tt := range []struct {
 		name  string
@@ -80,7 +82,7 @@ func TestMachine(t *testing.T) {
 		{"a wrong order does not complete", spec("abc"), "a c b", "---"},
 		{"a missing step does not complete", spec("abc"), "a c", "--"},
 		{"a wrong path starts over", spec("abc"), "a b x c", "----"},
-		{"and the sequence can be begun again", spec("abc"), "a x a b c", "----*"},
+		{"after a wrong path the sequence can be begun again", spec("abc"), "a x a b c", "----*"},
 		{"not strict: other paths do no harm", with(spec("abc"), lenient), "a x b y c", "----*"},
 		{"not strict: a step out of order starts over", with(spec("abc"), lenient), "a c b c", "----"},
 		{"an ignored path never counts", with(spec("abc"), func(s *Spec) { s.Ignore = []string{"/f"} }), "a f b f c", "----*"},
@@ -92,13 +94,13 @@ func TestMachine(t *testing.T) {
 		{"a step too late", spec("ab"), "a.!b", "--"},
 		{"the time runs from the first knock of the step before", spec("abc"), "a b     b     c", "---*"},
 		{"a repeated step does not gain time", spec("abc"), "a b     b     !c", "----"},
-		{"a repeated first step does", spec("ab"), "a     a.b", "--*"},
-		{"a sequence that repeats a step", spec("aab"), "a a b", "--*"},
-		{"needs the step as often", spec("aab"), "a b", "--"},
-		{"or more often", spec("aab"), "a a a a b", "----*"},
+		{"a repeated first step gains time, since it starts anew", spec("ab"), "a     a.b", "--*"},
+		{"a sequence with the same step twice needs it twice", spec("aab"), "a a b", "--*"},
+		{"a sequence with the same step twice does not complete with one", spec("aab"), "a b", "--"},
+		{"a sequence with the same step twice completes with more than two", spec("aab"), "a a a a b", "----*"},
 		{"an overlapping prefix: /a /b /a /c", spec("abac"), "a b a b a c", "-----*"},
-		{"inside the window", with(spec("abc"), func(s *Spec) { s.Window = 10 * second }), "a     b     c", "--*"},
-		{"outside the window", with(spec("abc"), func(s *Spec) { s.Window = 10 * second }), "a     b     !c", "---"},
+		{"all steps inside the window", with(spec("abc"), func(s *Spec) { s.Window = 10 * second }), "a     b     c", "--*"},
+		{"the last step outside the window", with(spec("abc"), func(s *Spec) { s.Window = 10 * second }), "a     b     !c", "---"},
 		{"the window runs from the latest start", with(spec("abc"), func(s *Spec) { s.Window = 10 * second }), "a     a     b     c", "---*"},
 		{"a window that leaves room for a later start only", with(spec("aab"), func(s *Spec) { s.Window = 3 * second }), "a  a  a b", "---*"},
 	} {
@@ -276,13 +278,13 @@ func TestMachineAgreesWithTheDefinition(t *testing.T) {
 		if rapid.Bool().Draw(t, "bounded") {
 			s.Window = limits.Draw(t, "a") + limits.Draw(t, "b")
 		}
-		// A small alphabet of letters, each matching any set of steps: steps
-		// that share a path, prefixes that overlap, letters that match nothing.
+		// A small alphabet of knocks, each matching any set of steps: steps
+		// that share a path, prefixes that overlap, knocks that match nothing.
 		all := Steps(1)<<len(s.Steps) - 1
 		alphabet := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Steps {
 			return Steps(rapid.Uint32().Draw(t, "steps")) & all
 		}), 1, 4).Draw(t, "alphabet")
-		for i := range s.Steps { // and one letter a step, so that completions are common
+		for i := range s.Steps { // and one knock for each step, so that completions are common
 			alphabet = append(alphabet, 1<<i)
 		}
 		gaps := []time.Duration{0, 1}

@@ -15,7 +15,7 @@ import (
 
 func one(s Step) Spec { return Spec{Name: "test", Steps: []Step{s}} }
 
-func TestTriggerMatches(t *testing.T) {
+func TestStepsMatchRequests(t *testing.T) {
 	sum := sha256.Sum256([]byte("/hidden"))
 	get := func(path string) Request { return Request{Method: "GET", Host: "example.org", Path: path} }
 	for _, tt := range []struct {
@@ -25,14 +25,14 @@ func TestTriggerMatches(t *testing.T) {
 		want    bool
 	}{
 		{"an exact path", Step{Trigger: Exact("/a")}, get("/a"), true},
-		{"not a prefix of the path", Step{Trigger: Exact("/a")}, get("/ab"), false},
-		{"nor the path a prefix of it", Step{Trigger: Exact("/ab")}, get("/a"), false},
+		{"the trigger is only a prefix of the path", Step{Trigger: Exact("/a")}, get("/ab"), false},
+		{"the path is only a prefix of the trigger", Step{Trigger: Exact("/ab")}, get("/a"), false},
 		{"case counts", Step{Trigger: Exact("/a")}, get("/A"), false},
 		{"no cleaning of doubled slashes", Step{Trigger: Exact("/a")}, get("//a"), false},
 		{"no cleaning of dots", Step{Trigger: Exact("/a")}, get("/x/../a"), false},
-		{"no trailing slash", Step{Trigger: Exact("/a")}, get("/a/"), false},
+		{"no cleaning of a trailing slash", Step{Trigger: Exact("/a")}, get("/a/"), false},
 		{"a hashed path", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, get("/hidden"), true},
-		{"another path than the hashed", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, get("/hidden2"), false},
+		{"another path than the hashed one", Step{Trigger: Hash(hex.EncodeToString(sum[:]))}, get("/hidden2"), false},
 		{"a regex anywhere in the path", Step{Trigger: Regex(`\.php$`)}, get("/x/trigger.php"), true},
 		{"an anchored regex", Step{Trigger: Regex(`^/trigger\.php`)}, get("/x/trigger.php"), false},
 		{"a regex on bytes that are no UTF-8", Step{Trigger: Regex(`^/a.b$`)}, get("/a\xffb"), true},
@@ -52,20 +52,20 @@ func TestTriggerMatches(t *testing.T) {
 		{"another IPv6 host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "2001:db8::1"}}, Request{Host: "[2001:db8::2]", Path: "/a"}, false},
 		{"the scheme https", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTPS}, true},
 		{"the scheme http", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTP}}, Request{Path: "/a", Scheme: HTTP}, true},
-		{"in clear what has to come by TLS", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
-		{"by TLS what has to come in clear", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTP}}, Request{Path: "/a", Scheme: HTTPS}, false},
-		{"a scheme that is not known", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: "unknown"}, false},
+		{"HTTP where the step asks for HTTPS", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
+		{"HTTPS where the step asks for HTTP", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTP}}, Request{Path: "/a", Scheme: HTTPS}, false},
+		{"an unknown scheme of the request", Step{Trigger: Exact("/a"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: "unknown"}, false},
 		{"no scheme: any", Step{Trigger: Exact("/a")}, Request{Path: "/a", Scheme: "unknown"}, true},
-		{"a hashed path by TLS", Step{Trigger: Hash(hex.EncodeToString(sum[:])), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/hidden", Scheme: HTTP}, false},
-		{"a regex by TLS", Step{Trigger: Regex("^/a$"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
+		{"a hashed path over HTTP where the step asks for HTTPS", Step{Trigger: Hash(hex.EncodeToString(sum[:])), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/hidden", Scheme: HTTP}, false},
+		{"a regex over HTTP where the step asks for HTTPS", Step{Trigger: Regex("^/a$"), Conditions: Conditions{Scheme: HTTPS}}, Request{Path: "/a", Scheme: HTTP}, false},
 		{"an IPv6 host", Step{Trigger: Exact("/a"), Conditions: Conditions{Host: "2001:db8::1"}}, Request{Host: "[2001:db8::1]:80", Path: "/a"}, true},
 		{"a parameter", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=v"}, true},
-		{"beside others", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
-		{"decoded", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v w"}}}, Request{Path: "/a", RawQuery: "%6b=v+w"}, true},
-		{"with another value", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=V"}, false},
-		{"twice", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=v&k=v"}, false},
-		{"missing", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a"}, false},
-		{"one of two missing", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v", "l": "w"}}}, Request{Path: "/a", RawQuery: "k=v"}, false},
+		{"a parameter beside others", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "x=1&k=v&y"}, true},
+		{"a parameter, percent-encoded", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v w"}}}, Request{Path: "/a", RawQuery: "%6b=v+w"}, true},
+		{"a parameter with another value", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=V"}, false},
+		{"a parameter twice", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a", RawQuery: "k=v&k=v"}, false},
+		{"a missing parameter", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v"}}}, Request{Path: "/a"}, false},
+		{"one of two parameters missing", Step{Trigger: Exact("/a"), Conditions: Conditions{Query: map[string]string{"k": "v", "l": "w"}}}, Request{Path: "/a", RawQuery: "k=v"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			set, err := NewSet([]Spec{one(tt.step)}, nil)
@@ -86,17 +86,17 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 		request Request
 		code    string // empty: no candidate
 	}{
-		{"the last segment", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/123456"}, "123456"},
-		{"one in the middle", Step{Trigger: Template("/k/{ticket}/x")}, Request{Path: "/k/abc/x"}, "abc"},
-		{"the only one", Step{Trigger: Template("/{totp}")}, Request{Path: "/123456"}, "123456"},
-		{"whatever it holds", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
+		{"a code in the last segment", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/123456"}, "123456"},
+		{"a code in the middle", Step{Trigger: Template("/k/{ticket}/x")}, Request{Path: "/k/abc/x"}, "abc"},
+		{"a code in the only segment", Step{Trigger: Template("/{totp}")}, Request{Path: "/123456"}, "123456"},
+		{"a code of any bytes", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/\xff {}?"}, "\xff {}?"},
 		{"an empty segment", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/"}, ""},
-		{"an empty one in the middle", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k//x"}, ""},
+		{"an empty segment in the middle", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k//x"}, ""},
 		{"an empty segment and a slash", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k//"}, ""},
 		{"an empty segment before another", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k//1"}, ""},
-		{"one without its prefix's slash", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/kk123456"}, ""},
+		{"a code without the slash before it", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/kk123456"}, ""},
 		{"two segments", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/1/2"}, ""},
-		{"a slash behind", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/1/"}, ""},
+		{"a slash after the code", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/k/1/"}, ""},
 		{"another suffix", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k/1/y"}, ""},
 		{"a longer suffix", Step{Trigger: Template("/k/{totp}/x")}, Request{Path: "/k/1/xy"}, ""},
 		{"another prefix", Step{Trigger: Template("/k/{totp}")}, Request{Path: "/l/1"}, ""},
@@ -126,7 +126,7 @@ func TestTemplatesMakeCandidates(t *testing.T) {
 			p := new(Credential)
 			k.Accept(k.Candidates[0], p)
 			if hit, counts := k.Hit(set.Machines()[0]); hit.Steps != 1 || hit.Credential != p || !counts {
-				t.Errorf("passed, it is the hit %+v, counts %v", hit, counts)
+				t.Errorf("accepted, it is the hit %+v, counts %v", hit, counts)
 			}
 		})
 	}
@@ -215,7 +215,7 @@ func TestASetAgreesWithEachOfItsTriggers(t *testing.T) {
 			t.Errorf("%+v matches steps %b of %+v, want %b", r, got, spec.Steps, want)
 		}
 		if want != 0 && !set.Concerns(r.Path) {
-			t.Errorf("the set thinks that %s concerns nobody", r.Path)
+			t.Errorf("Concerns(%s) is false", r.Path)
 		}
 	})
 }
@@ -230,7 +230,7 @@ func TestStepValidate(t *testing.T) {
 		{"a regex", Step{Trigger: Regex(`^/a`)}, ""},
 		{"a template", Step{Trigger: Template("/k/{totp}")}, ""},
 		{"a template in the middle", Step{Trigger: Template("/k/{ticket}/x")}, ""},
-		{"nothing", Step{}, "exactly one"},
+		{"no trigger", Step{}, "exactly one"},
 		{"an empty path", Step{Trigger: Exact("")}, "starts with /"},
 		{"an empty regex", Step{Trigger: Regex("")}, "not empty"},
 		{"an empty template", Step{Trigger: Template("")}, "starts with /"},
@@ -266,7 +266,7 @@ func TestStepValidate(t *testing.T) {
 	}
 }
 
-func TestOneKnockMeansSomethingToEverySequence(t *testing.T) {
+func TestMatchFindsTheStepsOfEverySequence(t *testing.T) {
 	named := func(name string, s Spec) Spec { s.Name = name; return s }
 	set, err := NewSet([]Spec{
 		named("one", spec("aba")),
@@ -294,7 +294,7 @@ func TestOneKnockMeansSomethingToEverySequence(t *testing.T) {
 	}
 }
 
-func TestIgnoreGoesBeforeAMatch(t *testing.T) {
+func TestAnIgnoredPathMatchesNoStep(t *testing.T) {
 	s := one(Step{Trigger: Regex("ico")})
 	s.Ignore = []string{"/favicon.ico"}
 	set, err := NewSet([]Spec{s}, nil)
@@ -338,9 +338,10 @@ func TestNewSetKeepsTheMachinesOfUnchangedSequences(t *testing.T) {
 	}
 }
 
-// What concerns nobody is thrown away unread, so that a path which could match must
-// concern somebody; and most of what strangers ask for should not.
-func TestWhichPathsConcernASet(t *testing.T) {
+// A knock whose path concerns no sequence is dropped unparsed. So Concerns must be
+// true for every path that could match, and should be false for most paths that
+// strangers ask for.
+func TestASetConcernsThePathsThatMayMatch(t *testing.T) {
 	sum := sha256.Sum256([]byte("/hidden"))
 	for _, tt := range []struct {
 		name    string
@@ -361,12 +362,12 @@ func TestWhichPathsConcernASet(t *testing.T) {
 		}
 		for _, path := range tt.yes {
 			if !set.Concerns(path) {
-				t.Errorf("%s: %q concerns nobody", tt.name, path)
+				t.Errorf("%s: Concerns(%q) is false", tt.name, path)
 			}
 		}
 		for _, path := range tt.no {
 			if set.Concerns(path) {
-				t.Errorf("%s: %q concerns somebody", tt.name, path)
+				t.Errorf("%s: Concerns(%q) is true", tt.name, path)
 			}
 		}
 	}
@@ -375,7 +376,7 @@ func TestWhichPathsConcernASet(t *testing.T) {
 		t.Fatal(err)
 	}
 	if empty.Concerns("/a") {
-		t.Error("a path concerns an empty set")
+		t.Error("Concerns is true for an empty set")
 	}
 }
 

@@ -173,7 +173,7 @@ func TestAnExpiredClientThatWasNotSweptCountsOnce(t *testing.T) {
 	})
 }
 
-func TestProgressEndsInTime(t *testing.T) {
+func TestProgressExpiresAfterItsDeadline(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		gap  time.Duration
@@ -203,8 +203,7 @@ func TestProgressEndsInTime(t *testing.T) {
 	}
 }
 
-// A steady trickle of requests must not keep anything alive.
-func TestExpiryDoesNotWaitForSilence(t *testing.T) {
+func TestOtherRequestsDoNotExtendProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 10, "ssh=ab")
 		f.knock(alice, "/a")
@@ -276,7 +275,7 @@ func TestASteppedWallClockNeitherKeepsNorEndsProgress(t *testing.T) {
 	})
 }
 
-func TestMemoryOfManyIsGivenBack(t *testing.T) {
+func TestSweepShrinksACacheThatHeldManyClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 1<<20, "ssh=ab")
 		addr := netip.MustParseAddr("10.0.0.0")
