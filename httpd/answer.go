@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"webknock/httpd/pending"
 )
 
 // server returns the server of a cover that answers. It posts each request as it
@@ -50,13 +52,12 @@ func (o Options) server(handler http.Handler) *http.Server {
 // If the cover responds to HTTP/1 heads by itself, net/http serves HTTP/2 only:
 // it would answer a malformed request, or a Host that it does not like, with an
 // error of its own. For the same reason the handshake is made here.
-func (l *Listener) answer(h *half, s *service) bool {
+func (l *Listener) answer(tcp *net.TCPConn, e *pending.Entry, s *service) bool {
 	select {
 	case <-s.conns.closed:
 		return false
 	default:
 	}
-	tcp := h.conn
 	conn, err := s.Clients.accept(tcp)
 	viaProxy := conn != net.Conn(tcp)
 	if err == nil {
@@ -77,7 +78,7 @@ func (l *Listener) answer(h *half, s *service) bool {
 		closeSlowly(tcp, conn)
 	default:
 		tcp.SetDeadline(time.Time{})
-		s.idle.begin(conn, h)
+		s.idle.begin(conn, e)
 		select {
 		case s.conns.conns <- conn:
 		case <-s.conns.closed:
@@ -86,7 +87,7 @@ func (l *Listener) answer(h *half, s *service) bool {
 		}
 		return true
 	}
-	l.halves.remove(h)
+	l.pending.Remove(e)
 	return true
 }
 
@@ -95,7 +96,7 @@ func (l *Listener) answer(h *half, s *service) bool {
 func (s *service) respond(cover HeadResponder, tcp *net.TCPConn, conn net.Conn, viaProxy bool) {
 	head := getBuffer()
 	err := readHead(conn, head)
-	s.Refused.countSlow(err)
+	s.Refused.CountSlow(err)
 	if err != nil || s.answerChallenge(tcp, conn, head.bytes) {
 		putBuffer(head)
 		return
@@ -184,25 +185,25 @@ func tcpOf(conn net.Conn) *net.TCPConn {
 // pending connections like those that the listener reads itself, and are evicted
 // in the same order.
 type idleConns struct {
-	halves *halves
-	max    int
-	mu     sync.Mutex
-	byConn map[net.Conn]*half
+	pending *pending.Set
+	max     int
+	mu      sync.Mutex
+	byConn  map[net.Conn]*pending.Entry
 }
 
 // begin records that a pending connection waits for a head.
-func (c *idleConns) begin(conn net.Conn, h *half) {
+func (c *idleConns) begin(conn net.Conn, e *pending.Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.byConn[conn] = h
+	c.byConn[conn] = e
 }
 
 // end removes a connection from the pending ones, if it was waiting.
 func (c *idleConns) end(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h, waits := c.byConn[conn]; waits {
-		c.halves.remove(h)
+	if e, waits := c.byConn[conn]; waits {
+		c.pending.Remove(e)
 		delete(c.byConn, conn)
 	}
 }
@@ -212,8 +213,8 @@ func (c *idleConns) state(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew: // pending since it was accepted
 	case http.StateIdle:
-		if h := (&half{conn: tcpOf(conn)}); c.halves.add(h, c.max) {
-			c.begin(conn, h)
+		if e := (&pending.Entry{Closer: tcpOf(conn)}); c.pending.Add(e, c.max) {
+			c.begin(conn, e)
 		}
 	default:
 		c.end(conn)

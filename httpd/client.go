@@ -104,9 +104,9 @@ func (c Clients) scheme(peer netip.Addr, header http.Header) string {
 	return scheme
 }
 
-// fields returns the fields of a head that say who the client is. They are read
+// clientFields returns the fields of a head that say who the client is. They are read
 // before anybody looks at what was asked.
-func fields(head []byte) http.Header {
+func clientFields(head []byte) http.Header {
 	header := http.Header{}
 	for i, line := range bytes.Split(head, []byte{'\n'}) {
 		name, value, found := bytes.Cut(line, []byte{':'})

@@ -87,7 +87,7 @@ func TestWhoIsTheClient(t *testing.T) {
 	} {
 		c := Clients{tt.source, proxies}
 		head := "GET / HTTP/1.1\r\n" + strings.ReplaceAll(tt.fields, "\n", "\r\n") + "\r\n\r\n"
-		got, err := c.client(netip.MustParseAddr(tt.peer), fields([]byte(head)))
+		got, err := c.client(netip.MustParseAddr(tt.peer), clientFields([]byte(head)))
 		if tt.want == "" {
 			if err == nil {
 				t.Errorf("%s of %s with %q: %s, want nobody", tt.source, tt.peer, tt.fields, got)
@@ -133,11 +133,11 @@ func FuzzClientFields(f *testing.F) {
 	f.Fuzz(func(t *testing.T, head []byte) {
 		for _, source := range []Source{XForwardedFor, Forwarded, XRealIP} {
 			c := Clients{source, proxies}
-			got, err := c.client(netip.MustParseAddr("10.0.0.1"), fields(head))
+			got, err := c.client(netip.MustParseAddr("10.0.0.1"), clientFields(head))
 			if err == nil && (!nameable(got) || got.Is4In6() || got.Zone() != "" || c.trusts(got)) {
 				t.Errorf("%s: %q names %s", source, head, got)
 			}
-			if got, err := c.client(testClient, fields(head)); err != nil || got != testClient {
+			if got, err := c.client(testClient, clientFields(head)); err != nil || got != testClient {
 				t.Errorf("%s: a stranger who writes %q is %s, %v", source, head, got, err)
 			}
 		}
@@ -181,7 +181,7 @@ func TestTheSchemeIsTheClientsAsATrustedProxySays(t *testing.T) {
 			head.WriteString(line + "\r\n")
 		}
 		c := Clients{Source: tt.source, Proxies: proxies}
-		if got := c.scheme(netip.MustParseAddr(tt.peer), fields([]byte(head.String()+"\r\n"))); got != tt.want {
+		if got := c.scheme(netip.MustParseAddr(tt.peer), clientFields([]byte(head.String()+"\r\n"))); got != tt.want {
 			t.Errorf("%s from %s, %q: scheme %q, want %q", tt.source, tt.peer, tt.fields, got, tt.want)
 		}
 	}

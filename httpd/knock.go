@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 	"unsafe"
+
+	"webknock/httpd/eventloop"
 )
 
 // Bounds of a request head. One that exceeds them is malformed.
@@ -150,7 +152,7 @@ var (
 
 // check looks at what http.ReadRequest lets pass, and counts the Host fields.
 func check(head []byte) (hosts int, err error) {
-	if len(head) > MaxHead || headEnd(head) < 0 {
+	if len(head) > MaxHead || eventloop.HeadEnd(head) < 0 {
 		return 0, errTooLarge
 	}
 	lines := 0
@@ -169,22 +171,6 @@ func check(head []byte) (hosts int, err error) {
 		return 0, errTooLarge
 	}
 	return hosts, nil
-}
-
-// headEnd returns the length of the request head that data begins with, its
-// empty line included, or -1 if the head is not complete. A bare LF ends a
-// line as well (RFC 9112 section 2.2).
-func headEnd(data []byte) int {
-	for i := 0; ; {
-		lf := bytes.IndexByte(data[i:], '\n')
-		if lf < 0 {
-			return -1
-		}
-		if line := data[i : i+lf]; len(line) == 0 || len(line) == 1 && line[0] == '\r' {
-			return i + lf + 1
-		}
-		i += lf + 1
-	}
 }
 
 // Prefetch reports whether a browser asks ahead of its user, or for a preview, so

@@ -18,8 +18,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
+
+	"webknock/httpd/eventloop"
+	"webknock/httpd/pending"
 )
 
 // HeadTimeout bounds the time from accepting a connection to the end of its
@@ -28,44 +30,46 @@ const HeadTimeout = 5 * time.Second
 
 // Options are what a Listener does with connections.
 type Options struct {
-	Max     int         // heads being read at once; beyond it the oldest is reset
+	Max     int         // pending connections; beyond it the oldest is reset
 	TLS     *tls.Config // nil: plain HTTP
 	Clients Clients
-	Cover   Cover
-	Post    func(Knock) // must not block
+	Cover   Cover       // nil: Drop
+	Post    func(Knock) // is called with every knock; must not block
 	Log     *slog.Logger
-	Refused *Refused // of a Listener: the first options' counts for good; nil: its own
+	Refused *Refused // where the listener counts; only its first options' matters; nil: its own
 
-	// Challenge returns what a plain listener answers to a request head, if
-	// that is a challenge of ACME that is pending (RFC 8555, section 8.3);
-	// otherwise, or if it is nil itself, there is no answer. It has to be cheap
-	// while nothing is pending.
+	// Challenge returns the answer of a plain listener to a request head that is a
+	// pending ACME challenge (RFC 8555, section 8.3), and nil for any other head.
+	// It must be cheap while no challenge is pending. Challenge may be nil itself.
 	Challenge func(head []byte) (answer []byte)
 }
 
-// A Listener receives knocks. Under the cover that drops it reads request heads
-// and resets every connection: when its head is complete, when that has become
-// impossible, or when its time is over. Not one byte is ever sent, save to a
-// challenge that is pending.
+// A Listener receives knocks. Under a cover that drops it resets every connection:
+// when its head is complete, when that has become impossible, or when its time is
+// over. It never sends a byte, save to answer a pending ACME challenge.
+//
+// Event loops read plain connections that are to be dropped. All others have a
+// goroutine each.
 type Listener struct {
 	tcp     *net.TCPListener
 	service atomic.Pointer[service]
-	changed chan struct{} // something other than before is to be done with connections
-	halves  halves
+	changed chan struct{} // Use or Close has been called
+	pending *pending.Set
+	refused *Refused
 
 	mu      sync.Mutex
-	loops   *loops // that accept, if some do
-	noLoops bool   // there can be none
+	loops   *eventloop.Loops // that accept; nil: none do
+	noLoops bool             // they cannot be started
 	closed  bool
 
 	failure sync.Mutex
-	failed  time.Time   // when the log last heard that accepting fails, guarded by failure
-	failing atomic.Bool // and it has not heard of the end
+	failed  time.Time   // when a failure to accept was last logged, guarded by failure
+	failing atomic.Bool // and its end has not been logged
 
-	wg sync.WaitGroup
+	wg sync.WaitGroup // connections with a goroutine, and loops
 }
 
-// A service is what is done with connections as long as the options stay.
+// A service is what is done with connections while the same options are in force.
 type service struct {
 	Options
 	server *http.Server  // answers; nil: connections are reset
@@ -73,8 +77,26 @@ type service struct {
 	idle   *idleConns    // what the server waits for
 }
 
-// Listen binds a TCP address, host:port, for Serve. Every knock goes to
-// o.Post: where connections are dropped, before that is done.
+// Refused counts what a listener refuses at its bounds. Several listeners may share
+// one.
+type Refused struct {
+	pending.Counts
+	TooLarge     atomic.Uint64 // heads of more than MaxHead bytes, which count as malformed
+	TooManyLines atomic.Uint64 // heads of more than MaxLines lines, which count as malformed
+}
+
+// count counts a head that is beyond the bounds.
+func (r *Refused) count(head []byte) {
+	switch {
+	case len(head) > MaxHead:
+		r.TooLarge.Add(1)
+	case len(head) > 2*MaxLines && bytes.Count(head, []byte{'\n'}) > MaxLines: // every line but the last has at least 2 bytes
+		r.TooManyLines.Add(1)
+	}
+}
+
+// Listen binds a TCP address, host:port, for Serve. It calls o.Post with every
+// knock, under a cover that drops before the connection is reset.
 func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	config := net.ListenConfig{
 		KeepAlive: -1, // connections do not live long enough
@@ -83,7 +105,7 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	config.SetMultipathTCP(false) // SO_LINGER 0 of an MPTCP socket resets no subflow
 	network := "tcp"
 	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Is4() {
-		network = "tcp4" // 0.0.0.0 would take IPv6 as well
+		network = "tcp4" // with "tcp", 0.0.0.0 would take IPv6 as well
 	}
 	l, err := config.Listen(ctx, network, address)
 	if err != nil {
@@ -92,7 +114,7 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	return newListener(l.(*net.TCPListener), o), nil
 }
 
-// ListenOn is Listen on a socket that somebody else has bound.
+// ListenOn is Listen on a socket that was bound elsewhere, for example by systemd.
 func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 	raw, err := l.SyscallConn()
 	if err == nil {
@@ -105,17 +127,25 @@ func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
 }
 
 func newListener(tcp *net.TCPListener, o Options) *Listener {
-	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), halves: halves{parked: map[int]*half{}, refused: cmp.Or(o.Refused, new(Refused))}}
+	refused := cmp.Or(o.Refused, new(Refused))
+	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), pending: pending.New(&refused.Counts), refused: refused}
 	l.Use(o)
 	return l
 }
 
-// prepare has closing a socket reset its connection: accepted sockets inherit
-// it from the one that listens (socket(7)). It also has connections accepted
-// only when the first bytes are there, so that a head need not be waited for, or
-// else after a second (tcp(7), TCP_DEFER_ACCEPT). Those that wait count as half
-// open, so this goes only with SYN cookies, by which half-open ones cannot keep
-// others out.
+// control calls f with the descriptor of a connection or a listener.
+func control(raw syscall.RawConn, f func(fd int) error) (err error) {
+	ctrl := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(ctrl, err)
+}
+
+// prepare sets the options of a listening socket. Accepted sockets inherit
+// SO_LINGER, so that closing one resets its connection (socket(7)).
+//
+// TCP_DEFER_ACCEPT lets the kernel pass a connection on only when its first bytes
+// have come, or after a second (tcp(7)): the head need not be waited for then. Until
+// then the connection counts as half-open. So this needs SYN cookies, without which
+// half-open connections could keep others out.
 func prepare(fd int) error {
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err
@@ -126,14 +156,14 @@ func prepare(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 }
 
-// Use puts other options in force, for connections that come from now on.
-// Those that are being answered are brought to their end.
+// Use puts other options in force for new connections. Requests that are being
+// answered get their answer.
 func (l *Listener) Use(o Options) {
-	o.Refused = l.halves.refused
+	o.Refused = l.refused
 	s := &service{Options: o}
 	if handler := o.handler(); handler != nil {
 		s.server = o.server(handler)
-		s.idle = &idleConns{halves: &l.halves, max: o.Max, byConn: map[net.Conn]*half{}}
+		s.idle = &idleConns{pending: l.pending, max: o.Max, byConn: map[net.Conn]*pending.Entry{}}
 		s.server.ConnState = s.idle.state
 		s.conns = newChanListener(l.tcp.Addr())
 		go s.server.Serve(s.conns)
@@ -144,7 +174,7 @@ func (l *Listener) Use(o Options) {
 	}
 }
 
-// change has Serve look at what is to be done.
+// change makes Serve look at what Use or Close has changed.
 func (l *Listener) change() {
 	select {
 	case l.changed <- struct{}{}:
@@ -153,15 +183,16 @@ func (l *Listener) change() {
 	l.tcp.SetDeadline(time.Unix(1, 0))
 }
 
-// loopable reports whether loops can do what is to be done: read plain heads
-// whose connections are dropped.
+// loopable reports whether event loops can serve connections. They only read plain
+// heads of connections that are dropped.
 func (s *service) loopable() bool {
 	return s.server == nil && s.TLS == nil && s.Clients.Source != ProxyProtocol
 }
 
 const shutdownTimeout = 30 * time.Second // for answers that are being given
 
-// end stops a service, once or again. Connections that are dropped need nothing.
+// end ends a service; it may be called twice. It waits for answers that are being
+// given, until the timeout.
 func (s *service) end(timeout time.Duration) {
 	if s.server == nil {
 		return
@@ -178,10 +209,10 @@ func (s *service) end(timeout time.Duration) {
 func (l *Listener) Addr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }
 
 // Refused returns the counts of what the listener refuses at its bounds.
-func (l *Listener) Refused() *Refused { return l.halves.refused }
+func (l *Listener) Refused() *Refused { return l.refused }
 
 // Serve accepts connections until Close. No error ends it: a listener that
-// gives up locks its users out.
+// gave up would lock its users out.
 func (l *Listener) Serve() {
 	for more := true; more; {
 		if l.startLoops() {
@@ -194,8 +225,8 @@ func (l *Listener) Serve() {
 	l.wg.Wait()
 }
 
-// startLoops reports whether loops accept connections, which they do if they
-// can.
+// startLoops starts event loops if they can serve the connections and do not run
+// yet. It reports whether they accept.
 func (l *Listener) startLoops() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,34 +236,54 @@ func (l *Listener) startLoops() bool {
 	if l.loops != nil {
 		return true
 	}
-	ls, err := newLoops(l, max(1, runtime.GOMAXPROCS(0)/2))
+	loops, err := eventloop.Start(l.tcp, loopHandler{l}, l.pending, eventloop.Options{
+		Loops: max(1, runtime.GOMAXPROCS(0)/2), MaxHead: MaxHead, HeadTimeout: HeadTimeout,
+	})
 	if err != nil {
 		l.service.Load().Log.Warn("connections are read by a goroutine each", "error", err)
 		l.noLoops = true
 		return false
 	}
-	l.loops = ls
-	l.wg.Go(ls.runs.Wait)
+	l.loops = loops
+	l.wg.Go(loops.Wait)
 	return true
 }
 
-// stopLoops has the loops accept no more, unless they can go on. It reports
-// whether there is more to serve.
+// stopLoops stops the event loops if they cannot serve connections any more. It
+// reports whether there is more to serve.
 func (l *Listener) stopLoops() (more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return false // and Close stops them
+		return false // Close stops them
 	}
 	if !l.service.Load().loopable() {
-		l.loops.stop()
+		l.loops.Stop()
 		l.loops = nil
 	}
 	return true
 }
 
-// acceptEach accepts connections, a goroutine each, until loops can do it or the
-// listener is closed. It reports whether there is more to serve.
+// loopHandler is what the event loops see of a listener.
+type loopHandler struct{ *Listener }
+
+// Accepted returns the service in force; nil: event loops cannot serve it.
+func (h loopHandler) Accepted() eventloop.Service {
+	h.accepted()
+	if s := h.service.Load(); s.loopable() {
+		return s
+	}
+	return nil
+}
+
+// Serve serves a connection that the loops cannot.
+func (h loopHandler) Serve(conn *net.TCPConn) { h.serveConn(conn) }
+
+// Failed is called when accepting fails.
+func (h loopHandler) Failed(err error) { h.cannotAccept(err) }
+
+// acceptEach accepts connections, a goroutine each, until event loops can serve them
+// or the listener is closed. It reports whether there is more to serve.
 func (l *Listener) acceptEach() (more bool) {
 	for {
 		conn, err := l.tcp.AcceptTCP()
@@ -253,8 +304,8 @@ func (l *Listener) acceptEach() (more bool) {
 	}
 }
 
-// cannotAccept makes room where descriptors or memory have run out (accept(2)),
-// and waits a moment. Strangers can cause it, so the log hears of it now and then.
+// cannotAccept makes room after accept(2) has failed for want of descriptors or
+// memory, and waits a moment. Strangers can cause this, so it is logged rarely.
 func (l *Listener) cannotAccept(err error) {
 	l.failure.Lock()
 	if now := time.Now(); now.Sub(l.failed) >= failureInterval {
@@ -263,11 +314,11 @@ func (l *Listener) cannotAccept(err error) {
 		l.service.Load().Log.Error("cannot accept connections", "address", l.Addr(), "error", err)
 	}
 	l.failure.Unlock()
-	l.halves.evict()
+	l.pending.Evict()
 	time.Sleep(acceptPause)
 }
 
-// accepted logs that what failed before, as the log has heard, does no more.
+// accepted logs that accepting works again, if its failure has been logged.
 func (l *Listener) accepted() {
 	if l.failing.Load() && l.failing.Swap(false) {
 		l.service.Load().Log.Info("accepting connections again", "address", l.Addr())
@@ -276,51 +327,52 @@ func (l *Listener) accepted() {
 
 const (
 	acceptPause     = 5 * time.Millisecond // after accepting has failed
-	failureInterval = 10 * time.Second     // at least, until the log hears of it again
+	failureInterval = 10 * time.Second     // at least, between two logged failures
 )
 
-// serveConn gives a new connection a place, in the order of accepting, and a
+// serveConn makes a connection pending, in the order of accepting, and gives it a
 // goroutine.
 func (l *Listener) serveConn(conn *net.TCPConn) {
 	s := l.service.Load()
 	if raw, err := conn.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
-			if l.halves.spare(int(fd)) {
-				time.Sleep(time.Millisecond) // the goroutines of those that go close them
+			if l.pending.Spare(int(fd)) {
+				time.Sleep(time.Millisecond) // the goroutines of the evicted connections close them
 			}
 		})
 	}
-	if h := (&half{conn: conn}); l.halves.add(h, s.Max) {
-		l.wg.Go(func() { l.handle(h, s) })
+	if e := (&pending.Entry{Closer: conn}); l.pending.Add(e, s.Max) {
+		l.wg.Go(func() { l.handle(conn, e, s) })
 	}
 }
 
-// handle does with a connection what the options say.
-func (l *Listener) handle(h *half, s *service) {
+// handle answers a connection or drops it, as the service says. If the service has
+// ended meanwhile, the one that is in force now does it.
+func (l *Listener) handle(conn *net.TCPConn, e *pending.Entry, s *service) {
 	for s.server != nil {
-		if l.answer(h, s) {
+		if l.answer(conn, e, s) {
 			return
 		}
 		ended := s
-		if s = l.service.Load(); s == ended { // by Close
-			l.halves.remove(h)
-			h.conn.Close()
+		if s = l.service.Load(); s == ended { // Close has ended it
+			l.pending.Remove(e)
+			conn.Close()
 			return
 		}
 	}
-	l.receive(h, s)
+	l.drop(conn, e, s)
 }
 
-// Close stops listening, and then resets the connections whose heads are not
+// Close stops listening, and then resets the connections whose heads do not become
 // complete within a moment.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	l.closed = true
-	ls := l.loops
+	loops := l.loops
 	l.mu.Unlock()
 	l.change()
-	if ls != nil {
-		ls.stop()
+	if loops != nil {
+		loops.Stop()
 	}
 	err := l.tcp.Close()
 	read := make(chan struct{})
@@ -333,124 +385,10 @@ func (l *Listener) Close() error {
 	case <-read:
 	case <-time.After(closeTimeout):
 	}
-	l.halves.close()
+	l.pending.Close()
 	return err
 }
 
 // closeTimeout is for heads that are being read, and for answers that are being
 // given, when the listener closes.
 const closeTimeout = 500 * time.Millisecond
-
-// receive reads one head, posts it, and only then resets the connection, so
-// that the knock is in its mailbox before the client can know of the end.
-func (l *Listener) receive(h *half, s *service) {
-	head := getBuffer()
-	if k, ok := s.read(h.conn, head); ok {
-		s.Post(k)
-	} else {
-		putBuffer(head)
-	}
-	l.halves.remove(h)
-	h.conn.Close()
-}
-
-// read reads the head of a connection, and finds out whose it is.
-func (s *service) read(tcp *net.TCPConn, head *buffer) (k Knock, ok bool) {
-	if tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
-		return k, false
-	}
-	var conn net.Conn = tcp
-	if s.Clients.Source == ProxyProtocol {
-		var err error
-		if conn, err = s.Clients.accept(tcp); err != nil || tcp.SetReadDeadline(time.Now().Add(HeadTimeout)) != nil {
-			return k, false
-		}
-	}
-	named := conn != net.Conn(tcp)
-	remote := addrPort(conn.RemoteAddr())
-	k = Knock{Remote: remote, Local: addrPort(conn.LocalAddr()), ViaProxy: named, head: head}
-	if s.TLS != nil {
-		var err error
-		if conn, err = secure(conn, s.TLS); err != nil {
-			s.Refused.countSlow(err)
-			return k, false
-		}
-	}
-	if err := readHead(conn, head); err != nil {
-		s.Refused.countSlow(err)
-		return k, false
-	}
-	return k, !s.answerChallenge(tcp, conn, head.bytes) && s.identify(&k, head.bytes)
-}
-
-// identify says in a knock from Remote when its head was complete, and who the
-// client is. It reports false if nobody is.
-func (s *service) identify(k *Knock, head []byte) bool {
-	s.Refused.count(head)
-	k.At, k.TLS = time.Now(), s.TLS != nil
-	k.Client = k.Remote.Addr()
-	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.trusts(k.Client) {
-		return true
-	}
-	var err error
-	header := fields(head)
-	k.ProxyScheme = s.Clients.scheme(k.Client, header)
-	k.Client, err = s.Clients.client(k.Client, header)
-	k.ViaProxy = k.Client != k.Remote.Addr()
-	return err == nil
-}
-
-// accept reads the header of the PROXY protocol, if the peer is a proxy and
-// that is how it names its clients. From nobody else is one taken.
-func (c Clients) accept(tcp *net.TCPConn) (net.Conn, error) {
-	if c.Source != ProxyProtocol || !c.trusts(addrPort(tcp.RemoteAddr()).Addr()) {
-		return tcp, nil
-	}
-	conn := proxyproto.NewConn(tcp, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(HeadTimeout))
-	header := conn.ProxyHeader()
-	if header == nil || header.Command.IsLocal() { // no header, or the proxy's own health check
-		return nil, errClient
-	}
-	source, ok := conn.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return nil, errClient
-	}
-	if client := addrPort(source).Addr(); !nameable(client) || c.trusts(client) {
-		return nil, errClient
-	}
-	return conn, nil
-}
-
-// readHead fills head until it is complete or too large. It returns an error for a
-// head that does not end: that is no knock.
-func readHead(conn net.Conn, head *buffer) error {
-	for line := 0; ; { // where the line begins that is not complete
-		if len(head.bytes) == cap(head.bytes) {
-			if len(head.bytes) > MaxHead {
-				return nil // too large: malformed
-			}
-			large := make([]byte, len(head.bytes), MaxHead+1)
-			copy(large, head.bytes)
-			head.bytes = large
-		}
-		n, err := conn.Read(head.bytes[len(head.bytes):cap(head.bytes)])
-		head.bytes = head.bytes[:len(head.bytes)+n]
-		if end := headEnd(head.bytes[line:]); end >= 0 {
-			head.bytes = head.bytes[:line+end]
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		line = bytes.LastIndexByte(head.bytes, '\n') + 1
-	}
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	return canonical(a.(*net.TCPAddr).AddrPort())
-}
-
-// canonical returns an address without a zone, and an IPv4-mapped one as IPv4.
-func canonical(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
-}

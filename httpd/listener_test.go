@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"webknock/httpd/eventloop"
 	"webknock/sequence"
 )
 
@@ -142,60 +143,6 @@ func TestEveryHeadIsPostedAndReset(t *testing.T) {
 	}
 }
 
-// A pieces is a connection on which data comes in pieces.
-type pieces struct {
-	net.Conn
-	all [][]byte
-}
-
-func (p *pieces) Read(to []byte) (int, error) {
-	if len(p.all) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(to, p.all[0])
-	if p.all[0] = p.all[0][n:]; len(p.all[0]) == 0 {
-		p.all = p.all[1:]
-	}
-	return n, nil
-}
-
-// FuzzHeadsInPieces has loops and goroutines find the same end of a head, in
-// whatever pieces it comes.
-func FuzzHeadsInPieces(f *testing.F) {
-	f.Add([]byte("GET / HTTP/1.1\r\nHost: h\r\n\r\nrest"), 15, 16)
-	f.Add([]byte("GET / HTTP/1.1\n\n"), 15, 0)
-	f.Add(bytes.Repeat([]byte("x\n"), MaxHead), 1000, MaxHead)
-	f.Add(append(bytes.Repeat([]byte("x"), MaxHead-1), "\n\nx"...), MaxHead, 1)
-	f.Fuzz(func(t *testing.T, data []byte, first, second int) {
-		a := max(0, min(first, len(data)))
-		b := a + max(0, min(second, len(data)-a))
-		var all [][]byte
-		for _, piece := range [][]byte{data[:a], data[a:b], data[b:]} {
-			if len(piece) > 0 {
-				all = append(all, piece)
-			}
-		}
-		var h half
-		var looped []byte
-		ended := false
-		for _, piece := range all {
-			for len(piece) > 0 && !ended {
-				n := min(len(piece), MaxHead+1-len(looped)) // as resume reads
-				looped, piece = append(looped, piece[:n]...), piece[n:]
-				var end int
-				if end, ended = h.end(looped); ended {
-					looped = looped[:end]
-				}
-			}
-		}
-		read := getBuffer()
-		complete := readHead(&pieces{all: all}, read) == nil
-		if complete != ended || complete && !bytes.Equal(read.bytes, looped) {
-			t.Errorf("a goroutine reads %q (%v), a loop %q (%v)", read.bytes, complete, looped, ended)
-		}
-	})
-}
-
 func TestAKnockIsPostedBeforeTheReset(t *testing.T) {
 	l, knocks := listen(t, 16)
 	for i := range 50 {
@@ -316,7 +263,7 @@ func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 	if _, err := conn.Write([]byte("G")); err != nil {
 		t.Fatal(err)
 	}
-	for l.halves.count() == 0 { // not yet accepted
+	for l.pending.Len() == 0 { // not yet accepted
 		runtime.Gosched()
 	}
 	l.Close()
@@ -434,11 +381,11 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		end := headEnd(data)
+		end := eventloop.HeadEnd(data)
 		if end > len(data) || end == 0 {
 			t.Fatalf("head of %d bytes in %d", end, len(data))
 		}
-		if end > 0 && headEnd(data[:end-1]) >= 0 {
+		if end > 0 && eventloop.HeadEnd(data[:end-1]) >= 0 {
 			t.Fatalf("%q ends before %d", data, end)
 		}
 		req, err := open(NewKnock(testClient, time.Now(), data))
@@ -453,29 +400,6 @@ func FuzzOpen(f *testing.F) {
 			set.Match(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}, nil)
 		}).ServeHTTP(mute{t}, req)
 	})
-}
-
-func TestNoMoreHeadsAreReadThanMayBe(t *testing.T) {
-	const max = 3
-	hs := halves{refused: new(Refused)}
-	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tcp.Close()
-	var wg sync.WaitGroup
-	for range 50 {
-		conn, err := net.DialTCP("tcp", nil, tcp.Addr().(*net.TCPAddr))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		wg.Go(func() { hs.add(&half{conn: conn}, max) })
-	}
-	wg.Wait()
-	if n := hs.count(); n != max || hs.refused.Evicted.Load() != 50-max {
-		t.Errorf("%d heads are read, %d were evicted", n, hs.refused.Evicted.Load())
-	}
 }
 
 func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {

@@ -130,7 +130,7 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 	over.Store(true)
 	changes.Wait()
 	end()
-	if n := l.halves.count() + first.halves.count(); n > 0 {
+	if n := l.pending.Len() + first.pending.Len(); n > 0 {
 		t.Errorf("%d connections are still being read", n)
 	}
 	if after := descriptors(t); after > before {
@@ -174,8 +174,8 @@ func TestEvictionAcrossLoops(t *testing.T) {
 	work.Wait()
 	end()
 	slow.Wait()
-	if l.Refused().Evicted.Load() == 0 || posted.Load() == 0 || l.halves.count() > 0 {
-		t.Errorf("%d evicted, %d knocks, %d connections still being read", l.Refused().Evicted.Load(), posted.Load(), l.halves.count())
+	if l.Refused().Evicted.Load() == 0 || posted.Load() == 0 || l.pending.Len() > 0 {
+		t.Errorf("%d evicted, %d knocks, %d connections still being read", l.Refused().Evicted.Load(), posted.Load(), l.pending.Len())
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, %d before", after, before)
@@ -190,13 +190,13 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 	dropping := drop.service.Load().Options
 	for i := range 100 {
 		drop.Use(dropping)
-		for drop.halves.count() > 0 { // of the round before
+		for drop.pending.Len() > 0 { // of the round before
 			runtime.Gosched()
 		}
 		// Is parked, and meets the options that it came under.
 		parked := dial(t, drop)
 		io.WriteString(parked, "GET /parked HTTP/1.1\r\n")
-		for drop.halves.count() == 0 {
+		for drop.pending.Len() == 0 {
 			runtime.Gosched()
 		}
 		drop.Use(constant)
@@ -231,14 +231,14 @@ func TestACloseUnderLoadEndsAll(t *testing.T) {
 		for range 32 {
 			work.Go(func() { knock(l, func(netip.AddrPort) string { return "GET /half" }, 1) })
 		}
-		for l.halves.count() < 8 {
+		for l.pending.Len() < 8 {
 			runtime.Gosched()
 		}
 		end()
 		end() // once more does no harm
 		work.Wait()
-		if after := descriptors(t); l.halves.count() > 0 || after > before {
-			t.Errorf("%s: %d connections still being read, %d descriptors, %d before", name, l.halves.count(), after, before)
+		if after := descriptors(t); l.pending.Len() > 0 || after > before {
+			t.Errorf("%s: %d connections still being read, %d descriptors, %d before", name, l.pending.Len(), after, before)
 		}
 	}
 }

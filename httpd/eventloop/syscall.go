@@ -1,4 +1,4 @@
-package httpd
+package eventloop
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 )
 
 // The system calls of the loops. None of them blocks, so the scheduler need not
-// hear of them, and none allocates.
+// know of them, and none allocates memory.
 
 // control calls f with a descriptor that the runtime has.
 func control(raw syscall.RawConn, f func(fd int) error) (err error) {
@@ -74,5 +74,5 @@ func read(fd int, to []byte) (int, error) {
 	return int(n), nil
 }
 
-// shut closes a connection, and so resets it (close(2)).
-func shut(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+// closeFD closes a connection, which resets it (close(2)).
+func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
