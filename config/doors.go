@@ -66,6 +66,9 @@ func (s *doorSection) validate(d *decoder, key string, others []doorSection, see
 	for i, p := range s.Ports {
 		s.validatePorts(d, fmt.Sprintf("%s.ports[%d]", key, i), p, s.Ports[:i], others)
 	}
+	if s.Prefix.IPv4 < 16 || s.Prefix.IPv6 < 32 {
+		d.warnAt(key+".prefix", "one knock lets a great part of the internet in (from 16 for IPv4 and from 32 for IPv6)")
+	}
 	if s.MaxTTL > 0 && s.MaxTTL < s.TTL && !there.misspelled["ttl"] && !d.wrong(key+".ttl") {
 		d.errorAt(key+".max_ttl", "%v is less than the door's ttl %v (write at least that)", s.MaxTTL, s.TTL)
 	}

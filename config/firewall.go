@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 
@@ -41,6 +42,14 @@ func (s firewallSection) firewall(doors []firewall.Door) Firewall {
 		f.Guard.Mode = firewall.Sets
 	}
 	return f
+}
+
+func (s *firewallSection) validate(d *decoder) {
+	for i, p := range s.Allow {
+		if isHuge(p) {
+			d.warnAt(fmt.Sprintf("firewall.allow[%d]", i), "%s is a great part of the internet, and all of it passes every door without a knock (your own networks only)", p)
+		}
+	}
 }
 
 // mark is what granted packets are marked with, in decimal or with 0x; 0: they

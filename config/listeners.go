@@ -45,6 +45,11 @@ func (l *Listener) validate(d *decoder, key string) {
 			d.errorAt(key+".proxies", "client_address does not say how they name the client (set it to x-forwarded-for, forwarded, x-real-ip or proxy-protocol)")
 		}
 	}
+	for i, p := range l.Proxies {
+		if isHuge(p) && !l.addr().IsLoopback() {
+			d.warnAt(fmt.Sprintf("%s.proxies[%d]", key, i), "%s is a great part of the internet, and all of it may say which client it knocks for (your own proxies only)", p)
+		}
+	}
 	if len(l.Proxies) > 0 && l.Cover.Status == 0 && l.Cover.Proxy == nil && l.ClientAddress != "proxy-protocol" {
 		d.warnf(d.place(key), key+".cover", "behind a proxy, drop shows as the error 502 of the proxy (use cover: {status: 404})")
 	}

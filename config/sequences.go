@@ -66,7 +66,11 @@ func (d *decoder) validateSequences(sections []sequenceSection, doors, users *na
 			t.Sequence = s.Name
 			cfg.Notify = append(cfg.Notify, t)
 		}
-		sequences = append(sequences, s.validate(d, key, users, len(targets) > 0))
+		result := s.validate(d, key, users, len(targets) > 0)
+		if !d.wrong(key) {
+			result.warn(d, key)
+		}
+		sequences = append(sequences, result)
 	}
 	return sequences
 }
@@ -105,6 +109,45 @@ func (s *sequenceSection) validate(d *decoder, key string, users *names, notifie
 		}
 	}
 	return result
+}
+
+const (
+	roundTrip  = 100 * time.Millisecond // usual over a long distance
+	shortPath  = 16                     // bytes; nobody finds a path of this length by trying
+	codePeriod = 30 * time.Second       // for which a phone app shows the same code
+)
+
+// warn reports what is allowed but rarely meant in a sequence by itself.
+func (s *Sequence) warn(d *decoder, key string) {
+	last, first := len(s.Steps)-1, s.Steps[0]
+	for i, step := range s.Steps {
+		at := fmt.Sprintf("%s.steps[%d]", key, i)
+		if why := everybodyRequests(step); why != "" {
+			d.warnAt(at, "%s, so that it keeps nobody out (webknock hash --random invents a path)", why)
+		}
+		if i > 0 && step.Within < roundTrip {
+			d.warnAt(at, "%v is shorter than a request takes over a long distance, so that hardly anybody completes this (write within: 5s)", step.Within)
+		}
+	}
+	if s.Window > 0 && s.Window < time.Duration(last)*roundTrip {
+		d.warnAt(key+".window", "%v is shorter than %d requests take over a long distance, so that hardly anybody completes this (write 30s)", s.Window, len(s.Steps))
+	}
+	if path, exact := first.Trigger.(sequence.Exact); last == 0 && exact && path != "" && len(path) < shortPath && len(first.Query) == 0 && everybodyRequests(first) == "" {
+		d.warnAt(key+".steps[0]", "a single short step: anyone who tries common paths finds it (use more steps, or a path from webknock hash --random)")
+	}
+	if last > 0 && !slices.ContainsFunc(s.Steps, func(o sequence.Step) bool { return !o.SameRequest(first) }) {
+		d.warnAt(key+".steps", "all steps are the same request, and browsers repeat a request that was reset up to ten times: a single visit completes the sequence (use different paths)")
+	}
+	code := -1 // the last step with a one-time code
+	for i, step := range s.Steps {
+		if step.Trigger.Variable() != sequence.TOTP {
+			continue
+		}
+		if code >= 0 && s.timeOf(code, i) < codePeriod {
+			d.warnAt(fmt.Sprintf("%s.steps[%d]", key, i), "each code counts once, and a phone shows the next one only after up to 30s (write within: 40s)")
+		}
+		code = i
+	}
 }
 
 // Admits reports whether a user may use the one-time steps of the sequence. It

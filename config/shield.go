@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,14 @@ func defaultShield() shieldSection {
 
 func (s shieldSection) shield() Shield {
 	return Shield{Rate: s.Rate.Count, Per: s.Rate.Per, Ban: s.Ban, Decoys: s.Decoys}
+}
+
+func (s *shieldSection) validate(d *decoder) {
+	for i, path := range s.Decoys {
+		if slices.Contains(requestedByBrowsers, path) {
+			d.warnAt(fmt.Sprintf("shield.decoys[%d]", i), "browsers request it on their own, so that clients who knock with a browser are banned (use another path)")
+		}
+	}
 }
 
 // rate is a number of connections in a time. Without a count it is off.

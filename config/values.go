@@ -145,6 +145,11 @@ func (d *decoder) network(v *value) any {
 	return nil
 }
 
+// isHuge reports whether a network holds a great part of the internet.
+func isHuge(p netip.Prefix) bool {
+	return p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16
+}
+
 // notYet is a key whose feature this version does not have. Only an empty value
 // is valid.
 type notYet struct{}
