@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -38,9 +37,7 @@ func (b *Backend) ban(bans []firewall.Ban) error {
 				key := ban.Client.Addr().AsSlice()
 				before = append(before, nftables.SetElement{Key: key})
 				if left := time.Until(ban.Until).Truncate(time.Millisecond); left > 0 {
-					var comment strings.Builder
-					mark(&comment, ban.Until, now)
-					want = append(want, nftables.SetElement{Key: key, Timeout: left, Comment: comment.String()})
+					want = append(want, nftables.SetElement{Key: key, Timeout: left, Comment: string(appendMark(nil, ban.Until, now))})
 				}
 			}
 			for part := range slices.Chunk(before, chunk) {

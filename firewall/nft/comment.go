@@ -55,39 +55,47 @@ var bootID = func() string {
 	return string(id[:min(len(id), 8)])
 }()
 
+// comment returns the comment of a grant's element. A thousand may be written in one
+// transaction, so it takes one allocation.
 func comment(g firewall.Grant, now moment) string {
-	var s strings.Builder
-	mark(&s, g.Expires, now)
+	s := appendMark(make([]byte, 0, maxComment), g.Expires, now)
 	add := func(key, value string) {
 		if value != "" {
-			s.WriteString(" " + key + "=" + clean(value))
+			s = append(append(s, key...), clean(value)...)
 		}
 	}
-	add("id", g.ID)
-	add("at", strconv.FormatInt(g.Opened.UnixMilli(), 10))
-	add("seq", g.Sequence)
-	add("user", g.User)
+	add(" id=", g.ID)
+	s = strconv.AppendInt(append(s, " at="...), g.Opened.UnixMilli(), 10)
+	add(" seq=", g.Sequence)
+	add(" user=", g.User)
 	if g.Packets > 0 {
-		add("p", strconv.FormatUint(g.Packets, 10))
-		add("b", strconv.FormatUint(g.Bytes, 10))
+		s = strconv.AppendUint(append(s, " p="...), g.Packets, 10)
+		s = strconv.AppendUint(append(s, " b="...), g.Bytes, 10)
 	}
-	return s.String()
+	return string(s)
 }
 
-// mark writes what every element of ours begins with.
-func mark(s *strings.Builder, end time.Time, now moment) {
-	s.WriteString(commentVersion + " end=" + strconv.FormatInt((now.boot+end.Sub(now.wall)).Milliseconds(), 10) + " boot=" + bootID)
+// maxComment is the longest that a comment of ours gets; the kernel takes 253 bytes.
+const maxComment = 256
+
+// appendMark appends what every element of ours begins with.
+func appendMark(s []byte, end time.Time, now moment) []byte {
+	s = strconv.AppendInt(append(s, commentVersion+" end="...), (now.boot + end.Sub(now.wall)).Milliseconds(), 10)
+	return append(append(s, " boot="...), bootID...)
 }
 
 // clean keeps a value from breaking out of the comment. All but damaged names
 // pass as they are.
 func clean(value string) string {
-	value = strings.Map(func(r rune) rune {
-		if r <= ' ' || r >= 0x7f || r == '"' || r == '\\' {
-			return '?'
-		}
-		return r
-	}, value)
+	unsafe := func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }
+	if strings.ContainsFunc(value, unsafe) {
+		value = strings.Map(func(r rune) rune {
+			if unsafe(r) {
+				return '?'
+			}
+			return r
+		}, value)
+	}
 	return value[:min(len(value), 32)]
 }
 

@@ -33,12 +33,7 @@ func (b *Backend) commit(changes []firewall.Change) error {
 			return fmt.Errorf("door %s: %w", c.Grant.Door, firewall.ErrNoDoor)
 		}
 	}
-	err := b.talk("change grants", func(c *nftables.Conn) error {
-		if err := b.queue(c, *b.guard, wanted(changes)); err != nil {
-			return err
-		}
-		return c.Flush()
-	})
+	err := b.write("change grants", *b.guard, wanted(changes))
 	if errors.Is(err, syscall.ENOBUFS) && b.carriedOut(changes) {
 		// The kernel has committed and only its answers were lost.
 		err = nil
@@ -58,7 +53,7 @@ func (b *Backend) commit(changes []firewall.Change) error {
 
 // change is a change, and the comment that its element is to have.
 type change struct {
-	firewall.Change
+	*firewall.Change
 	comment string
 }
 
@@ -66,10 +61,90 @@ type change struct {
 func wanted(changes []firewall.Change) []change {
 	now := clock()
 	all := make([]change, len(changes))
-	for i, c := range changes {
-		all[i] = change{c, comment(c.Grant, now)}
+	for i := range changes {
+		c := &changes[i]
+		all[i].Change = c
+		if !c.Close {
+			all[i].comment = comment(c.Grant, now)
+		}
 	}
 	return all
+}
+
+const (
+	// An element ends by this much before its grant: the kernel counts its time from
+	// the moment when it reads the element, perhaps after another's transaction, and
+	// must not let anybody in after the time that was promised.
+	endMargin = 20 * time.Millisecond
+	// endMarginEach is added for each element that is written in the same transaction.
+	endMarginEach = 5 * time.Microsecond
+	// maxEndMargin is less than what the gate takes for a difference of clocks.
+	maxEndMargin = 80 * time.Millisecond
+	// clockTick is the longest tick of the clock that the kernel counts by (HZ=100).
+	clockTick = 10 * time.Millisecond
+	// rewritten is how many elements that came too late are written again at once, and
+	// maxRewrites how often.
+	rewritten   = 256
+	maxRewrites = 10
+)
+
+// write carries out changes in one transaction of their own.
+func (b *Backend) write(what string, guard firewall.Guard, changes []change) error {
+	began := time.Now()
+	err := b.talk(what, func(c *nftables.Conn) error {
+		if err := b.queue(c, guard, changes); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
+	if err != nil {
+		return err
+	}
+	return b.correct(guard, changes, time.Since(began))
+}
+
+// correct writes the elements of changes again if the transaction that wrote them took
+// so long that the kernel may let them live longer than their grants.
+func (b *Backend) correct(guard firewall.Guard, changes []change, took time.Duration) error {
+	if took <= tolerable(len(changes)) {
+		return nil
+	}
+	var again []change
+	for _, c := range changes {
+		if !c.Close {
+			same := *c.Change
+			same.New, same.Again = false, true
+			again = append(again, change{&same, c.comment})
+		}
+	}
+	for part := range slices.Chunk(again, rewritten) {
+		for try := 1; ; try++ {
+			began := time.Now()
+			err := b.talk("correct the time of grants", func(c *nftables.Conn) error {
+				return errors.Join(b.queue(c, guard, part), c.Flush())
+			})
+			if err != nil {
+				return err
+			}
+			if took = time.Since(began); took <= tolerable(len(part)) {
+				break
+			}
+			if try == maxRewrites {
+				b.log.Warn("nftables: the kernel is slow; some grants may end late", "by", took)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// tolerable is how long writing elements may take, so that none outlives its grant.
+func tolerable(elements int) time.Duration { return endMarginOf(elements) - clockTick }
+
+// endMarginOf returns by how much elements end before their grants if so many are
+// written at once.
+func endMarginOf(elements int) time.Duration {
+	return min(endMargin+time.Duration(elements)*endMarginEach, maxEndMargin)
 }
 
 // queue puts the messages of changes into c. An element that may be there is
@@ -77,32 +152,43 @@ func wanted(changes []firewall.Change) []change {
 // nothing, and deleting what is not there would fail the whole.
 func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change) error {
 	now := time.Now()
+	margin := endMarginOf(len(changes))
+	type setKey struct {
+		door               string
+		isIPv4, ofAttempts bool
+	}
 	type elements struct {
 		set          *nftables.Set
 		before, want []nftables.SetElement
 	}
 	var sets []*elements
-	byName := map[string]*elements{}
-	of := func(set *nftables.Set) *elements {
-		e := byName[set.Name]
-		if e == nil {
-			e = &elements{set: set}
-			byName[set.Name] = e
-			sets = append(sets, e)
-		}
-		return e
-	}
+	byKey := map[setKey]*elements{}
 	for _, change := range changes {
-		g := change.Grant
-		door := guard.Door(g.Door)
-		f := familyOf(g.Client.Addr())
+		g := &change.Grant
 		key := g.Client.Addr().AsSlice()
-		// A timeout that rounds to 0 would be the set's default.
-		left := g.Expires.Sub(now).Truncate(time.Millisecond)
-		if !change.Close && left <= 0 {
+		left := g.Expires.Sub(now)
+		if !change.Close && left < time.Millisecond { // it would round to 0, the set's default
 			continue
 		}
-		e := of(b.grantSet(*door, f))
+		left = max(left-margin, time.Millisecond).Truncate(time.Millisecond)
+		of := func(door *firewall.Door, f family, connections bool) *elements {
+			k := setKey{g.Door, f.isIPv4, connections}
+			e := byKey[k]
+			if e == nil {
+				e = new(elements)
+				if connections {
+					e.set = b.connectionSet(*door, f)
+				} else {
+					e.set = b.grantSet(*door, f)
+				}
+				byKey[k] = e
+				sets = append(sets, e)
+			}
+			return e
+		}
+		door := guard.Door(g.Door)
+		f := familyOf(g.Client.Addr())
+		e := of(door, f, false)
 		if !change.New {
 			e.before = append(e.before, nftables.SetElement{Key: key})
 		}
@@ -110,7 +196,7 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 			e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left, Comment: change.comment})
 		}
 		if door.Connections > 0 && (!change.Again || change.Spent) { // counted anew
-			e := of(b.connectionSet(*door, f))
+			e := of(door, f, true)
 			e.before = append(e.before, nftables.SetElement{Key: key})
 			if change.Spent && !change.Close {
 				// An element without a limit is one that is exceeded: the

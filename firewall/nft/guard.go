@@ -123,7 +123,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 	now := clock()
 	for _, grant := range grants {
 		if _, there := running[grantKey{grant.Door, grant.Client}]; !there && hasDoor(g, grant.Door) {
-			restore = append(restore, change{firewall.Change{Grant: grant, Again: true, Spent: true}, comment(grant, now)})
+			restore = append(restore, change{&firewall.Change{Grant: grant, Again: true, Spent: true}, comment(grant, now)})
 		}
 	}
 	lost := func(e element) bool { // the count of its connections
@@ -135,7 +135,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		if rebuild || lost(e) {
 			if e.Origin != firewall.Foreign {
 				e.Expires = e.Ends
-				restore = append(restore, change{firewall.Change{Grant: e.Grant, Again: true, Spent: true}, e.comment})
+				restore = append(restore, change{&firewall.Change{Grant: e.Grant, Again: true, Spent: true}, e.comment})
 			}
 		}
 	}
@@ -166,6 +166,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		}
 	}
 	first := restore[:min(len(restore), maxChanges)]
+	began := time.Now()
 	err = b.talk("guard the doors", func(c *nftables.Conn) error {
 		if err := b.prepare(c, g.Owner, before.Info, rebuild); err != nil {
 			return err
@@ -205,6 +206,9 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 		failed = errors.Join(failed, b.queue(c, g, first))
 		return errors.Join(failed, c.Flush())
 	})
+	if err == nil {
+		err = b.correct(g, first, time.Since(began))
+	}
 	if err != nil {
 		return err
 	}
@@ -214,10 +218,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 // putBack puts grants into a table that is there.
 func (b *Backend) putBack(g firewall.Guard, grants []change) error {
 	for part := range slices.Chunk(grants, maxChanges) {
-		err := b.talk("put grants back", func(c *nftables.Conn) error {
-			return errors.Join(b.queue(c, g, part), c.Flush())
-		})
-		if err != nil {
+		if err := b.write("put grants back", g, part); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+
 	"webknock/firewall"
 	"webknock/firewall/firewalltest"
 )
@@ -230,5 +232,89 @@ func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
 	}
 	if list := nft(t, "list set inet webknock ssh4.connections"); strings.Count(list, "192.0.2.") != 2 || strings.Contains(list, "limit rate") {
 		t.Errorf("after a flush:\n%s", list)
+	}
+}
+
+// kernelEnds returns by when the kernel ends the elements of the door ssh, at the
+// earliest.
+func kernelEnds(t *testing.T, b *Backend) (ends []time.Time) {
+	t.Helper()
+	err := b.do("read", func(c *nftables.Conn) error {
+		asked := time.Now()
+		elements, err := c.GetSetElements(b.grantSet(ssh, families[0]))
+		for _, e := range elements {
+			ends = append(ends, asked.Add(e.Expires))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ends
+}
+
+func TestNoElementOutlivesItsGrant(t *testing.T) {
+	b := newBackend(t)
+	guard(t, b, ssh)
+	for _, n := range []int{1, 1000, maxChanges} {
+		changes := clients(n)
+		for i := range changes {
+			changes[i].Grant.Expires = changes[0].Grant.Expires
+		}
+		for _, try := range []string{"new", "renewed"} {
+			if err := b.Commit(t.Context(), changes); err != nil {
+				t.Fatal(err)
+			}
+			ends := kernelEnds(t, b)
+			if len(ends) != n {
+				t.Fatalf("%d elements, want %d", len(ends), n)
+			}
+			if last := slices.MaxFunc(ends, time.Time.Compare); last.After(changes[0].Grant.Expires) {
+				t.Errorf("%d %s: an element ends %v after its grant", n, try, last.Sub(changes[0].Grant.Expires))
+			}
+		}
+	}
+}
+
+// The kernel has read an element late, since another's transaction was in its way.
+func TestAnElementThatComesLateEndsWithItsGrant(t *testing.T) {
+	for _, kind := range []string{"opened", "put back"} {
+		t.Run(kind, func(t *testing.T) {
+			b := newBackend(t)
+			door := ssh
+			door.Connections = 3
+			guard(t, b, door)
+			const late = 2 * maxEndMargin
+			grant := firewalltest.Grant("ssh", "192.0.2.1", time.Hour)
+			comment := comment(grant, clock())
+			corrected := 0
+			b.fault = func(what string, said bool) error {
+				switch {
+				case said && (what == "change grants" || what == "guard the doors"):
+					time.Sleep(late)
+					nft(t, "delete element inet webknock ssh4 { 192.0.2.1 }; add element inet webknock ssh4 { 192.0.2.1 timeout 2h comment \""+comment+"\" }")
+				case said && what == "correct the time of grants":
+					corrected++
+				}
+				return nil
+			}
+			var err error
+			if kind == "opened" {
+				err = b.Commit(t.Context(), []firewall.Change{{Grant: grant, New: true}})
+			} else {
+				nft(t, "flush ruleset")
+				err = b.Guard(t.Context(), *b.guard, []firewall.Grant{grant})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.fault = nil
+			if ends := kernelEnds(t, b); len(ends) != 1 || ends[0].After(grant.Expires) || corrected == 0 {
+				t.Errorf("corrected %d times, the element ends %v, want %v", corrected, ends, grant.Expires)
+			}
+			if list := nft(t, "list set inet webknock ssh4.connections"); strings.Contains(list, "192.0.2.1") != (kind == "put back") {
+				t.Errorf("the count of connections is not as it was written:\n%s", list)
+			}
+		})
 	}
 }
