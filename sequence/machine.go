@@ -69,21 +69,21 @@ func (m *Machine) AdvanceWith(s State, knock Steps, credential *Credential, now 
 	for rest := knock; rest != 0; {
 		step := bits.Len32(uint32(rest))
 		rest &^= 1 << (step - 1)
-		run, ok := m.reach(&s, step, now)
+		latest, ok := m.reach(&s, step, now)
 		if !ok {
 			continue
 		}
 		if m.oneTime&(1<<(step-1)) != 0 {
-			run.credential = credential
+			latest.credential = credential
 		}
 		if step == len(m.spec.Steps) {
-			return State{}, true, run.credential
+			return State{}, true, latest.credential
 		}
 		if tail.step != 0 {
 			tail.lower = new(State)
 			tail = tail.lower
 		}
-		*tail = run
+		*tail = latest
 	}
 	return next, false, nil
 }
