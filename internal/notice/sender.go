@@ -46,8 +46,10 @@ type Sender struct {
 	working sync.WaitGroup
 }
 
-// NewSender returns a sender that has no targets yet. Its Run must be called.
+// NewSender returns a sender that has no targets yet. Its Run must be called. The
+// first call gives http.DefaultClient a timeout.
 func NewSender(log *slog.Logger) *Sender {
+	boundDefaultClient()
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"

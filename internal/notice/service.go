@@ -11,15 +11,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/nicholas-fedor/shoutrrr/pkg/router"
 	"github.com/nicholas-fedor/shoutrrr/pkg/types"
 )
 
-// Half of shoutrrr's services send by http.DefaultClient, which would wait for
-// ever. Nothing else in webknock uses it.
-func init() { http.DefaultClient.Timeout = attemptTimeout }
+// boundDefaultClient gives http.DefaultClient a timeout. Half of shoutrrr's services
+// send by that client and take no other, and without a timeout an attempt whose server
+// never answers would never end. Nothing else in webknock uses http.DefaultClient.
+var boundDefaultClient = sync.OnceFunc(func() { http.DefaultClient.Timeout = attemptTimeout })
 
 // A service sends texts to where a URL points. It is for one attempt at a time.
 type service interface {

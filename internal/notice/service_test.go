@@ -226,3 +226,11 @@ func TestASilentMailServerHoldsNoStopUp(t *testing.T) {
 	}
 	conn.Close()
 }
+
+// Loading the package changes nothing of the process; a sender needs the timeout.
+func TestASenderBoundsWhatTheLibrarySends(t *testing.T) {
+	NewSender(slog.New(slog.DiscardHandler))
+	if got := http.DefaultClient.Timeout; got != attemptTimeout {
+		t.Errorf("the default client waits %v, want %v", got, attemptTimeout)
+	}
+}
