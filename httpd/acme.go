@@ -15,10 +15,10 @@ const acmeTLS = "acme-tls/1"
 
 var errChallenge = errors.New("no challenge of this name is pending")
 
-// AnswerTLSALPN has a configuration answer the challenges TLS-ALPN-01 (RFC 8737)
-// as well: a handshake that offers their protocol alone gets the certificate
-// that pending returns for its server name. If that is nil it is refused, as
-// any other that offers the protocol.
+// AnswerTLSALPN makes a configuration answer TLS-ALPN-01 challenges too (RFC 8737). A
+// handshake that offers their protocol and no other gets the certificate that pending
+// returns for its server name. It is refused if that is nil, and so is any handshake
+// that offers the protocol among others.
 func AnswerTLSALPN(config *tls.Config, pending func(name string) *tls.Certificate) {
 	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if !slices.Contains(hello.SupportedProtos, acmeTLS) {
@@ -38,9 +38,9 @@ func AnswerTLSALPN(config *tls.Config, pending func(name string) *tls.Certificat
 	}
 }
 
-// refuse resets the connection of a handshake, so that what TLS has to say about
-// the error is never said. It returns the error. Under the cover that drops the
-// connection is a quiet one, and its reset is near anyway.
+// refuse resets the connection of a handshake, so that TLS cannot send an alert. It
+// returns the error. Under a cover that drops the connection is a quiet one, which sends
+// no alert, and is reset soon anyway.
 func refuse(conn net.Conn, err error) error {
 	if named, ok := conn.(*proxyproto.Conn); ok {
 		conn = named.Raw()
@@ -52,8 +52,9 @@ func refuse(conn net.Conn, err error) error {
 	return err
 }
 
-// answerChallenge answers a challenge, if this is one. That is no knock, and its
-// connection is closed in peace: whoever has asked has to read the answer.
+// answerChallenge answers a head that is a pending challenge, and reports whether it
+// was one. A challenge is no knock. Its connection is closed without a reset, so that
+// the answer can be read.
 func (o Options) answerChallenge(tcp *net.TCPConn, conn net.Conn, head []byte) bool {
 	if secured, ok := conn.(*tls.Conn); ok {
 		return secured.ConnectionState().NegotiatedProtocol == acmeTLS // the handshake was the answer
@@ -71,7 +72,7 @@ func (o Options) answerChallenge(tcp *net.TCPConn, conn net.Conn, head []byte) b
 	return true
 }
 
-// answerChallengeRequest is answerChallenge for a request that a server has read.
+// answerChallengeRequest is answerChallenge for a request that net/http has read.
 func (o Options) answerChallengeRequest(w http.ResponseWriter, r *http.Request) bool {
 	if o.Challenge == nil || r.TLS != nil {
 		return false

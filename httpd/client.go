@@ -9,35 +9,42 @@ import (
 	"strings"
 )
 
-// A Source says who the client of a request is.
+// A Source is where the address of a request's client comes from.
 type Source string
 
-// The sources of a client's address.
+// The sources. All but Peer count only if the peer is a trusted proxy.
 const (
 	Peer          Source = "peer"            // the other end of the connection
-	XForwardedFor Source = "x-forwarded-for" // the last address that no proxy of ours added
+	XForwardedFor Source = "x-forwarded-for" // the last address in it that is not a trusted proxy's
 	Forwarded     Source = "forwarded"       // the same, by RFC 7239
-	XRealIP       Source = "x-real-ip"
-	ProxyProtocol Source = "proxy-protocol" // versions 1 and 2
+	XRealIP       Source = "x-real-ip"       // the only address in it
+	ProxyProtocol Source = "proxy-protocol"  // versions 1 and 2
 )
 
-// Clients knows who the client of a request is: the peer, or, if the peer is a
-// proxy that may speak for others, whom it names.
+// Clients finds the client of a request. That is the peer, or, if the peer is a
+// trusted proxy, the address that the proxy names.
 type Clients struct {
 	Source  Source
-	Proxies []netip.Prefix
+	Proxies []netip.Prefix // trusted to name their clients
 }
 
-// errClient means that a proxy does not name a client, or not so that it can
-// be trusted. Then a request is no knock, and surely not one of the proxy's.
+// errClient means that a trusted proxy names no client, or none that can be
+// believed. The request is no knock then; least of all is it the proxy's.
 var errClient = errors.New("the proxy names no client")
 
-// trusts reports whether a peer may speak for others.
+// trusts reports whether a peer is a trusted proxy.
 func (c Clients) trusts(peer netip.Addr) bool {
 	return slices.ContainsFunc(c.Proxies, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
-// client returns who is behind a peer by the fields of a request.
+// client returns the client behind a peer, according to the header of a request.
+//
+// X-Forwarded-For is read as by chi's middleware.ClientIPFromXFF, from the right, and
+// an element that is no address ends the search. That middleware itself is not used.
+// It knows neither ports nor brackets nor quotes, which proxies write. It passes over
+// empty elements, after which nobody knows who has written the next one. It takes
+// 0.0.0.0 for a client. And it needs a parsed request, while the listener must know the
+// client before anybody looks at what was asked. Tests compare the two.
 func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error) {
 	if !c.trusts(peer) {
 		return peer, nil
@@ -63,15 +70,15 @@ func (c Clients) client(peer netip.Addr, header http.Header) (netip.Addr, error)
 	return peer, nil
 }
 
-// The scheme of a request whose proxies contradict each other, or name none that
-// is known. It is neither http nor https.
+// unknownScheme is the scheme of a request whose proxies contradict each other, or
+// name a scheme that is neither http nor https. It matches neither.
 const unknownScheme = "unknown"
 
-// scheme returns by which scheme the client of a peer sent its request, as the
-// proxies say; empty: they do not say, or the peer may not speak for others. With
-// Forwarded that is the proto of the same element that names the client. With the
-// other headers it is X-Forwarded-Proto, which names one scheme for all hops: if
-// it lists several that differ, nobody knows which of them anybody may have written.
+// scheme returns the scheme by which the client behind a peer sent its request,
+// according to the proxies. It is empty if they do not say, or if the peer is not a
+// trusted proxy. With Forwarded it is the proto of the element that names the client.
+// With the other headers it is X-Forwarded-Proto, which names one scheme for all hops.
+// If that lists different schemes, any of them may be a stranger's.
 func (c Clients) scheme(peer netip.Addr, header http.Header) string {
 	if !c.trusts(peer) {
 		return ""
@@ -104,8 +111,8 @@ func (c Clients) scheme(peer netip.Addr, header http.Header) string {
 	return scheme
 }
 
-// clientFields returns the fields of a head that say who the client is. They are read
-// before anybody looks at what was asked.
+// clientFields returns the fields of a head that name the client. They are read before
+// anybody looks at what was asked.
 func clientFields(head []byte) http.Header {
 	header := http.Header{}
 	for i, line := range bytes.Split(head, []byte{'\n'}) {
@@ -121,8 +128,8 @@ func clientFields(head []byte) http.Header {
 	return header
 }
 
-// last returns the last of a list of hops that is no proxy of ours. What stands
-// before it anybody may have written.
+// last returns the last hop of a list that is not a trusted proxy. Anybody may have
+// written what stands before it.
 func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (netip.Addr, error) {
 	for _, hop := range slices.Backward(hops) {
 		addr, err := parse(hop)
@@ -133,7 +140,7 @@ func (c Clients) last(hops []string, parse func(string) (netip.Addr, error)) (ne
 	return netip.Addr{}, errClient
 }
 
-// lastForwarded is last for the elements of Forwarded fields.
+// lastForwarded does the same for the elements of Forwarded fields.
 func (c Clients) lastForwarded(hops []forwardedHop) (hop forwardedHop, client netip.Addr, err error) {
 	for _, hop := range slices.Backward(hops) {
 		client, err := parseNode(hop.node)
@@ -146,15 +153,14 @@ func (c Clients) lastForwarded(hops []forwardedHop) (hop forwardedHop, client ne
 
 // A forwardedHop is an element of a Forwarded field.
 type forwardedHop struct {
-	node  string // the for parameter; empty: there is none
-	proto string // the same
+	node  string // the parameter for; empty: there is none
+	proto string // the parameter proto; empty: there is none
 }
 
-// parseAddress reads an address as proxies write it: bare, an IPv6 address in
-// brackets, either with a port, with a zone, and all of that in quotes. The zone
-// is an interface of the proxy's and does not count.
-// Examples: 192.0.2.7, 192.0.2.7:4711, 2001:db8::7, [2001:db8::7],
-// [2001:db8::7]:4711, fe80::7%eth0, "[2001:db8::7]:4711".
+// parseAddress parses an address as proxies write it: an IPv6 address may have
+// brackets, either may have a port or a zone, and all of it quotes. The zone names an
+// interface of the proxy and is dropped. Examples: 192.0.2.7, 192.0.2.7:4711,
+// 2001:db8::7, [2001:db8::7], [2001:db8::7]:4711, fe80::7%eth0, "[2001:db8::7]:4711".
 func parseAddress(text string) (netip.Addr, error) {
 	text = strings.TrimSpace(text)
 	if len(text) >= 2 && strings.HasPrefix(text, `"`) && strings.HasSuffix(text, `"`) {
@@ -177,13 +183,13 @@ func parseAddress(text string) (netip.Addr, error) {
 	return addr, nil
 }
 
-// nameable reports whether an address may be a client's.
+// nameable reports whether an address can be a client's.
 func nameable(addr netip.Addr) bool {
 	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast()
 }
 
-// parseNode reads a node identifier of RFC 7239, section 6. Obfuscated and
-// unknown ones name nobody.
+// parseNode parses a node identifier (RFC 7239, section 6). It returns an error for
+// obfuscated and unknown ones, which name nobody.
 func parseNode(text string) (netip.Addr, error) {
 	if inside, ok := strings.CutPrefix(text, "["); ok {
 		address, port, ok := strings.Cut(inside, "]")
@@ -196,7 +202,7 @@ func parseNode(text string) (netip.Addr, error) {
 	address, _, _ := strings.Cut(text, ":")
 	addr, err := netip.ParseAddr(address)
 	if err != nil || !addr.Is4() {
-		return netip.Addr{}, errClient // an IPv6 address without brackets as well
+		return netip.Addr{}, errClient // among others, for IPv6 without brackets
 	}
 	return parseAddress(address)
 }
@@ -209,11 +215,10 @@ func splitList(values []string) []string {
 }
 
 // splitForwarded returns the elements of Forwarded fields (RFC 7239, section 4).
-// One without a for parameter names nobody.
 func splitForwarded(values []string) (hops []forwardedHop, err error) {
 	for rest := strings.Join(values, ","); rest != ""; {
 		var hop forwardedHop
-		for more := true; more; { // the pairs of an element
+		for more := true; more; { // one pair of the element
 			name, after, found := strings.Cut(rest, "=")
 			if !found {
 				return nil, errClient
@@ -244,8 +249,8 @@ func splitForwarded(values []string) (hops []forwardedHop, err error) {
 	return hops, nil
 }
 
-// cutValue cuts a token or a quoted string off (RFC 9110, section 5.6). Colons and
-// brackets need quotes by the RFC, but not every proxy writes them.
+// cutValue cuts off a token or a quoted string (RFC 9110, section 5.6). By the RFC a
+// value with colons or brackets needs quotes; some proxies leave them out.
 func cutValue(text string) (value, rest string, err error) {
 	if !strings.HasPrefix(text, `"`) {
 		end := strings.IndexAny(text, ";, \t")

@@ -1,10 +1,25 @@
 // Package httpd receives knocks.
 //
-// A [Listener] closes first and thinks after: it reads the head of a request,
-// posts it as a [Knock], and resets the connection without having sent a
-// byte. Only then does anybody look at what was asked: whoever takes the
-// knock out of its mailbox has [Router] send it to the one handler there is.
-// What a stranger sees cannot depend on the outcome, since it happened before.
+// A [Listener] closes first and thinks after. It reads the head of a request, passes it
+// on as a [Knock], and resets the connection without having sent a byte. What was asked
+// is looked at only then, so that what a stranger sees cannot depend on it. Start with
+// [Listen]:
+//
+//	l, err := httpd.Listen(ctx, ":80", httpd.Options{
+//		Max:  16384,
+//		Post: func(k httpd.Knock) { queue <- k }, // must not block
+//		Log:  log,
+//	})
+//	go l.Serve()
+//
+// Whoever takes a knock out of the queue parses it with [Knock.Parse] and passes the
+// request to [Router].
+//
+// Options.Cover says what every request gets to see instead of the reset: see [Cover].
+// Options.Clients says whose knock it is if a proxy is in between: see [Clients].
+//
+// In the folders below, eventloop reads connections that are to be dropped, pending
+// bounds those whose heads are incomplete, and admin serves the admin API.
 package httpd
 
 import (
@@ -13,9 +28,9 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Router returns a chi router that hands every request to h: any method, any
-// path, and whatever chi would have answered by itself. No pattern is made of
-// a secret path, so that the router cannot tell one from others.
+// Router returns a chi router that passes every request to h, whatever its method and
+// path, and also those that chi would answer by itself. No secret path is the pattern of
+// a route, so the router cannot tell one path from another.
 func Router(h http.HandlerFunc) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(h)

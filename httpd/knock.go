@@ -17,28 +17,31 @@ import (
 	"webknock/httpd/eventloop"
 )
 
-// Bounds of a request head. One that exceeds them is malformed.
+// Bounds of a request head. A head that exceeds them is malformed.
 const (
-	MaxHead  = 8 << 10 // bytes, the empty line included
-	MaxLines = 100     // lines, the request line and the empty line included
+	MaxHead  = 8 << 10 // bytes, including the empty line
+	MaxLines = 100     // lines, including the request line and the empty line
 )
 
-// A Knock is one request as it was received: by whom, when, and its head.
+// A Knock is one request as it was received.
 type Knock struct {
-	Client      netip.Addr     // the client the knock counts for; never IPv4-mapped
-	Remote      netip.AddrPort // the peer of the connection, or whom its proxy names
-	Local       netip.AddrPort // the address it connected to
-	At          time.Time      // when the head was complete
-	TLS         bool           // it came by TLS
-	ProxyScheme string         // by which scheme the client sent it, as its proxy says; empty: none does
-	ViaProxy    bool           // a proxy has named the client, whom the firewall cannot see
-	ToSite      bool           // it went on to a real site, whose visitors look around
-	// Answered is closed when the answer is out, under a cover that gives one.
-	// What a completion brings about waits for that, so that the answer cannot be
-	// late for it.
+	Client netip.Addr     // whose knock it is; never IPv4-mapped
+	Remote netip.AddrPort // the peer of the connection, or whom the PROXY protocol names
+	Local  netip.AddrPort // the address that the peer connected to
+	At     time.Time      // when the head was complete
+	TLS    bool           // whether the connection to the listener uses TLS
+
+	ProxyScheme string // the scheme that the client used, according to a trusted proxy; empty: none says
+	ViaProxy    bool   // a trusted proxy has named the client, whose packets the firewall never sees
+	ToSite      bool   // the request also went to a site with visitors: see Cover.HasVisitors
+
+	// Answered is closed when the request has been answered. It is nil under a cover
+	// that drops. What a completion does must wait for it, so that it cannot delay
+	// the answer.
 	Answered <-chan struct{}
-	head     *buffer
-	request  *http.Request // in place of head, where a server has read it
+
+	head    *buffer
+	request *http.Request // replaces head if net/http has read the request
 }
 
 // NewKnock returns a knock with the given head, which it copies.
@@ -48,8 +51,8 @@ func NewKnock(client netip.Addr, at time.Time, head []byte) Knock {
 	return Knock{Client: client, At: at, head: b}
 }
 
-// Scheme returns http or https, by which the client sent the request: as its proxy
-// says, or else as it came here. Anything else matches neither.
+// Scheme returns the scheme by which the client sent the request, http or https: what
+// its proxy says, or else what the listener speaks. Any other value matches neither.
 func (k *Knock) Scheme() string {
 	switch {
 	case k.ProxyScheme != "":
@@ -60,17 +63,15 @@ func (k *Knock) Scheme() string {
 	return "http"
 }
 
-// Release gives the memory of the head back. The knock cannot be opened any
-// more.
+// Release frees the head for reuse. The knock cannot be parsed any more.
 func (k *Knock) Release() {
 	putBuffer(k.head)
 	k.head = nil
 }
 
-// PlainPath returns the path that was asked for, if it stands in the head as it is:
-// unreserved characters (RFC 3986, section 2.3) and slashes alone. It does not
-// say whether the head is malformed. The path is valid until the knock is
-// opened or discarded.
+// PlainPath returns the path of the request without parsing it, if the path is written
+// in nothing but unreserved characters (RFC 3986, section 2.3) and slashes. The head may
+// still be malformed. The path is valid until the knock is parsed or released.
 func (k *Knock) PlainPath() (path string, plain bool) {
 	if k.request != nil {
 		return "", false
@@ -88,8 +89,8 @@ func (k *Knock) PlainPath() (path string, plain bool) {
 	return unsafe.String(&target[0], len(target)), true
 }
 
-// Hash returns a hash of the request head, by which a request is told from one
-// that is the same to the byte. Call it before the knock is opened or discarded.
+// Hash returns a hash of the request head. Requests that are equal to the byte have
+// the same. Call it before Parse and Release.
 func (k *Knock) Hash(seed maphash.Seed) uint64 {
 	if k.request == nil {
 		return maphash.Bytes(seed, k.head.bytes)
@@ -110,7 +111,7 @@ func (k *Knock) Hash(seed maphash.Seed) uint64 {
 	return h.Sum64()
 }
 
-// unreserved has the bytes that a plain path is made of.
+// unreserved marks the bytes that a plain path consists of.
 var unreserved = func() (set [256]bool) {
 	for _, c := range []byte("/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
 		set[c] = true
@@ -118,10 +119,10 @@ var unreserved = func() (set [256]bool) {
 	return set
 }()
 
-// Parse parses the head, and discards the knock. It returns an error for a
-// malformed one: more than the bounds allow, control characters, no or
-// several Host fields in HTTP/1.1 (RFC 9112 section 3.2), or anything else that
-// net/http refuses. The request has no body.
+// Parse parses the head and releases the knock. It returns an error if the head is
+// malformed: beyond the bounds, with control characters, in HTTP/1.1 with no Host field
+// or several (RFC 9112, section 3.2), or anything else that net/http refuses. The
+// request has no body.
 func (k *Knock) Parse(r *bufio.Reader) (*http.Request, error) {
 	if k.request != nil {
 		return k.request, nil
@@ -150,7 +151,7 @@ var (
 	errHost     = errors.New("not exactly one Host field")
 )
 
-// check looks at what http.ReadRequest lets pass, and counts the Host fields.
+// check checks what http.ReadRequest does not, and counts the Host fields.
 func check(head []byte) (hosts int, err error) {
 	if len(head) > MaxHead || eventloop.HeadEnd(head) < 0 {
 		return 0, errTooLarge
@@ -173,10 +174,10 @@ func check(head []byte) (hosts int, err error) {
 	return hosts, nil
 }
 
-// Prefetch reports whether a browser asks ahead of its user, or for a preview, so
-// that the request is no knock. Browsers say so in Sec-Purpose (Fetch standard;
-// "prefetch;prerender" as well), and older ones in Purpose, X-Purpose (Safari)
-// and X-Moz (Firefox).
+// Prefetch reports whether a browser sent a request before its user asked for it, or
+// for a preview. Such a request is no knock. Browsers say so in Sec-Purpose (Fetch
+// standard; also "prefetch;prerender"), older ones in Purpose, X-Purpose (Safari) and
+// X-Moz (Firefox).
 func Prefetch(h http.Header) bool {
 	for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
 		for _, value := range h[name] {
@@ -191,10 +192,10 @@ func Prefetch(h http.Header) bool {
 	return false
 }
 
-// A buffer holds a head while it is read and until its knock is opened.
+// A buffer holds a head from its reading until its knock is parsed or released.
 type buffer struct{ bytes []byte }
 
-// Most heads of browsers and of curl fit.
+// smallHead is a size that most heads of curl and of browsers fit in, in bytes.
 const smallHead = 1 << 10
 
 var buffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, smallHead)} }}

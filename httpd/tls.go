@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A Certificate is read from files, and read again when they change.
+// A Certificate comes from files, and is loaded again when they change.
 type Certificate struct {
 	cert, key string
 	log       *slog.Logger
@@ -26,15 +26,15 @@ type Certificate struct {
 	failing bool
 }
 
-// stamp tells whether a file is another one than before.
+// A stamp shows whether a file has changed.
 type stamp struct {
 	modified time.Time
 	size     int64
 }
 
-const certificateCheck = time.Second // at least, between two looks at the files
+const certificateCheck = time.Second // at least, between two checks of the files
 
-// LoadCertificate reads a certificate chain and its key, both in PEM.
+// LoadCertificate loads a certificate chain and its key, both in PEM.
 func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{cert: cert, key: key, log: log}
 	if err := c.load(c.stamp()); err != nil {
@@ -77,7 +77,7 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			switch {
 			case err == nil:
 				c.log.Info("certificate read again", "file", c.cert, "until", c.current.Leaf.NotAfter)
-			case !c.failing: // half-written, perhaps: the old one serves on
+			case !c.failing: // perhaps they are being written: the old one stays in use
 				c.log.Error("the new certificate cannot be used; the old one serves on", "error", err)
 			}
 			c.failing = err != nil
@@ -88,11 +88,10 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 var errServerName = errors.New("a server name that is not served")
 
-// TLSConfig returns what a listener needs, by the intermediate configuration of
-// Mozilla's recommendations: TLS 1.2 with forward secrecy, and TLS 1.3. Other
-// server names than names, if there are any, are refused before anything is
-// signed, and so is everybody while get returns an error. Protocols are what
-// ALPN offers.
+// TLSConfig returns the configuration of a listener, according to Mozilla's
+// intermediate recommendations: TLS 1.2 with forward secrecy, and TLS 1.3. If names is
+// not empty, handshakes for other server names are refused before anything is signed.
+// While get returns an error every handshake is refused. ALPN offers the protocols.
 func TLSConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), names, protocols []string) *tls.Config {
 	return &tls.Config{
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -112,7 +111,7 @@ func TLSConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), names, 
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
 		NextProtos: protocols,
-		// A ticket would be a record more, and at another time.
+		// A ticket would be one more record, and would be sent at another time.
 		SessionTicketsDisabled: true,
 	}
 }
@@ -121,9 +120,9 @@ func serverName(hello *tls.ClientHelloInfo) string {
 	return strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
 }
 
-// secure makes the handshake of a connection that is to be dropped. What TLS has
-// to say about one that fails is never said, nor is anything after it, as the
-// answer to a KeyUpdate (RFC 8446, section 4.6.3).
+// secure makes the handshake of a connection that is to be dropped. Nothing is sent
+// about a handshake that fails, and nothing after the handshake, such as the answer to a
+// KeyUpdate (RFC 8446, section 4.6.3).
 func secure(conn net.Conn, config *tls.Config) (*tls.Conn, error) {
 	q := &quiet{Conn: conn}
 	secured := tls.Server(q, config)
@@ -134,11 +133,11 @@ func secure(conn net.Conn, config *tls.Config) (*tls.Conn, error) {
 	return secured, q.flush()
 }
 
-// A quiet connection keeps what is written until something is read.
+// A quiet connection holds back what is written until something is read.
 type quiet struct {
 	net.Conn
 	held []byte
-	mute bool // what is written from now on is thrown away
+	mute bool // from now on, nothing is written
 }
 
 func (q *quiet) Write(p []byte) (int, error) {
