@@ -164,6 +164,41 @@ func TestNewSetKeepsTheMachinesOfUnchangedSequences(t *testing.T) {
 	}
 }
 
+// A configuration that is read again gives equal specs, though not the same values.
+func TestSequencesOfEveryKindAreUnchangedWhenTheyAreReadAgain(t *testing.T) {
+	read := func() Spec {
+		step := func(t Trigger) Step {
+			return Step{Trigger: t, Within: second, Conditions: Conditions{Method: "GET", Query: map[string]string{"k": "v"}}}
+		}
+		s := Spec{Name: "test", Steps: []Step{
+			step(Exact(strings.Clone("/a"))), step(Hash(strings.Repeat("0a", 32))), step(Regex(strings.Clone("^/a"))), step(Template(strings.Clone("/k/{totp}"))),
+		}}
+		s.Steps[0].Within = 0
+		return s
+	}
+	before, err := NewSet([]Spec{read()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := NewSet([]Spec{read()}, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Machine("test") != before.Machine("test") {
+		t.Error("the machine is a new one")
+	}
+	for i, trigger := range []Trigger{Exact("/b"), Hash(strings.Repeat("0b", 32)), Regex("^/b"), Template("/k/{ticket}")} {
+		changed := read()
+		changed.Steps[i].Trigger = trigger
+		if after, err = NewSet([]Spec{changed}, before); err != nil {
+			t.Fatal(err)
+		}
+		if after.Machine("test") == before.Machine("test") {
+			t.Errorf("step %d changed, and the machine is still the old one", i+1)
+		}
+	}
+}
+
 // A knock whose path concerns no sequence is dropped unparsed. So Concerns must be
 // true for every path that could match, and should be false for most paths that
 // strangers ask for.
