@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -164,14 +166,15 @@ func (w *world) serve(text string) {
 func (w *world) start(cmd *exec.Cmd) *process {
 	w.t.Helper()
 	p := &process{cmd: cmd, done: make(chan struct{}), more: make(chan struct{}, 1)}
-	out, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
+	out, in := io.Pipe()
+	cmd.Stderr = in
+	cmd.WaitDelay = 5 * time.Second // for what may still hold its standard error
+	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	read := make(chan struct{})
 	go func() {
+		defer close(read)
 		for s := bufio.NewScanner(out); s.Scan(); {
 			p.mu.Lock()
 			p.log = append(p.log, s.Text())
@@ -181,7 +184,17 @@ func (w *world) start(cmd *exec.Cmd) *process {
 			default:
 			}
 		}
-		cmd.Wait()
+		io.Copy(io.Discard, out)
+	}()
+	go func() {
+		err := cmd.Wait()
+		in.Close()
+		<-read
+		if errors.Is(err, exec.ErrWaitDelay) {
+			p.mu.Lock()
+			p.log = append(p.log, "the test: something still holds the standard error of a process that has ended")
+			p.mu.Unlock()
+		}
 		close(p.done)
 	}()
 	w.t.Cleanup(func() {
