@@ -30,9 +30,11 @@ import (
 
 // Router returns a chi router that passes every request to h, whatever its method and
 // path, and also those that chi would answer by itself. No secret path is the pattern of
-// a route, so the router cannot tell one path from another.
-func Router(h http.HandlerFunc) http.Handler {
+// a route, so the router cannot tell one path from another. Every request goes through
+// the middlewares first, in their order.
+func Router(h http.HandlerFunc, middlewares ...func(http.Handler) http.Handler) http.Handler {
 	r := chi.NewRouter()
+	r.Use(middlewares...)
 	r.NotFound(h)
 	r.MethodNotAllowed(h)
 	r.HandleFunc("/*", h)

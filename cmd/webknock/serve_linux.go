@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -11,9 +12,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
+	"webknock/internal/front"
 	"webknock/internal/keeper"
+	"webknock/internal/onetime"
+	"webknock/internal/seam"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -104,6 +109,13 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	if o.Confirm == 0 {
 		o.Confirm = standing(o.Log)
 		o.Standing = o.Confirm > 0
+	}
+	sockets, err := activation.ListenersWithNames()
+	if err != nil {
+		return fmt.Errorf("take sockets from systemd: %w", err)
+	}
+	o.Front = func(f keeper.FrontOptions) seam.Front {
+		return front.New(front.Options{Keeper: f.Keeper, Verifier: onetime.New(f.State, f.Log), Events: f.Events, Sockets: sockets, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -1,8 +1,6 @@
 package keeper
 
 import (
-	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,196 +8,44 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/httpd"
+	"webknock/internal/seam"
 )
 
-const shielded = file + `
-shield: {ban: {knocks: 5}, decoys: [/wp-login.php]}
-`
-
-func TestABanTellsNoHitFromAMiss(t *testing.T) {
-	for name, knocks := range map[string][]string{
-		"right ones":     {"/a", "/b", "/a", "/b", "/a"},
-		"a right one":    {"/a?1", "/a?2", "/a?3", "/a?4", "/a?5"},
-		"wrong ones":     {"/1", "/2", "/3", "/4", "/5"},
-		"malformed ones": {"x\r\n\r\n", "y\r\n\r\n", "x\r\n\r\n", "y\r\n\r\n", "x\r\n\r\n"},
-		"a mixture":      {"/a", "/2", "x\r\n\r\n", "/b", "/a"},
-		"ignored ones do not count": {"/a", "/favicon.ico", "/favicon.ico", "/2", "/3", "/4",
-			"GET /x HTTP/1.1\r\nHost: h\r\nPurpose: prefetch\r\n\r\n", "/5"},
-	} {
-		all, done := completions(t, shielded)
-		knock(all, "192.0.2.1", knocks[:len(knocks)-1]...)
-		if got := done(); len(got) > 0 {
-			t.Errorf("%s: %v before the fifth", name, got)
-		}
-		knock(all, "192.0.2.1", knocks[len(knocks)-1])
-		if got := strings.Join(done(), ", "); got != "banned 192.0.2.1" {
-			t.Errorf("%s: %q", name, got)
-		}
-	}
-}
-
-func TestWhatClearsTheCountAndWhatBansAtOnce(t *testing.T) {
-	for knocks, want := range map[string]string{
-		"/1 /2 /a /b /c /1 /2 /3 /4":     "ssh",
-		"/1 /2 /a /b /c /1 /2 /3 /4 /5":  "ssh, banned",
-		"/wp-login.php":                  "banned",
-		"/wp%2dlogin.php":                "banned",
-		"/a /b /c /wp-login.php?x /1 /2": "ssh, banned",
-	} {
-		all, done := completions(t, shielded)
-		knock(all, "192.0.2.1", strings.Fields(knocks)...)
-		if got := strings.ReplaceAll(strings.Join(done(), ", "), " 192.0.2.1", ""); got != want {
-			t.Errorf("%s: %q, want %q", knocks, got, want)
-		}
-	}
-}
-
-// Browsers send a request again that was reset: Chromium two or three times, Firefox
-// ten times. A progress goes on by every one of them all the same.
-func TestARequestThatIsSentAgainCountsOnce(t *testing.T) {
-	const again = shielded + "clients: {ipv6_prefix: 64}\n"
-	times := func(n int, path string) string { return strings.Repeat(path+" ", n) }
-	for _, tt := range []struct{ name, knocks, want string }{
-		{"a browser at a right path", times(10, "/a"), ""},
-		{"a browser at a wrong one", times(10, "/x"), ""},
-		{"at a malformed one", times(10, "x\x00"), ""},
-		{"a browser gets in", times(10, "/a") + times(10, "/b") + times(10, "/c"), "ssh"},
-		{"and is not banned for what it sends behind that", times(10, "/a") + times(10, "/b") + times(10, "/c") + times(4, "/c"), "ssh"},
-		{"four pages and a fifth", times(3, "/1") + times(3, "/2") + times(3, "/3") + times(3, "/4") + "/5", "banned"},
-		{"two in turn are not sent again", "/1 /2 /1 /2 /1", "banned"},
-		{"one that is ignored stands between", "/1 /favicon.ico /1 /favicon.ico /1 /favicon.ico /1 /favicon.ico /1", "banned"},
-		{"a decoy bans at once", times(3, "/a") + "/wp-login.php", "banned"},
-		{"over the seconds that Chromium takes", "/1 +1s /1 +5s /1 /2 +1s /2 +5s /2 /3 +1s /3 +5s /3", ""},
-		{"after ten seconds it counts again", "/1 +10s /1 +10.001s /1 +10.001s /1 +10.001s /1", ""},
-		{"as any other", "/1 +10.001s /1 +10.001s /1 +10.001s /1 +10.001s /1", "banned"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			all, done := completions(t, again)
-			at := time.Now()
-			for _, word := range strings.Fields(tt.knocks) {
-				if after, ok := strings.CutPrefix(word, "+"); ok {
-					d, err := time.ParseDuration(after)
-					if err != nil {
-						t.Fatal(err)
-					}
-					at = at.Add(d)
-					continue
-				}
-				all.post(httpd.NewKnock(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
-			}
-			if got := strings.ReplaceAll(strings.Join(done(), ", "), " 192.0.2.1", ""); got != tt.want {
-				t.Errorf("%s: %q, want %q", tt.knocks, got, tt.want)
-			}
-		})
-	}
-	// The same head from another client is another request.
-	all, done := completions(t, again)
-	for i := range 5 {
-		knock(all, fmt.Sprintf("192.0.2.%d", i+1), "/x", "/x")
-	}
-	if got := done(); len(got) > 0 {
-		t.Errorf("%v", got)
-	}
-	// A step that comes twice is two knocks, whatever counts.
-	all, done = completions(t, strings.Replace(again, "[/a, /b, /c]", "[/a, /a, /b]", 1))
-	knock(all, "192.0.2.1", "/a", "/a", "/b")
-	if got := strings.Join(done(), ", "); got != "ssh 192.0.2.1" {
-		t.Errorf("/a /a /b completes %q", got)
-	}
-}
-
-func TestTheNeighboursOfAnIPv6ClientCountWithIt(t *testing.T) {
-	all, done := completions(t, strings.Replace(shielded, "listeners:", "clients: {ipv6_prefix: 64}\nlisteners:", 1))
-	for i := range 5 {
-		knock(all, fmt.Sprintf("2001:db8::%d", i+1), fmt.Sprintf("/%d", i))
-	}
-	if got := done(); len(got) != 1 {
-		t.Errorf("%v", got)
-	}
-}
-
-// Strangers with many addresses make webknock neither grow without bound nor
-// keep the gate from its doors.
-func TestAFloodOfBansIsBounded(t *testing.T) {
-	b := newBanned()
+// Strangers with many addresses do not keep the gate from its doors.
+func TestAFloodOfBansIsFewRequestsToTheGate(t *testing.T) {
+	const flood = 65536
+	q := newBanQueue()
 	address := func(i int) netip.Prefix {
 		return firewall.Offender(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
 	until := time.Now().Add(time.Hour)
-	for i := range maxBanned {
-		ban := firewall.Ban{Client: address(i), Until: until}
-		if !b.add(ban) {
-			t.Fatalf("ban %d is refused", i)
-		}
-		b.tell(ban)
+	for i := range flood {
+		q.add(firewall.Ban{Client: address(i), Until: until})
 	}
-	if b.add(firewall.Ban{Client: address(maxBanned), Until: until}) || b.has(address(maxBanned)) {
-		t.Error("one ban too many is taken")
-	}
-	if !b.add(firewall.Ban{Client: address(7), Until: until}) {
-		t.Error("a ban that holds cannot be prolonged")
-	}
-	b.remove(address(0))
-	if !b.add(firewall.Ban{Client: address(maxBanned), Until: until}) {
-		t.Error("there is room, and no ban")
-	}
-	orders, told := 0, 0
-	for len(b.more) > 0 {
-		<-b.more
-		bans := b.untold()
+	q.remove(address(0))
+	requests, told := 0, 0
+	for len(q.more) > 0 {
+		<-q.more
+		bans := q.take()
 		if slices.ContainsFunc(bans, func(ban firewall.Ban) bool { return ban.Client == address(0) }) {
 			t.Error("the firewall is told of a ban that was lifted")
 		}
-		orders, told = orders+1, told+len(bans)
+		requests, told = requests+1, told+len(bans)
 	}
-	if orders != maxBanned/maxTold || told != maxBanned-1 {
-		t.Errorf("%d bans in %d orders", told, orders)
-	}
-	short := newBanned()
-	for i := range maxBanned {
-		short.add(firewall.Ban{Client: address(i), Until: time.Now()})
-	}
-	if !short.add(firewall.Ban{Client: address(maxBanned), Until: until}) || len(short.until) != 1 {
-		t.Errorf("%d bans after all but one are over", len(short.until))
-	}
-}
-
-func TestCountersForgetUnderAFlood(t *testing.T) {
-	cfg := parse(t, shielded)
-	r, err := newRules(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newShards(100, r, nil, nil, nil).shards[0]
-	s.rules = r
-	for i := range 10 * maxCounted {
-		s.letter.Client = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		s.offends("/x", false, false)
-		if len(s.counts) > maxCounted {
-			t.Fatalf("%d clients are counted", len(s.counts))
-		}
-	}
-	if got := s.forgotten.Load(); got != 9*maxCounted {
-		t.Errorf("%d were forgotten, want %d", got, 9*maxCounted)
+	if requests != flood/maxBansAtOnce || told != flood-1 {
+		t.Errorf("%d bans in %d requests", told, requests)
 	}
 }
 
 func TestTheShieldIsBeforeThePortsThatListenersHave(t *testing.T) {
 	cfg := parse(t, strings.Replace(file, `[{address: "127.0.0.1:1"}]`,
 		`[{address: ":1"}, {address: ":2", cover: {status: 404}}, {address: "127.0.0.1:3", proxies: [127.0.0.1], client_address: x-real-ip, cover: {status: 404}}]`, 1))
-	var listeners []*listener
-	for i, c := range cfg.Listeners {
-		address := map[bool]string{true: "127.0.0.1:0", false: ":0"}[i == 2]
-		o := httpd.Options{Cover: coverOf(c.Cover), Log: slog.New(slog.DiscardHandler)}
-		l, err := httpd.Listen(t.Context(), address, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		listeners = append(listeners, &listener{Listener: l, address: address, options: o})
+	listeners := []seam.Listener{
+		{Bound: netip.MustParseAddrPort("[::]:50001"), Drops: true},
+		{Bound: netip.MustParseAddrPort("[::]:50002")},
+		{Bound: netip.MustParseAddrPort("127.0.0.1:50003")},
 	}
-	first, second := listeners[0].Addr().Port(), listeners[1].Addr().Port()
+	first, second := uint16(50001), uint16(50002)
 	s := shield(cfg, listeners)
 	if !slices.Equal(s.BanPorts, []uint16{first, second}) || !slices.Equal(s.RatePorts, []uint16{first}) {
 		t.Errorf("bans for ports %v, limits for %v; want %v and %v", s.BanPorts, s.RatePorts, []uint16{first, second}, first)

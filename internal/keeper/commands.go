@@ -2,71 +2,76 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/command"
+	"webknock/internal/event"
 )
 
 // commands runs the commands of sequences.
 type commands struct {
-	*command.Runner
+	runner   *command.Runner
 	journal  *command.Journal
 	software string // that a command is told has received the knock
-	// closing is the commands for the end of a grant, by sequence.
-	closing atomic.Pointer[map[string][]command.Command]
+	// configured has the commands of each sequence by what they run on; never
+	// written to.
+	configured atomic.Pointer[map[string]map[command.Event][]command.Command]
 }
 
 // newCommands returns commands that run nothing yet. A dry run keeps no
 // journal: to it all grants of the firewall would seem to have ended.
-func (d *Daemon) newCommands(cfg *config.Config) (*commands, error) {
+func (k *Keeper) newCommands(cfg *config.Config) (*commands, error) {
 	command.Isolate()
-	c := &commands{Runner: command.NewRunner(d.Log), software: "webknock/" + d.Version}
-	dir := d.state
-	if d.DryRun {
+	c := &commands{runner: command.NewRunner(k.log), software: "webknock/" + k.options.Version}
+	dir := k.state
+	if k.options.DryRun {
 		dir = nil
 	}
-	closing := func(sequence string) []command.Command { return (*c.closing.Load())[sequence] }
+	closing := func(sequence string) []command.Command { return c.of(sequence, command.Close) }
 	var err error
-	if c.journal, err = command.OpenJournal(dir, c.Runner, closing, d.Log); err != nil {
+	if c.journal, err = command.OpenJournal(dir, c.runner, closing, k.log); err != nil {
 		return nil, err
 	}
 	c.use(cfg)
 	return c, nil
 }
 
-// use puts the commands of another configuration in force.
-func (c *commands) use(cfg *config.Config) {
-	closing := map[string][]command.Command{}
-	for _, s := range cfg.Sequences {
-		if all := commandsOf(&s, command.Close); len(all) > 0 {
-			closing[s.Name] = all
-		}
-	}
-	c.closing.Store(&closing)
-	if len(closing) > 0 {
-		c.journal.Touch()
-	}
+// of returns what a sequence runs on an event, in the order of the configuration.
+func (c *commands) of(sequence string, on command.Event) []command.Command {
+	return (*c.configured.Load())[sequence][on]
 }
 
-// commandsOf returns what a sequence runs on an event.
-func commandsOf(s *config.Sequence, on command.Event) (all []command.Command) {
-	for _, c := range s.Run {
-		if c.On != string(on) {
-			continue
+// use puts the commands of another configuration in force.
+func (c *commands) use(cfg *config.Config) {
+	configured := map[string]map[command.Event][]command.Command{}
+	closing := false
+	for _, s := range cfg.Sequences {
+		all := map[command.Event][]command.Command{}
+		for _, r := range s.Run {
+			to := command.Command{Argv: r.Argv, Timeout: r.Timeout, Environment: r.Environment}
+			if becomes(r) {
+				to.Credential = r.Credential
+			}
+			on := command.Event(r.On)
+			all[on] = append(all[on], to)
 		}
-		to := command.Command{Argv: c.Argv, Timeout: c.Timeout, Environment: c.Environment}
-		if becomes(c) {
-			to.Credential = c.Credential
-		}
-		all = append(all, to)
+		configured[s.Name] = all
+		closing = closing || len(all[command.Close]) > 0
 	}
-	return all
+	c.configured.Store(&configured)
+	if closing {
+		c.journal.Touch()
+	}
 }
 
 // becomes reports whether a command runs as another user than the daemon.
@@ -76,7 +81,7 @@ func becomes(c config.Command) bool {
 
 // mayRun returns an error if commands are to run as users that the daemon may
 // not become.
-func (d *Daemon) mayRun(cfg *config.Config) error {
+func (k *Keeper) mayRun(cfg *config.Config) error {
 	var errs config.Errors
 	for i, s := range cfg.Sequences {
 		for j, c := range s.Run {
@@ -87,7 +92,7 @@ func (d *Daemon) mayRun(cfg *config.Config) error {
 				errs = append(errs, config.Error{File: cfg.File, Key: fmt.Sprintf("sequences[%d].run[%d].user", i, j),
 					Msg: fmt.Sprintf("to run commands as %s, webknock needs CAP_SETUID and CAP_SETGID (or leave user out: as webknock itself)", c.User)})
 			} else if !command.MayKill() {
-				d.Log.Warn("a command that hangs cannot be killed without CAP_KILL", "sequence", s.Name, "user", c.User)
+				k.log.Warn("a command that hangs cannot be killed without CAP_KILL", "sequence", s.Name, "user", c.User)
 			}
 		}
 	}
@@ -100,53 +105,70 @@ func (d *Daemon) mayRun(cfg *config.Config) error {
 // run runs commands until ctx is done, and then ends those that run.
 func (c *commands) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { c.Run(ctx) })
+	wg.Go(func() { c.runner.Run(ctx) })
 	wg.Go(func() { c.journal.Run(ctx) })
 	wg.Wait()
-	c.Stop()
+	c.runner.Stop()
 }
 
-// completed runs the commands for a completion.
-func (c *commands) completed(done completion) {
-	o := command.Occasion{
-		Event: command.Complete, Sequence: done.sequence.Name, Client: netip.PrefixFrom(done.letter.Client, done.letter.Client.BitLen()), User: done.user(),
-		Request: c.request(done),
+// handle runs the commands for an event, and has the journal note it.
+func (c *commands) handle(e event.Event) {
+	switch e := e.(type) {
+	case event.Completion:
+		c.submit(e.Sequence, command.Complete, command.Occasion{
+			Event: command.Complete, Sequence: e.Sequence, Client: netip.PrefixFrom(e.Client, e.Client.BitLen()), User: e.User, Request: c.request(e.Request),
+		})
+	case event.GrantOpened:
+		c.journal.Began(e.Grant)
+		if e.Completion != nil {
+			g := e.Grant
+			c.submit(g.Sequence, command.Open, command.Occasion{
+				Event: command.Open, Sequence: g.Sequence, Client: g.Client, User: g.User, Door: g.Door, Grant: g.ID, Expires: g.Expires,
+				Request: c.request(e.Completion.Request),
+			})
+		}
+	case event.GrantAdopted:
+		c.journal.Began(e.Grant)
+	case event.GrantExtended:
+		c.journal.Extended(e.Grant)
+	case event.GrantClosed:
+		c.journal.Ended(e.Grant, e.Reason)
 	}
-	for _, what := range commandsOf(done.sequence, command.Complete) {
-		c.Submit(what, o)
+}
+
+func (c *commands) submit(sequence string, on command.Event, o command.Occasion) {
+	for _, what := range c.of(sequence, on) {
+		c.runner.Submit(what, o)
 	}
 }
 
 // request returns what a command is told of a knock; nil: it was malformed.
-func (c *commands) request(done completion) *command.Request {
-	if done.request == nil {
+func (c *commands) request(r *event.Request) *command.Request {
+	if r == nil {
 		return nil
 	}
-	l := done.letter
-	return &command.Request{Request: done.request, Client: l.Client, Remote: l.Remote, Local: l.Local, TLS: l.TLS, Software: c.software}
+	return &command.Request{
+		Request: &http.Request{Method: r.Method, RequestURI: r.Target, Proto: r.Proto, Host: r.Host, URL: &url.URL{Path: r.Path, RawQuery: r.RawQuery}, Header: r.Header},
+		Client:  r.Client, Remote: r.Remote, Local: r.Local, TLS: r.TLS, Software: c.software,
+	}
 }
 
-// event runs the commands for what happens to a grant. It is called by the gate
-// and does not wait.
-func (c *commands) event(e firewall.Event) {
-	g := e.Grant
-	switch e.Kind {
-	case firewall.Closed:
-		c.journal.Ended(g, e.Reason)
-	case firewall.Extended:
-		c.journal.Extended(g)
-	case firewall.Adopted, firewall.Opened:
-		c.journal.Began(g)
-	}
-	done, ok := e.Cause.(completion)
-	if e.Kind != firewall.Opened || !ok {
-		return
-	}
-	o := command.Occasion{
-		Event: command.Open, Sequence: g.Sequence, Client: g.Client, User: g.User, Door: g.Door, Grant: g.ID, Expires: g.Expires,
-		Request: c.request(done),
-	}
-	for _, what := range commandsOf(done.sequence, command.Open) {
-		c.Submit(what, o)
+// recoverRetry is how long after a failure the gate is asked again for its grants.
+const recoverRetry = time.Second
+
+// recoverCommands makes up for missed events: the gate knows which grants there
+// are, and so which have ended meanwhile.
+func (k *Keeper) recoverCommands() {
+	for {
+		grants, err := k.gate.Grants(context.Background())
+		switch {
+		case err == nil:
+			k.commands.journal.Reconcile(grants)
+			return
+		case errors.Is(err, firewall.ErrStopped):
+			return // the next start finds out
+		}
+		k.log.Error("commands for the end of grants wait: the gate does not say which grants there are", "error", err)
+		time.Sleep(recoverRetry)
 	}
 }

@@ -14,9 +14,9 @@ import (
 // revertRetry is how long after a failure it is tried again to undo a change.
 const revertRetry = 5 * time.Second
 
-// A trial is a change that is undone unless somebody confirms it in time, so
-// that nobody locks himself out for good.
-type trial struct {
+// A confirmation is awaited of a change that is undone unless somebody
+// confirms it in time, so that nobody locks themselves out for good.
+type confirmation struct {
 	mu    sync.Mutex
 	until time.Time // zero: nothing waits for confirmation
 	timer *time.Timer
@@ -27,113 +27,114 @@ type trial struct {
 	undoing bool
 }
 
-// begin has undo called after a time, unless cfg is confirmed before.
-func (d *Daemon) begin(after time.Duration, cfg *config.Config, undo func(context.Context) error) {
-	d.keep.onTrial(cfg)
-	d.trial.mu.Lock()
-	defer d.trial.mu.Unlock()
-	d.trial.until = time.Now().Add(after)
-	d.trial.undo = undo
-	d.trial.cfg = cfg
-	d.trial.timer = time.AfterFunc(after, d.unconfirmed)
-	d.Log.Warn("waiting for webknock confirm; without it the change is undone", "until", d.trial.until)
+// awaitConfirmation has undo called after a time, unless cfg is confirmed before.
+func (k *Keeper) awaitConfirmation(after time.Duration, cfg *config.Config, undo func(context.Context) error) {
+	k.kept.onTrial(cfg)
+	k.confirmation.mu.Lock()
+	defer k.confirmation.mu.Unlock()
+	k.confirmation.until = time.Now().Add(after)
+	k.confirmation.undo = undo
+	k.confirmation.cfg = cfg
+	k.confirmation.timer = time.AfterFunc(after, k.unconfirmed)
+	k.log.Warn("waiting for webknock confirm; without it the change is undone", "until", k.confirmation.until)
 }
 
 // unconfirmed undoes the change whose time is over.
-func (d *Daemon) unconfirmed() { d.undoTrial(false) }
+func (k *Keeper) unconfirmed() { k.undoUnconfirmed(false) }
 
-// undoTrial undoes the change that waits for confirmation. If the daemon has been
+// undoUnconfirmed undoes the change that waits for confirmation. If the daemon has been
 // stopped, a first start may be tried again: only what began with another
 // configuration to fall back on counts as undone.
-func (d *Daemon) undoTrial(stopped bool) {
-	d.reloading.Lock()
-	defer d.reloading.Unlock()
-	d.trial.mu.Lock()
-	if d.trial.until.IsZero() {
-		d.trial.mu.Unlock()
+func (k *Keeper) undoUnconfirmed(stopped bool) {
+	k.reloading.Lock()
+	defer k.reloading.Unlock()
+	k.confirmation.mu.Lock()
+	if k.confirmation.until.IsZero() {
+		k.confirmation.mu.Unlock()
 		return // confirmed meanwhile
 	}
-	undo, cfg := d.trial.undo, d.trial.cfg
-	d.trial.undoing = true
-	d.trial.mu.Unlock()
+	undo, cfg := k.confirmation.undo, k.confirmation.cfg
+	k.confirmation.undoing = true
+	k.confirmation.mu.Unlock()
 	err := undo(context.Background())
 	if err == nil && !stopped {
-		d.keep.undone(cfg)
+		k.kept.undone(cfg)
 	}
-	d.trial.mu.Lock()
-	defer d.trial.mu.Unlock()
-	d.trial.undoing = false
+	k.confirmation.mu.Lock()
+	defer k.confirmation.mu.Unlock()
+	k.confirmation.undoing = false
 	if err != nil {
-		d.Log.Error("nobody has confirmed, and the change cannot be undone; trying again", "error", err)
-		d.trial.timer = time.AfterFunc(revertRetry, d.unconfirmed)
+		k.log.Error("nobody has confirmed, and the change cannot be undone; trying again", "error", err)
+		k.confirmation.timer = time.AfterFunc(revertRetry, k.unconfirmed)
 		return
 	}
-	d.trial.until = time.Time{}
+	k.confirmation.until = time.Time{}
 }
 
 // pending returns until when a change waits for confirmation; zero: none does, or
 // it is too late.
-func (d *Daemon) pending() time.Time {
-	d.trial.mu.Lock()
-	defer d.trial.mu.Unlock()
-	if d.trial.undoing {
+func (k *Keeper) pending() time.Time {
+	k.confirmation.mu.Lock()
+	defer k.confirmation.mu.Unlock()
+	if k.confirmation.undoing {
 		return time.Time{}
 	}
-	return d.trial.until
+	return k.confirmation.until
 }
 
 // Confirm implements admin.Control.
-func (d *Daemon) Confirm(context.Context) error {
-	cfg, err := d.confirmed()
+func (k *Keeper) Confirm(context.Context) error {
+	cfg, err := k.endAsConfirmed()
 	if err != nil {
 		return err
 	}
-	d.keep.inForce(cfg, true)
-	d.Log.Info("confirmed")
+	k.kept.inForce(cfg, true)
+	k.log.Info("confirmed")
 	return nil
 }
 
-// confirmed ends the trial, and returns the configuration that was on trial.
-func (d *Daemon) confirmed() (*config.Config, error) {
-	d.trial.mu.Lock()
-	defer d.trial.mu.Unlock()
-	if d.trial.until.IsZero() {
+// endAsConfirmed ends the wait, and returns the configuration that was on trial.
+func (k *Keeper) endAsConfirmed() (*config.Config, error) {
+	k.confirmation.mu.Lock()
+	defer k.confirmation.mu.Unlock()
+	if k.confirmation.until.IsZero() {
 		return nil, admin.NewProblem(http.StatusConflict, "nothing waits for confirmation")
 	}
-	if d.trial.undoing {
+	if k.confirmation.undoing {
 		return nil, admin.NewProblem(http.StatusConflict, "too late: the change is being undone")
 	}
-	d.trial.timer.Stop()
-	d.trial.until = time.Time{}
-	return d.trial.cfg, nil
+	k.confirmation.timer.Stop()
+	k.confirmation.until = time.Time{}
+	return k.confirmation.cfg, nil
 }
 
-// end undoes at once what waits for confirmation when the daemon stops.
-func (d *Daemon) end() {
-	d.trial.mu.Lock()
-	waits := !d.trial.until.IsZero()
+// endConfirmation undoes at once what waits for confirmation when the daemon stops.
+func (k *Keeper) endConfirmation(context.Context) error {
+	k.confirmation.mu.Lock()
+	waits := !k.confirmation.until.IsZero()
 	if waits {
-		d.trial.timer.Stop()
+		k.confirmation.timer.Stop()
 	}
-	d.trial.mu.Unlock()
+	k.confirmation.mu.Unlock()
 	if waits {
-		d.undoTrial(true)
+		k.undoUnconfirmed(true)
 	}
+	return nil
 }
 
-// startUnconfirmed takes the guard away again, and stays.
-func (d *Daemon) startUnconfirmed(ctx context.Context) error {
-	return d.unguard(ctx, "nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
+// undoStart takes the guard away again, and stays.
+func (k *Keeper) undoStart(ctx context.Context) error {
+	return k.unguard(ctx, "nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
 }
 
-// reloadUnconfirmed puts back the configuration from before a reload.
-func (d *Daemon) reloadUnconfirmed(old *config.Config) func(context.Context) error {
+// undoReload puts back the configuration from before a reload.
+func (k *Keeper) undoReload(old *config.Config) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if err := d.apply(ctx, old); err != nil {
+		if err := k.apply(ctx, old); err != nil {
 			return err
 		}
-		d.differ(d.notWhatRuns("nobody has confirmed it, so that the configuration is as it was before"))
-		d.Log.Warn("nobody has confirmed the reload, the configuration is as it was before")
+		k.differ(k.notWhatRuns("nobody has confirmed it, so that the configuration is as it was before"))
+		k.log.Warn("nobody has confirmed the reload, the configuration is as it was before")
 		return nil
 	}
 }

@@ -16,27 +16,28 @@ import (
 func TestAChangeThatIsBeingUndoneHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := Options{Log: slog.New(slog.DiscardHandler), DryRun: true}
-		d := &Daemon{Options: o, keep: newKeeping(nil, config.BackendMemory, o)}
+		k := New(o)
+		k.kept = newKept(nil, config.BackendMemory, o)
 		began, answer := make(chan bool), make(chan error)
-		d.begin(time.Minute, &config.Config{Source: &config.Source{}}, func(context.Context) error {
+		k.awaitConfirmation(time.Minute, &config.Config{Source: &config.Source{}}, func(context.Context) error {
 			began <- true
 			return <-answer
 		})
 		<-began
-		if !d.pending().IsZero() {
+		if !k.pending().IsZero() {
 			t.Error("a change that is being undone can be confirmed")
 		}
-		if err := d.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "too late") {
+		if err := k.Confirm(t.Context()); err == nil || !strings.Contains(err.Error(), "too late") {
 			t.Errorf("confirmed meanwhile: %v", err)
 		}
 		answer <- errors.New("the firewall fails")
 		synctest.Wait()
-		if d.pending().IsZero() {
+		if k.pending().IsZero() {
 			t.Error("what failed is taken for undone")
 		}
 		go func() { <-began; answer <- nil }()
-		d.end() // at once
-		if !d.pending().IsZero() {
+		k.endConfirmation(t.Context()) // at once
+		if !k.pending().IsZero() {
 			t.Error("pending after the end")
 		}
 	})

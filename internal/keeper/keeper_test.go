@@ -7,21 +7,18 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"webknock/config"
 	"webknock/firewall"
-	"webknock/httpd"
 	"webknock/httpd/admin"
+	"webknock/internal/front"
 	"webknock/internal/onetime"
-	"webknock/sequence/track"
+	"webknock/internal/seam"
 )
 
 const file = `
@@ -42,130 +39,6 @@ func parse(t interface {
 		t.Fatal(err)
 	}
 	return cfg
-}
-
-// completions starts shards, and returns them with what they complete.
-func completions(t *testing.T, text string) (*shards, func() []string) {
-	t.Helper()
-	r, err := newRules(parse(t, text), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return watched(t, r, nil)
-}
-
-func watched(t *testing.T, r *rules, verifier *onetime.Verifier) (*shards, func() []string) {
-	t.Helper()
-	var mu sync.Mutex
-	var done []string
-	all := newShards(100, r, verifier, func(c completion) {
-		mu.Lock()
-		defer mu.Unlock()
-		who := c.letter.Client.String()
-		if c.by != nil {
-			who = "by " + c.by.User
-		}
-		done = append(done, c.sequence.Name+" "+who)
-	}, func(l httpd.Knock, reason string) {
-		mu.Lock()
-		defer mu.Unlock()
-		done = append(done, "banned "+l.Client.String())
-	})
-	t.Cleanup(start(t.Context(), all.run))
-	return all, func() []string {
-		for _, s := range all.shards {
-			for len(s.mailbox) > 0 {
-				runtime.Gosched()
-			}
-		}
-		// A shard does what it is asked after the letter that it reads.
-		if err := all.each(context.Background(), func(*track.Tracker, time.Duration) {}); err != nil {
-			t.Fatal(err)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		return append([]string(nil), done...)
-	}
-}
-
-func knock(all *shards, client string, paths ...string) {
-	for _, p := range paths {
-		head := "GET " + p + " HTTP/1.1\r\nHost: h\r\n\r\n"
-		if !strings.HasPrefix(p, "/") {
-			head = p
-		}
-		all.post(httpd.NewKnock(netip.MustParseAddr(client), time.Now(), []byte(head)))
-	}
-}
-
-func TestKnocksOfAClientKeepTheirOrder(t *testing.T) {
-	all, completed := completions(t, file)
-	for i := range 50 {
-		knock(all, fmt.Sprint("192.0.2.", i), "/a", "/b", "/c")
-		knock(all, fmt.Sprint("198.51.100.", i), "/b", "/a", "/c")
-	}
-	if got := completed(); len(got) != 50 {
-		t.Errorf("%d completions: %v", len(got), got)
-	}
-}
-
-func TestWhatIsNoKnockAndWhatIsAWrongOne(t *testing.T) {
-	const browser = "GET /x HTTP/1.1\r\nHost: h\r\nSec-Purpose: prefetch\r\n\r\n"
-	for knocks, want := range map[string]string{
-		"/a " + browser + " /b /c":  "ssh",
-		"/a /favicon.ico /b /c":     "ssh",
-		"/a nonsense\r\n\r\n /b /c": "",
-		"/a /hello":                 "hello",
-		"/a /%62 /c":                "ssh",
-		"/a //b /c":                 "",
-	} {
-		all, completed := completions(t, file)
-		for _, k := range strings.SplitAfter(strings.ReplaceAll(strings.ReplaceAll(knocks, browser, "BROWSER"), " ", "|"), "|") {
-			k = strings.TrimSuffix(k, "|")
-			if k == "BROWSER" {
-				k = browser
-			}
-			knock(all, "192.0.2.1", k)
-		}
-		got := strings.Join(completed(), ",")
-		if want != "" {
-			want += " 192.0.2.1"
-		}
-		if got != want {
-			t.Errorf("%q completes %q, want %q", knocks, got, want)
-		}
-	}
-}
-
-func TestAFullMailboxLosesKnocksAndCountsThem(t *testing.T) {
-	r, err := newRules(parse(t, file), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := newShards(100, r, nil, nil, nil) // does not run
-	for range mailboxSize + 3 {
-		knock(all, "192.0.2.1", "/a")
-	}
-	if n := all.lost.Load(); n != 3 {
-		t.Errorf("%d lost, want 3", n)
-	}
-}
-
-func TestProgressGoesOnInSequencesThatStandUnchanged(t *testing.T) {
-	all, completed := completions(t, file)
-	knock(all, "192.0.2.1", "/a", "/b")
-	completed()
-	changed, err := newRules(parse(t, strings.Replace(file, "[/a, /hello]", "[/a, /hi]", 1)), all.rules.Load())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := all.use(t.Context(), changed); err != nil {
-		t.Fatal(err)
-	}
-	knock(all, "192.0.2.1", "/c", "/hi")
-	if got := strings.Join(completed(), ","); got != "ssh 192.0.2.1" {
-		t.Errorf("completed %q", got)
-	}
 }
 
 func TestOnlyARestartChangesSomeKeys(t *testing.T) {
@@ -206,6 +79,11 @@ func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
 	}
 }
 
+// newFront makes the other half of a daemon.
+func newFront(o FrontOptions) seam.Front {
+	return front.New(front.Options{Keeper: o.Keeper, Verifier: onetime.New(o.State, o.Log), Events: o.Events, Log: o.Log})
+}
+
 // dryRun starts a whole daemon that touches no firewall.
 func dryRun(t *testing.T, confirm time.Duration) (api admin.API, path string, stop func()) {
 	t.Helper()
@@ -223,8 +101,12 @@ func dryRun(t *testing.T, confirm time.Duration) (api admin.API, path string, st
 	ready := make(chan struct{})
 	log := slog.New(onMessage{"DRY RUN", ready})
 	ended := make(chan error, 1)
+	start, err := Choose(path, false, true)
+	if err != nil {
+		t.Fatal(err)
+	}
 	go func() {
-		ended <- Run(ctx, Options{ConfigFile: path, Socket: socket, DryRun: true, Confirm: confirm, Version: "v", Log: log, Level: new(slog.LevelVar)}, nil)
+		ended <- Run(ctx, Options{ConfigFile: path, Start: start, Socket: socket, DryRun: true, Confirm: confirm, Version: "v", Log: log, Level: new(slog.LevelVar), Front: newFront}, nil)
 	}()
 	select {
 	case <-ready:

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"webknock/internal/notice"
+	"webknock/internal/event"
 )
 
 func TestAStateIsToldWhenItChanges(t *testing.T) {
@@ -16,19 +16,22 @@ func TestAStateIsToldWhenItChanges(t *testing.T) {
 		var problem atomic.Value
 		problem.Store("")
 		var told []string
-		stop := start(t.Context(), func(ctx context.Context) {
+		stop := background(t.Context(), func(ctx context.Context) {
 			watchState(ctx, func(context.Context) []string {
 				if p := problem.Load().(string); p != "" {
 					return []string{p, "another"}
 				}
 				return nil
-			}, func(n notice.Notice) { told = append(told, string(n.Event)+": "+n.Reason) })
+			}, func(d event.Degraded) {
+				n, _ := noticeOf(event.Record{Event: d})
+				told = append(told, string(n.Event)+": "+n.Reason)
+			})
 		})
 		for _, p := range []string{"", "no guard", "no firewall", "", ""} {
 			problem.Store(p)
 			time.Sleep(3 * stateInterval) // of the bubble
 		}
-		stop()
+		stop(t.Context())
 		if want := []string{"degraded: no guard; another", "degraded: "}; !slices.Equal(told, want) {
 			t.Errorf("told %q, want %q", told, want)
 		}

@@ -16,11 +16,11 @@ import (
 func TestAnAdministratorOpensWhatCanBeMeant(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	cfg := parse(t, strings.Replace(file, "ports: [22/tcp]", "ports: [22/tcp], ttl: 30s, max_ttl: 10m", 1))
-	d := &Daemon{Options: Options{Log: log}}
-	d.config.Store(cfg)
-	d.gate = firewall.NewGate(firewall.NewMemory(), log, func(firewall.Event) {})
-	defer start(t.Context(), d.gate.Run)()
-	if err := d.gate.Configure(t.Context(), cfg.Firewall.Guard); err != nil {
+	k := New(Options{Log: log})
+	k.config.Store(cfg)
+	k.gate = firewall.NewGate(firewall.NewMemory(), log, func(firewall.Event) {})
+	defer background(t.Context(), k.gate.Run)(t.Context())
+	if err := k.gate.Configure(t.Context(), cfg.Firewall.Guard); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -49,7 +49,7 @@ func TestAnAdministratorOpensWhatCanBeMeant(t *testing.T) {
 		{"shs", "192.0.2.7", "", 404, `there is no door "shs" (did you mean ssh?)`},
 		{"cellar", "192.0.2.7", "", 404, `there is no door "cellar" (one of ssh)`},
 	} {
-		grant, err := d.Open(t.Context(), admin.OpenRequest{Door: tt.door, Client: tt.client, TTL: tt.ttl})
+		grant, err := k.Open(t.Context(), admin.OpenRequest{Door: tt.door, Client: tt.client, TTL: tt.ttl})
 		var p *admin.Problem
 		switch {
 		case tt.status == 0 && err != nil, tt.status == 0 && grant.Door != "ssh":
@@ -58,13 +58,13 @@ func TestAnAdministratorOpensWhatCanBeMeant(t *testing.T) {
 			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	if grants, err := d.Grants(t.Context()); err != nil || len(grants) != 2 { // that of the mapped address is renewed
+	if grants, err := k.Grants(t.Context()); err != nil || len(grants) != 2 { // that of the mapped address is renewed
 		t.Errorf("%d grants, %v", len(grants), err)
 	}
 	cfg = parse(t, strings.Replace(strings.Replace(file, "doors: [{name: ssh, ports: [22/tcp]}]", "", 1), "opens: [ssh]", "message: x", 1))
-	d.config.Store(cfg)
+	k.config.Store(cfg)
 	var p *admin.Problem
-	if _, err := d.Open(t.Context(), admin.OpenRequest{Door: "ssh", Client: "192.0.2.7"}); !errors.As(err, &p) || p.Status != http.StatusNotFound || !strings.Contains(p.Detail, "(there are none)") {
+	if _, err := k.Open(t.Context(), admin.OpenRequest{Door: "ssh", Client: "192.0.2.7"}); !errors.As(err, &p) || p.Status != http.StatusNotFound || !strings.Contains(p.Detail, "(there are none)") {
 		t.Errorf("without doors: %v", err)
 	}
 }

@@ -1,10 +1,8 @@
-package keeper
+package front
 
 import (
-	"bytes"
 	"log/slog"
 	"net/netip"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -12,46 +10,48 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
-	"webknock/internal/notice"
+	"webknock/internal/seam"
 	"webknock/sequence"
 )
 
-// locked is a buffer for several goroutines.
-type locked struct {
-	mu  sync.Mutex
-	out bytes.Buffer
+// told is a keeper that remembers what it is told.
+type told struct {
+	mu    sync.Mutex
+	names []string
+	bans  []seam.Ban
 }
 
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.out.Write(p)
+func (k *told) Complete(c seam.Completion) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.names = append(k.names, c.Sequence)
 }
 
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.out.String()
+func (k *told) Ban(b seam.Ban) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.bans = append(k.bans, b)
+}
+
+func (k *told) String() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return strings.Join(k.names, " ")
 }
 
 // Under covers that answer, what completions bring about waits for the answers,
 // and keeps the order of each client's completions whatever the answers take.
 func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out locked
-		log := slog.New(slog.NewTextHandler(&out, nil))
-		d := &Daemon{Options: Options{Log: log}, notices: notice.NewSender(log), commands: &commands{}, completions: map[string]uint64{}, waiting: map[netip.Addr]chan struct{}{}}
+		var keeper told
+		c := newCompletions(&keeper, nil, slog.New(slog.DiscardHandler))
 		alice, bob := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 		at := func(client netip.Addr, name string, answered <-chan struct{}) {
-			d.complete(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, letter: httpd.Knock{Client: client, Answered: answered}})
+			c.add(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, knock: httpd.Knock{Client: client, Answered: answered}})
 		}
 		done := func() string {
 			synctest.Wait()
-			var names []string
-			for _, found := range regexp.MustCompile(`sequence=(\S+)`).FindAllStringSubmatch(out.String(), -1) {
-				names = append(names, found[1])
-			}
-			return strings.Join(names, " ")
+			return keeper.String()
 		}
 		answered := make(chan struct{})
 		close(answered)
@@ -65,13 +65,13 @@ func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
 		if got := done(); got != "other" {
 			t.Errorf("of another client: %s", got)
 		}
-		d.effects.Wait()
+		c.working.Wait()
 		at(alice, "last", nil)
 		if got := done(); got != "other streams answered dropped last" {
 			t.Errorf("in the end: %s", got)
 		}
-		if len(d.waiting) > 0 {
-			t.Errorf("%d clients are still waited for", len(d.waiting))
+		if len(c.last) > 0 {
+			t.Errorf("%d clients are still waited for", len(c.last))
 		}
 	})
 }

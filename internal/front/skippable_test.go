@@ -1,4 +1,4 @@
-package keeper
+package front
 
 import (
 	"crypto/sha256"
@@ -13,8 +13,8 @@ import (
 	"webknock/sequence"
 )
 
-// What is thrown away unopened would have changed nothing, had it been opened.
-func FuzzMootLettersChangeNothing(f *testing.F) {
+// A knock that is dropped without being parsed would have had no effect.
+func FuzzSkippableKnocksHaveNoEffect(f *testing.F) {
 	for _, head := range []string{
 		"GET /zzz HTTP/1.1\r\nHost: h\r\n\r\n",
 		"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -39,67 +39,68 @@ func FuzzMootLettersChangeNothing(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}, decoys: []string{"/wp-login.php"}}
+	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}, decoys: []string{"/wp-login.php"}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
-	s.rules = r
 	client := netip.MustParseAddr("192.0.2.7")
 	f.Fuzz(func(t *testing.T, head []byte) {
 		var banned string
-		s.ban = func(_ httpd.Knock, reason string) { banned = reason }
-		letter := httpd.NewKnock(client, time.Now(), head)
-		if !s.moot(&letter) {
+		s.all.ban = func(_ httpd.Knock, reason string) { banned = reason }
+		received := httpd.NewKnock(client, time.Now(), head)
+		if !s.skippable(r, &received) {
 			return
 		}
-		s.letter = letter
-		if req, err := letter.Parse(s.reader); err != nil {
-			s.advance(sequence.Request{})
+		k := s.begin(r, &received)
+		request, err := received.Parse(s.reader)
+		k.received = received
+		if err != nil {
+			request = malformed
 		} else {
-			s.router.ServeHTTP(nobody{}, req)
+			k.request = request
 		}
+		r.router.ServeHTTP(nobody{}, request.WithContext(k))
 		if banned != "" || s.tracker.Knows(client) {
-			t.Errorf("%q is moot, but bans for %q, begins: %v", head, banned, s.tracker.Knows(client))
+			t.Errorf("%q is skippable, but bans for %q, begins: %v", head, banned, s.tracker.Knows(client))
 		}
 	})
 }
 
-func TestMostLettersOfStrangersAreMoot(t *testing.T) {
+func TestMostKnocksOfStrangersAreSkippable(t *testing.T) {
 	r, err := newRules(parse(t, file), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newShards(1, r, nil, nil, nil).shards[0]
-	s.rules = r
-	moot := func(target string) bool {
+	skippable := func(target string) bool {
 		l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET "+target+" HTTP/1.1\r\nHost: h\r\n\r\n"))
-		return s.moot(&l)
+		return s.skippable(r, &l)
 	}
 	for target, want := range map[string]bool{"/": true, "/index.html": true, "/a": false, "/hello": false, "/%61": false, "/x?y": false, "*": false} {
-		if moot(target) != want {
-			t.Errorf("%s: moot %v", target, !want)
+		if skippable(target) != want {
+			t.Errorf("%s: skippable %v", target, !want)
 		}
 	}
 	knock := sequence.Request{Method: "GET", Path: "/a"}
 	s.tracker.Advance(netip.MustParseAddr("192.0.2.7"), r.set.Match(knock, nil), 0)
-	if moot("/index.html") {
+	if skippable("/index.html") {
 		t.Error("a wrong path of a client in progress is not looked at")
 	}
 	counting := *r
 	counting.ban.Knocks = 3
-	s.rules = &counting
-	if moot("/") {
+	r = &counting
+	if skippable("/") {
 		t.Error("knocks are not counted")
 	}
 }
 
 // A miss costs no memory.
-func BenchmarkMootLetter(b *testing.B) {
+func BenchmarkSkippableKnock(b *testing.B) {
 	set, err := sequence.NewSet([]sequence.Spec{{Name: "one", Steps: []sequence.Step{{Trigger: sequence.Exact("/a")}}}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
-	s.shards.rules.Store(r)
+	s.all.rules.Store(r)
 	head := []byte("GET /trigger.php HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")
 	now := time.Now()
 	b.ReportAllocs()
@@ -109,7 +110,7 @@ func BenchmarkMootLetter(b *testing.B) {
 }
 
 // Every kind of a first step is read, however it is written.
-func TestNoFirstStepIsThrownAwayUnread(t *testing.T) {
+func TestNoFirstStepIsSkippable(t *testing.T) {
 	for _, tt := range []struct {
 		step, target string
 	}{
@@ -133,11 +134,10 @@ func TestNoFirstStepIsThrownAwayUnread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
-	s.rules = r
 	l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
-	if s.moot(&l) {
+	if s.skippable(r, &l) {
 		t.Error("a request with a code is thrown away unread")
 	}
 }
@@ -158,7 +158,7 @@ func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	for _, tt := range []struct {
 		name   string
 		host   string
@@ -200,19 +200,19 @@ func TestAPrefixMayBeOneClient(t *testing.T) {
 		{32, 64, "2001:db8::1", "2001:db8::2", true},
 	} {
 		completed := 0
-		r := &rules{set: set, clients: config.Clients{IPv4Prefix: tt.bits4, IPv6Prefix: tt.bits6}, sequences: map[*sequence.Machine]*config.Sequence{}}
+		r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: tt.bits4, IPv6Prefix: tt.bits6}, sequences: map[*sequence.Machine]*config.Sequence{}}
 		all := newShards(2, r, nil, func(c completion) {
 			completed++
-			if c.letter.Client != netip.MustParseAddr(tt.then) {
-				t.Errorf("the completion is for %v, not for the address of the last knock", c.letter.Client)
+			if c.knock.Client != netip.MustParseAddr(tt.then) {
+				t.Errorf("the completion is for %v, not for the address of the last knock", c.knock.Client)
 			}
 		}, nil)
 		for _, knock := range [][2]string{{tt.from, "/a"}, {tt.then, "/b"}} {
 			l := httpd.NewKnock(netip.MustParseAddr(knock[0]), time.Now(), []byte("GET "+knock[1]+" HTTP/1.1\r\nHost: h\r\n\r\n"))
 			all.post(l)
 			for _, s := range all.shards { // the shard of the client has it
-				for len(s.mailbox) > 0 {
-					s.read(<-s.mailbox)
+				for len(s.queue) > 0 {
+					s.read(<-s.queue)
 				}
 			}
 		}

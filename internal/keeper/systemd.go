@@ -8,42 +8,40 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
-
-	"webknock/sequence/track"
 )
 
-// A notifier tells the service manager what the daemon does, as sd_notify(3)
+// A serviceManager tells the service manager what the daemon does, as sd_notify(3)
 // has it. Where there is no service manager it does nothing.
-type notifier struct{ log *slog.Logger }
+type serviceManager struct{ log *slog.Logger }
 
 // ready says that start or reload is complete.
-func (n notifier) ready() { n.send(systemd.SdNotifyReady) }
+func (m serviceManager) ready() { m.send(systemd.SdNotifyReady) }
 
-func (n notifier) stopping() { n.send(systemd.SdNotifyStopping) }
+func (m serviceManager) stopping() { m.send(systemd.SdNotifyStopping) }
 
 // reloading says that a reload has begun; ready ends it. The service manager
 // wants to know when, to tell it from an earlier one.
-func (n notifier) reloading() {
+func (m serviceManager) reloading() {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		n.log.Warn("cannot read the monotonic clock", "error", err)
+		m.log.Warn("cannot read the monotonic clock", "error", err)
 	}
-	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", systemd.SdNotifyReloading, now.Nano()/1000))
+	m.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", systemd.SdNotifyReloading, now.Nano()/1000))
 }
 
-func (n notifier) send(state string) {
+func (m serviceManager) send(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
-		n.log.Warn("cannot notify the service manager", "error", err)
+		m.log.Warn("cannot notify the service manager", "error", err)
 	}
 }
 
 // watchdog tells the service manager's watchdog, twice in every interval that
 // it grants, that the gate and all shards answer, until ctx is done. It returns
 // at once if there is no watchdog.
-func (d *Daemon) watchdog(ctx context.Context) {
+func (k *Keeper) watchdog(ctx context.Context) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
-		d.Log.Warn("no watchdog", "error", err)
+		k.log.Warn("no watchdog", "error", err)
 	}
 	if interval <= 0 {
 		return
@@ -51,8 +49,8 @@ func (d *Daemon) watchdog(ctx context.Context) {
 	tick := time.NewTicker(interval / 2)
 	defer tick.Stop()
 	for {
-		if d.answers(ctx) {
-			d.notifier.send(systemd.SdNotifyWatchdog)
+		if k.answers(ctx) {
+			k.manager.send(systemd.SdNotifyWatchdog)
 		}
 		select {
 		case <-ctx.Done():
@@ -64,9 +62,9 @@ func (d *Daemon) watchdog(ctx context.Context) {
 
 // answers waits until every goroutine that owns state has answered, and reports
 // false if ctx is done before.
-func (d *Daemon) answers(ctx context.Context) bool {
-	if err := d.gate.Ping(ctx); err != nil {
+func (k *Keeper) answers(ctx context.Context) bool {
+	if err := k.gate.Ping(ctx); err != nil {
 		return false
 	}
-	return d.shards.each(ctx, func(*track.Tracker, time.Duration) {}) == nil
+	return k.front.Ping(ctx) == nil
 }

@@ -1,7 +1,6 @@
-package keeper
+package front
 
 import (
-	"bytes"
 	"encoding/base32"
 	"fmt"
 	"log/slog"
@@ -9,21 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/pquerna/otp/totp"
 
-	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/atomicfile"
-	"webknock/internal/command"
-	"webknock/internal/notice"
 	"webknock/internal/onetime"
-	"webknock/internal/ticket"
-	"webknock/sequence"
 )
 
 // onetimers starts shards with users and a verifier in a directory of its own. A
@@ -166,38 +158,6 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 	}
 }
 
-// A run may have begun under another configuration than that it completes under.
-func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
-	address := ticket.Request{Address: netip.MustParseAddr("198.51.100.7")}
-	web := ticket.Request{Doors: []string{"web"}}
-	ticket := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Template("/t/{ticket}")}}}}
-	with := func(change func(*config.Sequence)) *config.Sequence {
-		s := ticket
-		s.Opens = []string{"ssh", "web"}
-		change(&s)
-		return &s
-	}
-	as := with(func(*config.Sequence) {})
-	for _, tt := range []struct {
-		name     string
-		sequence *config.Sequence
-		request  any
-		want     bool
-	}{
-		{"a code", as, nil, true},
-		{"a door", as, &web, true},
-		{"a door that is not opened any more", with(func(s *config.Sequence) { s.Opens = []string{"ssh"} }), &web, false},
-		{"an address", with(func(s *config.Sequence) { s.AllowAddress = true }), &address, true},
-		{"an address that is not allowed any more", as, &address, false},
-		{"a user that is not admitted any more", with(func(s *config.Sequence) { s.Users = []string{"bob"} }), nil, false},
-	} {
-		c := completion{sequence: tt.sequence, by: &sequence.Credential{User: "ann", Request: tt.request}}
-		if got := c.permitted(); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
 func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
 	all, knocks := onetimers(t, `sequences: [{name: s, steps: [/a, "/f/{totp}", /b], message: x}]`, "ann")
 	for _, tt := range []struct {
@@ -215,49 +175,6 @@ func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
 			t.Errorf("%s: %d, want %d", tt.words, got, tt.want)
 		}
 	}
-}
-
-func TestTheLogHearsOfLossesInSums(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		d := &Daemon{Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
-		d.notices, d.commands = notice.NewSender(d.Log), &commands{Runner: command.NewRunner(d.Log)}
-		d.shards = newShards(1, nil, nil, nil, nil)
-		stop := start(t.Context(), d.reportLosses)
-		kinds := map[string]*atomic.Uint64{
-			"over 8 KiB": &d.refused.TooLarge, "over 100 lines": &d.refused.TooManyLines, "request head in 5s": &d.refused.TooSlow,
-			"max_connections": &d.refused.Evicted, "descriptors": &d.refused.Starved,
-			"knocks lost": &d.shards.lost, "clients.max": &d.shards.full, "codes": &d.shards.wrong, "no longer counted": &d.shards.forgotten, "not banned": &d.shards.unbanned,
-		}
-		for _, n := range []uint64{0, 7, 0, 3} {
-			for _, counter := range kinds {
-				counter.Add(n)
-			}
-			time.Sleep(lossInterval) // in the bubble
-			synctest.Wait()
-		}
-		d.refused.TooLarge.Add(2)
-		stop() // what was lost shortly before a stop is logged as well
-		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		for text := range kinds {
-			var counts []string
-			for _, line := range lines {
-				if strings.Contains(line, text) {
-					counts = append(counts, line[strings.LastIndex(line, "count="):])
-				}
-			}
-			want := "[count=7 count=3]"
-			if text == "over 8 KiB" {
-				want = "[count=7 count=3 count=2]"
-			}
-			if fmt.Sprint(counts) != want {
-				t.Errorf("%s: %v, want %s", text, counts, want)
-			}
-		}
-		if want := 2*len(kinds) + 1; len(lines) != want {
-			t.Errorf("%d lines, want %d:\n%s", len(lines), want, &log)
-		}
-	})
 }
 
 func TestUsedCodesAreBoundedAndForgotten(t *testing.T) {
@@ -313,13 +230,13 @@ func TestWhenACodeIsWrongAgain(t *testing.T) {
 					}
 					at = at.Add(d)
 				} else if word == "restart" {
-					wrong += s.wrong.Load()
+					wrong += s.all.wrong.Load()
 					s = newShards(100, all.rules.Load(), all.verifier, func(completion) {}, nil).shards[0]
 				} else {
 					s.read(httpd.NewKnock(netip.MustParseAddr("192.0.2.1"), at, []byte("GET "+word+" HTTP/1.1\r\nHost: h\r\n\r\n")))
 				}
 			}
-			if wrong += s.wrong.Load(); wrong != tt.want {
+			if wrong += s.all.wrong.Load(); wrong != tt.want {
 				t.Errorf("%s: %d wrong, want %d", tt.knocks, wrong, tt.want)
 			}
 		})

@@ -1,4 +1,4 @@
-package keeper
+package front
 
 import (
 	"net/netip"
@@ -16,9 +16,9 @@ func BenchmarkMatchedKnock(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rules{set: set, clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
-	s.shards.rules.Store(r)
+	s.all.rules.Store(r)
 	head := []byte("GET /a HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")
 	now := time.Now()
 	b.ReportAllocs()

@@ -1,4 +1,4 @@
-package keeper
+package front
 
 import (
 	"encoding/base32"

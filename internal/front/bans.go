@@ -1,0 +1,101 @@
+package front
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"webknock/firewall"
+	"webknock/httpd"
+	"webknock/internal/seam"
+)
+
+// maxBans bounds the clients that are banned at once; the firewall's sets have
+// as much room. Further ones are not banned until others no longer are.
+const maxBans = 65536
+
+// bans are the clients whose knocks are not looked at.
+type bans struct {
+	refused atomic.Uint64 // bans beyond the bound
+
+	mu    sync.RWMutex
+	until map[netip.Prefix]time.Time
+	swept time.Time
+}
+
+func newBans() *bans { return &bans{until: map[netip.Prefix]time.Time{}} }
+
+func (b *bans) has(client netip.Prefix) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return len(b.until) > 0 && time.Now().Before(b.until[client])
+}
+
+// add bans a client. It reports false if there are too many already.
+func (b *bans) add(ban firewall.Ban) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if len(b.until) >= maxBans && now.Sub(b.swept) >= time.Second {
+		b.swept = now
+		maps.DeleteFunc(b.until, func(_ netip.Prefix, until time.Time) bool { return !now.Before(until) })
+	}
+	if _, known := b.until[ban.Client]; !known && len(b.until) >= maxBans {
+		return false
+	}
+	b.until[ban.Client] = ban.Until
+	return true
+}
+
+// remove lifts a ban. It reports whether there was one.
+func (b *bans) remove(client netip.Prefix) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	until, known := b.until[client]
+	delete(b.until, client)
+	return known && time.Now().Before(until)
+}
+
+func (b *bans) list() (all []firewall.Ban) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for client, until := range b.until {
+		if until.After(time.Now()) {
+			all = append(all, firewall.Ban{Client: client, Until: until})
+		}
+	}
+	slices.SortFunc(all, func(a, b firewall.Ban) int { return a.Client.Compare(b.Client) })
+	return all
+}
+
+// ban bans the client of a knock. The client's shard calls it, so it does not
+// wait.
+func (f *Front) ban(k httpd.Knock, reason string) {
+	cfg := f.current.Load().cfg
+	client := firewall.Offender(k.Client)
+	if slices.ContainsFunc(seam.Exempt(cfg), client.Overlaps) {
+		return
+	}
+	ban := firewall.Ban{Client: client, Until: time.Now().Add(cfg.Shield.Ban.For)}
+	if !f.shards.bans.add(ban) {
+		f.shards.bans.refused.Add(1)
+		return
+	}
+	f.keeper.Ban(seam.Ban{Ban: ban, At: k.At, ViaProxy: k.ViaProxy, Reason: reason})
+}
+
+// Bans implements seam.Front.
+func (f *Front) Bans() []firewall.Ban { return f.shards.bans.list() }
+
+// AdoptBans implements seam.Front.
+func (f *Front) AdoptBans(bans []firewall.Ban) {
+	for _, b := range bans {
+		f.shards.bans.add(b)
+	}
+}
+
+// Unban implements seam.Front.
+func (f *Front) Unban(client netip.Prefix) bool { return f.shards.bans.remove(client) }

@@ -1,0 +1,105 @@
+package front
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/internal/onetime"
+	"webknock/sequence"
+)
+
+// verify makes hits of the one-time steps whose code is good, and reports whether
+// the knock brought a code that was looked at and passes none. A code is looked at
+// only for steps that the client has reached; in each sequence it counts for one
+// step, the furthest.
+func (k *knock) verify() (wrong bool) {
+	if len(k.match.Candidates) == 0 {
+		return false
+	}
+	slices.SortStableFunc(k.match.Candidates, func(a, b sequence.Candidate) int { return cmp.Compare(b.Step, a.Step) })
+	var reached []sequence.Candidate
+	var claims []onetime.Claim
+	for _, c := range k.match.Candidates {
+		if k.received.ToSite && !onetime.WellFormed(c.Variable, c.Code) {
+			continue // a visitor of the site wants another page
+		}
+		state := k.shard.tracker.State(k.client, c.Machine)
+		run, ok := c.Machine.Reaches(state, c.Step, k.at)
+		if !ok {
+			continue
+		}
+		seq := k.rules.sequences[c.Machine]
+		reached = append(reached, c)
+		claims = append(claims, onetime.Claim{
+			Variable: c.Variable, Code: c.Code, Run: run,
+			Admits: seq.Admits, Opens: seq.Opens, AllowAddress: seq.AllowAddress,
+		})
+	}
+	if len(claims) == 0 {
+		return false
+	}
+	k.count() // the same head again would be no second wrong code
+	wrong = true
+	for i, credential := range k.shard.all.verifier.Verify(firewall.Offender(k.received.Client), k.received.At, claims, k.again) {
+		if credential == nil {
+			continue
+		}
+		wrong = false
+		k.shard.used.add(usedCode{k.client, strings.Clone(credential.Code)}, credential.Until, k.received.At)
+		if hit, _ := k.match.Hit(reached[i].Machine); hit.Credential == nil {
+			k.match.Accept(reached[i], credential)
+		}
+	}
+	return wrong
+}
+
+// maxUsed bounds the used codes that a shard remembers. When there are more, it
+// forgets all.
+const maxUsed = 1024
+
+// A usedCode is a one-time code or ticket, and the client that has used it, as
+// track.Widen returned it.
+type usedCode struct {
+	client netip.Addr
+	code   string
+}
+
+// usedCodes remembers until when each would have been good. A client that sends
+// such a code again has reloaded a page, or its browser has. That is not guessing,
+// as the same code from another client may be. The codes are in memory alone:
+// after a restart they are wrong.
+type usedCodes map[usedCode]time.Time
+
+func (u usedCodes) add(c usedCode, until, now time.Time) {
+	maps.DeleteFunc(u, func(_ usedCode, until time.Time) bool { return now.After(until) })
+	if len(u) >= maxUsed {
+		clear(u)
+	}
+	u[c] = until
+}
+
+// bringsUsedCode reports whether a knock brings a code, still within its validity,
+// that its client has itself used before. It opens nothing, and does no harm
+// either.
+func (k *knock) bringsUsedCode() bool {
+	used := k.shard.used
+	return len(used) > 0 && slices.ContainsFunc(k.match.Candidates, func(c sequence.Candidate) bool {
+		until, known := used[usedCode{k.client, c.Code}]
+		return known && !k.received.At.After(until)
+	})
+}
+
+// oneTimeUsers returns the users of a configuration.
+func oneTimeUsers(cfg *config.Config) []onetime.User {
+	users := make([]onetime.User, len(cfg.Users))
+	for i, u := range cfg.Users {
+		users[i] = onetime.User{Name: u.Name, Secret: u.Secret}
+	}
+	return users
+}

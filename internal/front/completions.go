@@ -1,0 +1,141 @@
+package front
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"webknock/httpd"
+	"webknock/internal/event"
+	"webknock/internal/onetime"
+	"webknock/internal/seam"
+	"webknock/internal/ticket"
+)
+
+// completions hands over to the keeper what clients have completed: once no crash
+// can bring back the codes of the run, once the answer is out, and in the order in
+// which each client has completed it.
+type completions struct {
+	keeper   seam.Keeper
+	verifier *onetime.Verifier
+	log      *slog.Logger
+	working  sync.WaitGroup // completions that wait for an answer
+	stopping chan struct{}  // closed: no answer is waited for any more
+
+	mu   sync.Mutex
+	last map[netip.Addr]chan struct{} // closed when the latest completion of a client that waits is handed over
+}
+
+func newCompletions(keeper seam.Keeper, verifier *onetime.Verifier, log *slog.Logger) *completions {
+	return &completions{keeper: keeper, verifier: verifier, log: log, stopping: make(chan struct{}), last: map[netip.Addr]chan struct{}{}}
+}
+
+// add takes a completion. The shard of the client calls it, so it does not wait.
+func (c *completions) add(done completion) {
+	if done.credential == nil {
+		c.afterAnswer(done)
+		return
+	}
+	c.verifier.Await(done.credential, func(err error) {
+		if err != nil {
+			c.log.Error("not let in", "sequence", done.sequence.Name, "client", done.knock.Client, "user", done.credential.User, "error", err)
+			return
+		}
+		c.afterAnswer(done)
+	})
+}
+
+// afterAnswer hands a completion over when its answer is out, behind whatever the
+// client has completed before.
+func (c *completions) afterAnswer(done completion) {
+	client := done.knock.Client
+	handed := make(chan struct{})
+	c.mu.Lock()
+	before := c.last[client]
+	now := done.knock.Answered == nil && before == nil
+	if !now {
+		c.last[client] = handed
+	}
+	c.mu.Unlock()
+	if now {
+		c.keeper.Complete(done.value())
+		return
+	}
+	c.working.Go(func() {
+		c.awaitAnswer(done.knock.Answered)
+		if before != nil {
+			<-before
+		}
+		c.keeper.Complete(done.value())
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.last[client] == handed {
+			delete(c.last, client)
+		}
+		close(handed)
+	})
+}
+
+// stop has no answer waited for any more, and returns when all completions have
+// been handed over, or ctx is done. Call it once, when no more are added.
+func (c *completions) stop(ctx context.Context) error {
+	close(c.stopping)
+	done := make(chan struct{})
+	go func() {
+		c.working.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Applying a completion takes time of a processor and of the kernel. Under a
+// cover that answers it waits until the answer is out, and a little longer, or
+// else the answers to completions were late. Nothing waits for the end of a long
+// answer, as one that streams.
+const (
+	answerPatience = time.Second
+	answerMargin   = 5 * time.Millisecond
+)
+
+// awaitAnswer returns when an answer is out; nil: there is none.
+func (c *completions) awaitAnswer(answered <-chan struct{}) {
+	if answered == nil {
+		return
+	}
+	select {
+	case <-answered:
+	case <-c.stopping:
+		return
+	case <-time.After(answerPatience):
+	}
+	time.Sleep(answerMargin)
+}
+
+// value returns a completion as the keeper is told of it.
+func (c completion) value() seam.Completion {
+	v := seam.Completion{Sequence: c.sequence.Name, Client: c.knock.Client, At: c.knock.At, Request: requestOf(c.request, c.knock)}
+	if c.credential != nil {
+		v.User = c.credential.User
+		v.Ticket, _ = c.credential.Request.(*ticket.Request)
+	}
+	return v
+}
+
+// requestOf returns what commands may be told of a request; nil: it was malformed.
+func requestOf(r *http.Request, k httpd.Knock) *event.Request {
+	if r == nil {
+		return nil
+	}
+	return &event.Request{
+		Method: r.Method, Target: r.RequestURI, Proto: r.Proto, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Header: r.Header,
+		Client: k.Client, Remote: k.Remote, Local: k.Local, TLS: k.TLS,
+	}
+}

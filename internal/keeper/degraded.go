@@ -1,0 +1,31 @@
+package keeper
+
+import (
+	"context"
+	"time"
+
+	"webknock/internal/event"
+)
+
+// stateInterval is how often it is looked at whether all is well.
+const stateInterval = 5 * time.Second
+
+// watchState tells when there begin to be problems and when there are none any
+// more, until ctx is done.
+func watchState(ctx context.Context, problems func(context.Context) []string, tell func(event.Degraded)) {
+	tick := time.NewTicker(stateInterval)
+	defer tick.Stop()
+	for degraded := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := problems(ctx)
+		if ctx.Err() != nil || degraded == (len(now) > 0) {
+			continue
+		}
+		degraded = !degraded
+		tell(event.Degraded{Problems: now})
+	}
+}

@@ -1,0 +1,132 @@
+// Package seam has what the two halves of the daemon ask of each other.
+//
+// The front talks to strangers: listeners, TLS, sequences, one-time codes. The
+// keeper holds the power: configuration, gate, admin API, commands. Neither
+// imports the other. All they say to each other are the methods of [Keeper] and
+// [Front], with values alone as arguments and results: no callback, no channel,
+// no pointer into the other half. So a socket between two processes could carry
+// it one day.
+package seam
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"webknock/config"
+	"webknock/firewall"
+	"webknock/internal/event"
+	"webknock/internal/ticket"
+)
+
+// ErrStopped is what a half answers that has been stopped.
+var ErrStopped = errors.New("webknock is stopping")
+
+// Keeper is what the front asks of the keeper. Its methods do not wait.
+type Keeper interface {
+	// Complete carries out a completion: it opens and closes doors, and runs
+	// commands. The keeper looks at once more whether the configuration allows
+	// what is asked for.
+	Complete(Completion)
+	// Ban keeps a client from the listeners in the kernel too, where that can be.
+	Ban(Ban)
+}
+
+// A Completion is a client that has finished a sequence. The codes of its run are
+// used up, and recorded as used.
+type Completion struct {
+	Sequence string // its name
+	Client   netip.Addr
+	At       time.Time       // when the last knock came
+	Request  *event.Request  // the last knock; nil: it was malformed
+	User     string          // whose codes it was made with; empty: there were none
+	Ticket   *ticket.Request // what a ticket of the run asks for; nil: there was none
+}
+
+// A Ban is a client that the front does not listen to any more.
+type Ban struct {
+	firewall.Ban
+	At       time.Time // when the knock came that it is for
+	ViaProxy bool      // a proxy has named the client: the kernel sees the proxy alone
+	Reason   string
+}
+
+// Front is what the keeper asks of the front.
+type Front interface {
+	// Prepare makes ready for a configuration, without effect yet: it binds the
+	// addresses that are new, loads certificates, and builds the pipeline. It
+	// returns the listeners. If it fails it has changed nothing. Commit or Abort
+	// follows.
+	Prepare(context.Context, *config.Config) ([]Listener, error)
+	// Commit puts what Prepare has made ready in force. It fails only with
+	// ErrStopped.
+	Commit(context.Context) error
+	// Abort undoes what Prepare has done.
+	Abort()
+	// CanListen returns why the front cannot listen on an address now.
+	CanListen(ctx context.Context, address string) error
+
+	// Drain closes the listeners, and returns when the keeper has been told of
+	// all that was knocked before, or ctx is done.
+	Drain(context.Context) error
+	// Stop ends everything. It returns when that is done, or ctx is.
+	Stop(context.Context) error
+
+	// Ping returns when all shards have answered.
+	Ping(context.Context) error
+	// State returns the counters and what is wrong.
+	State() State
+	// Clients returns all clients in progress, in no order.
+	Clients(context.Context) ([]Client, error)
+	// Bans returns all bans that hold, by client.
+	Bans() []firewall.Ban
+	// AdoptBans takes over bans of an earlier run.
+	AdoptBans([]firewall.Ban)
+	// Unban lifts a ban. It reports whether there was one.
+	Unban(netip.Prefix) bool
+}
+
+// A Listener is an address that receives knocks.
+type Listener struct {
+	Address string // as configured
+	Bound   netip.AddrPort
+	TLS     bool
+	Cover   string // as the admin API names it
+	Drops   bool
+}
+
+// A State is how the front is.
+type State struct {
+	Clients  int      // in progress
+	Problems []string // what keeps it from its work
+	Losses   []Loss
+}
+
+// A Loss is a kind of what was refused at a bound, lost or wrong, and how often
+// that was.
+type Loss struct {
+	Kind    string // a short name, for programs
+	Message string // for the log
+	Level   slog.Level
+	Count   uint64 // never falls
+}
+
+// A Client is how far one client is in one sequence.
+type Client struct {
+	Client        netip.Prefix // widened as configured
+	Sequence      string
+	Step, Steps   int // matched, and all
+	Last, Expires time.Time
+}
+
+// Exempt returns the networks that are never banned.
+func Exempt(cfg *config.Config) []netip.Prefix {
+	all := slices.Clone(cfg.Firewall.Guard.Allow)
+	for _, listener := range cfg.Listeners {
+		all = append(all, listener.Proxies...)
+	}
+	return all
+}
