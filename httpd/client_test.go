@@ -9,7 +9,7 @@ import (
 
 var proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:aaaa::/48")}
 
-func TestWhoIsTheClient(t *testing.T) {
+func TestTheClientIsWhomATrustedProxyNames(t *testing.T) {
 	const proxy, stranger = "10.0.0.1", "192.0.2.66"
 	for _, tt := range []struct {
 		source Source

@@ -18,16 +18,49 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"webknock/httpd/eventloop"
-	"webknock/sequence"
 )
+
+// listenWith starts a listener with options on loopback.
+func listenWith(t *testing.T, o Options) (*Listener, chan Knock) {
+	t.Helper()
+	knocks := make(chan Knock, 1024)
+	o.Max, o.Post, o.Log = 100, func(k Knock) { knocks <- k }, slog.New(slog.DiscardHandler)
+	l, err := Listen(t.Context(), "127.0.0.1:0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(l.Serve)
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+	})
+	return l, knocks
+}
+
+func TestListenOnServesASocketBoundElsewhere(t *testing.T) {
+	tcp, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	knocks := make(chan Knock, 1)
+	l, err := ListenOn(tcp.(*net.TCPListener), Options{Max: 10, Post: func(k Knock) { knocks <- k }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.Serve()
+	defer l.Close()
+	conn := dial(t, l)
+	io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-knocks
+	mustReset(t, conn)
+}
 
 // listen starts a listener on loopback. Its knocks come out of the channel.
 func listen(t testing.TB, max int) (*Listener, chan Knock) {
 	t.Helper()
 	knocks := make(chan Knock, 1024)
-	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: max, Post: func(l Knock) { knocks <- l }, Log: slog.New(slog.DiscardHandler)})
+	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Max: max, Post: func(k Knock) { knocks <- k }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +98,7 @@ func mustReset(t testing.TB, conn net.Conn) {
 }
 
 // open reads a knock the way a shard does.
-func open(l Knock) (*http.Request, error) { return l.Parse(bufio.NewReaderSize(nil, MaxHead)) }
+func open(k Knock) (*http.Request, error) { return k.Parse(bufio.NewReaderSize(nil, MaxHead)) }
 
 func TestEveryHeadIsPostedAndReset(t *testing.T) {
 	large := "X: " + strings.Repeat("x", 1000) + "\r\n"
@@ -224,7 +257,7 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 }
 
 // Whoever reads a head, one that is refused at a bound is counted by its kind.
-func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
+func TestRefusedHeadsAreCounted(t *testing.T) {
 	byTLS, _ := tlsOptions(t, nil, nil)
 	for way, options := range map[string]Options{
 		"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Status{Code: 404}},
@@ -256,7 +289,7 @@ func TestWhatIsRefusedAtABoundIsCounted(t *testing.T) {
 	}
 }
 
-func TestCloseResetsWhatIsBeingRead(t *testing.T) {
+func TestCloseResetsPendingConnections(t *testing.T) {
 	l, _ := listen(t, 16)
 	conn := dial(t, l)
 	// One byte: many would become a head that is too large, and be reset for that.
@@ -274,7 +307,7 @@ func TestCloseResetsWhatIsBeingRead(t *testing.T) {
 	}
 }
 
-func TestALogIsNotFloodedByWhatCannotBeAccepted(t *testing.T) {
+func TestFailuresToAcceptAreLoggedRarely(t *testing.T) {
 	var out bytes.Buffer
 	l, err := Listen(t.Context(), "127.0.0.1:0", Options{Log: slog.New(slog.NewTextHandler(&out, nil))})
 	if err != nil {
@@ -294,112 +327,12 @@ func TestALogIsNotFloodedByWhatCannotBeAccepted(t *testing.T) {
 	}
 }
 
-func TestListenNamesTheAddress(t *testing.T) {
+func TestAListenErrorNamesTheAddress(t *testing.T) {
 	l, _ := listen(t, 1)
 	_, err := Listen(context.Background(), l.Addr().String(), Options{})
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("listen on an address in use: %v", err)
 	}
-}
-
-func TestPrefetch(t *testing.T) {
-	for _, tt := range []struct {
-		header string
-		want   bool
-	}{
-		{"Sec-Purpose: prefetch", true},
-		{"Sec-Purpose: prefetch;prerender", true},
-		{"Purpose: prefetch", true},
-		{"Purpose: Prefetch", true},
-		{"Sec-Purpose: prefetch;anonymous-client-ip", true},
-		{"Sec-Purpose: Prefetch ; prerender", true},
-		{"Sec-Purpose: prerender", true},
-		{"Purpose: preview", true},
-		{"X-Purpose: preview", true},
-		{"X-Purpose: prefetch", true},
-		{"X-Moz: prefetch", true},
-		{"Sec-Purpose: navigate", false},
-		{"Purpose: prefetched", false},
-		{"Purpose:", false},
-		{"X-Requested-With: prefetch", false},
-	} {
-		name, value, _ := strings.Cut(tt.header, ": ")
-		if got := Prefetch(http.Header{name: {value}}); got != tt.want {
-			t.Errorf("%s: %v", tt.header, got)
-		}
-	}
-}
-
-// The router must have no opinion of its own about any request.
-func TestRouterHandsEverythingToTheHandler(t *testing.T) {
-	for _, method := range []string{"GET", "HEAD", "POST", "PROPFIND", "OPTIONS", "CONNECT", "BREW"} {
-		for _, target := range []string{"/", "/a", "/a/b/", "//a", "/%2f", "*", "/x/../y", "http://h/a", "http://h", "/{totp}", "/a*"} {
-			if method == "CONNECT" && target != "/a" {
-				continue // net/http takes other targets for an authority
-			}
-			k := NewKnock(testClient, time.Now(), fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: h\r\n\r\n", method, target))
-			req, err := open(k)
-			if err != nil {
-				t.Errorf("%s %s: %v", method, target, err)
-				continue
-			}
-			handled := 0
-			Router(func(w http.ResponseWriter, r *http.Request) {
-				handled++
-				if r.URL.Path != req.URL.Path || r.Method != method {
-					t.Errorf("%s %s arrived as %s %s", method, target, r.Method, r.URL.Path)
-				}
-			}).ServeHTTP(mute{t}, req)
-			if handled != 1 {
-				t.Errorf("%s %s: handled %d times", method, target, handled)
-			}
-		}
-	}
-}
-
-// mute fails if anybody answers.
-type mute struct{ t *testing.T }
-
-func (m mute) Header() http.Header         { return http.Header{} }
-func (m mute) Write(p []byte) (int, error) { m.t.Errorf("answered %q", p); return len(p), nil }
-func (m mute) WriteHeader(status int)      { m.t.Errorf("answered %d", status) }
-
-// FuzzOpen feeds heads to whatever looks at them before and after the reset.
-func FuzzOpen(f *testing.F) {
-	for _, head := range []string{
-		"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
-		"GET http://h/%61?k=v HTTP/1.0\r\nPurpose: prefetch\r\n\r\n",
-		"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
-		"GET /a HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n",
-		"PRI * HTTP/2.0\r\n\r\n",
-		"\x16\x03\x01\n\n",
-	} {
-		f.Add([]byte(head))
-	}
-	set, err := sequence.NewSet([]sequence.Spec{{Name: "any", Steps: []sequence.Step{{Trigger: sequence.Regex("a")}}}}, nil)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		end := eventloop.HeadEnd(data)
-		if end > len(data) || end == 0 {
-			t.Fatalf("head of %d bytes in %d", end, len(data))
-		}
-		if end > 0 && eventloop.HeadEnd(data[:end-1]) >= 0 {
-			t.Fatalf("%q ends before %d", data, end)
-		}
-		req, err := open(NewKnock(testClient, time.Now(), data))
-		if err != nil {
-			return
-		}
-		if len(data) > MaxHead || bytes.Count(data, []byte{'\n'}) > MaxLines || end < 0 {
-			t.Fatalf("accepted %d bytes, head of %d", len(data), end)
-		}
-		Prefetch(req.Header)
-		Router(func(_ http.ResponseWriter, r *http.Request) {
-			set.Match(sequence.Request{Method: r.Method, Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery}, nil)
-		}).ServeHTTP(mute{t}, req)
-	})
 }
 
 func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {
@@ -420,5 +353,18 @@ func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {
 				t.Errorf("%d too slow", n)
 			}
 		})
+	}
+}
+
+// 0.0.0.0 is IPv4 alone, as with other programs.
+func TestAnIPv4ListenerTakesNoIPv6(t *testing.T) {
+	l, err := Listen(t.Context(), "0.0.0.0:0", Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if conn, err := net.Dial("tcp", fmt.Sprintf("[::1]:%d", l.Addr().Port())); err == nil {
+		conn.Close()
+		t.Error("it takes IPv6")
 	}
 }

@@ -2,13 +2,65 @@ package httpd
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"testing"
 	"time"
 
 	"github.com/pires/go-proxyproto"
 )
+
+func TestThePROXYProtocolNamesTheClient(t *testing.T) {
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	source := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
+	covers := map[string]Cover{"drop": Drop{}, "status": Status{Code: 404}, "proxy": Proxy{Site: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}}
+	for name, cover := range covers {
+		for _, version := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s, version %d", name, version), func(t *testing.T) {
+				l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, loopback}, Cover: cover})
+				conn := dial(t, l)
+				if _, err := proxyproto.HeaderProxyFromAddrs(version, source, conn.RemoteAddr()).WriteTo(conn); err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(conn, "GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n")
+				k := <-knocks
+				if k.Client != netip.MustParseAddr("192.0.2.7") || k.Remote.Port() != 4711 || !k.ViaProxy {
+					t.Errorf("knock %+v", k)
+				}
+				// Without a header, or with a wrong one, there is no knock.
+				for _, start := range []string{"", "PROXY TCP4 nonsense\r\n", "PROXY UNKNOWN\r\n",
+					"PROXY TCP4 127.0.0.9 127.0.0.1 1 2\r\n", "PROXY TCP4 0.0.0.0 127.0.0.1 1 2\r\n"} {
+					conn := dial(t, l)
+					io.WriteString(conn, start+"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+					conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+					io.ReadAll(conn)
+				}
+				if len(knocks) > 0 {
+					t.Errorf("knocks without a right header: %+v", <-knocks)
+				}
+			})
+		}
+	}
+	for name, cover := range covers { // so that the firewall can be told of it
+		l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}, Cover: cover})
+		io.WriteString(dial(t, l), "GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		if k := <-knocks; k.ViaProxy || k.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("%s: a client whom no proxy has named: %+v", name, k)
+		}
+	}
+	t.Run("from others none is taken", func(t *testing.T) {
+		l, knocks := listenWith(t, Options{Clients: Clients{ProxyProtocol, proxies}})
+		conn := dial(t, l)
+		io.WriteString(conn, "PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+		k := <-knocks
+		if _, err := open(k); err == nil || k.Client != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("knock %+v, %v; want a malformed one of the peer's", k, err)
+		}
+	})
+}
 
 // FuzzPROXYHeader has a proxy write anything before a request: it is never
 // taken for the client itself, and without a header there is no client.

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// manyLoops has listeners work with more loops than this machine may have
-// processors.
+// manyLoops makes listeners use several event loops, however many processors this
+// machine has.
 func manyLoops(t *testing.T) {
 	before := runtime.GOMAXPROCS(4)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
@@ -69,18 +69,18 @@ func knock(l *Listener, head func(local netip.AddrPort) string, pieces int) (got
 	return io.ReadAll(conn)
 }
 
-// Whatever options come into force meanwhile, and whoever reads a connection,
-// each knock of a client is posted once, in order, and before its end is seen.
+// Whichever options come into force meanwhile, and whoever reads a connection, each
+// knock of a client is posted once, in order, and before the client sees the reset.
 func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 	manyLoops(t)
 	const clients, knocks = 8, 60
 	var mu sync.Mutex
 	var posted [clients][]int
 	options := func(c Cover, source Source) Options {
-		return Options{Max: 1000, Cover: c, Clients: Clients{Source: source}, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) {
+		return Options{Max: 1000, Cover: c, Clients: Clients{Source: source}, Log: slog.New(slog.DiscardHandler), Post: func(k Knock) {
 			var client, n int
-			remote := l.Remote.String()
-			r, err := open(l)
+			remote := k.Remote.String()
+			r, err := open(k)
 			if err == nil {
 				_, err = fmt.Sscanf(r.URL.Path, "/%d/%d", &client, &n)
 			}
@@ -138,15 +138,15 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 	}
 }
 
-// Where loops reset what others have parked, and descriptors are used again at
-// once, nobody's bytes are taken for somebody else's.
+// Loops reset connections that other loops wait for, and descriptors are reused at
+// once. Still nobody's bytes are taken for somebody else's.
 func TestEvictionAcrossLoops(t *testing.T) {
 	manyLoops(t)
 	const clients, knocks = 16, 50
 	var posted atomic.Int64
-	o := Options{Max: 4, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) {
-		remote := l.Remote.String()
-		if r, err := open(l); err != nil || r.Host != remote {
+	o := Options{Max: 4, Log: slog.New(slog.DiscardHandler), Post: func(k Knock) {
+		remote := k.Remote.String()
+		if r, err := open(k); err != nil || r.Host != remote {
 			t.Errorf("knock %+v, %v, from %v", r, err, remote)
 		}
 		posted.Add(1)
@@ -193,9 +193,9 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 		for drop.pending.Len() > 0 { // of the round before
 			runtime.Gosched()
 		}
-		// Is parked, and meets the options that it came under.
-		parked := dial(t, drop)
-		io.WriteString(parked, "GET /parked HTTP/1.1\r\n")
+		// This connection keeps the options that it came under.
+		waiting := dial(t, drop)
+		io.WriteString(waiting, "GET /waiting HTTP/1.1\r\n")
 		for drop.pending.Len() == 0 {
 			runtime.Gosched()
 		}
@@ -204,15 +204,15 @@ func TestOtherOptionsHoldForTheNextConnection(t *testing.T) {
 		if !strings.HasPrefix(string(got), "HTTP/1.1 404 ") || err != nil {
 			t.Fatalf("round %d: %q, %v", i, got, err)
 		}
-		io.WriteString(parked, "Host: h\r\n\r\n")
-		mustReset(t, parked)
+		io.WriteString(waiting, "Host: h\r\n\r\n")
+		mustReset(t, waiting)
 	}
 }
 
-func TestACloseUnderLoadEndsAll(t *testing.T) {
+func TestCloseUnderLoadEndsAllConnections(t *testing.T) {
 	manyLoops(t)
 	for name, cover := range map[string]Cover{"drop": Drop{}, "status": Status{Code: 404}} {
-		o := Options{Max: 1000, Cover: cover, Log: slog.New(slog.DiscardHandler), Post: func(l Knock) { l.Release() }}
+		o := Options{Max: 1000, Cover: cover, Log: slog.New(slog.DiscardHandler), Post: func(k Knock) { k.Release() }}
 		_, end := serveUntil(t, o)
 		end()
 		before := descriptors(t)
@@ -229,7 +229,7 @@ func TestACloseUnderLoadEndsAll(t *testing.T) {
 			})
 		}
 		for range 32 {
-			work.Go(func() { knock(l, func(netip.AddrPort) string { return "GET /half" }, 1) })
+			work.Go(func() { knock(l, func(netip.AddrPort) string { return "GET /incomplete" }, 1) })
 		}
 		for l.pending.Len() < 8 {
 			runtime.Gosched()

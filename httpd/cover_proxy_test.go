@@ -11,11 +11,82 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 )
+
+func TestProxyCoverPassesRequestsToTheSite(t *testing.T) {
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/upgrade" { // like a WebSocket
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			rw.Flush()
+			line, _ := rw.ReadString('\n')
+			rw.WriteString("echo " + line)
+			rw.Flush()
+			return
+		}
+		fmt.Fprintf(w, "%s %s for %s host %s by %s", r.Method, r.URL.Path, r.Header["X-Forwarded-For"], r.Host, r.Header.Get("X-Forwarded-Proto"))
+	}))
+	defer site.Close()
+	address, err := url.Parse(site.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := tlsOptions(t, nil, []string{"h2", "http/1.1"})
+	o.Cover = Proxy{Site: address}
+	l, knocks := listenWith(t, o)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	get := func(wantStatus int) (string, *http.Response) {
+		t.Helper()
+		req, err := http.NewRequest("GET", "https://"+l.Addr().String()+"/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Forwarded-For", "1.1.1.1") // a stranger's
+		req.Host = "home.example.org"
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != wantStatus {
+			t.Errorf("%s, %v", res.Status, err)
+		}
+		return string(body), res
+	}
+	body, res := get(200)
+	if body != "GET /a for [127.0.0.1] host home.example.org by https" || res.ProtoMajor != 2 {
+		t.Errorf("%s: %q", res.Proto, body)
+	}
+	if k := <-knocks; k.Client != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("knock %+v", k)
+	}
+	conn := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	io.WriteString(conn, "GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	reader := bufio.NewReader(conn)
+	if res, err := http.ReadResponse(reader, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", res, err)
+	}
+	io.WriteString(conn, "hello\n")
+	if got, err := reader.ReadString('\n'); got != "echo hello\n" {
+		t.Errorf("over the upgraded connection: %q, %v", got, err)
+	}
+	site.Close()
+	if body, _ := get(502); body != "Bad Gateway\n" {
+		t.Errorf("the site is down: %q", body)
+	}
+}
 
 // coverOf starts a listener whose cover is a site, and returns a client by
 // HTTP/1.1 and one by HTTP/2.
@@ -39,7 +110,7 @@ func coverOf(t *testing.T, site string) (l *Listener, knocks chan Knock, clients
 
 // What the site sends reaches the visitor before the site goes on, as
 // server-sent events need it.
-func TestTheRealSiteStreams(t *testing.T) {
+func TestProxyCoverStreams(t *testing.T) {
 	seen := make(chan struct{})
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -75,7 +146,7 @@ func TestTheRealSiteStreams(t *testing.T) {
 	}
 }
 
-func TestAKnockChangesNothingOfARequest(t *testing.T) {
+func TestProxyCoverLeavesRequestsUnchanged(t *testing.T) {
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %s %s %s", r.Method, r.RequestURI, r.Host, r.Header["X-Mine"], body)
@@ -105,7 +176,7 @@ func TestAKnockChangesNothingOfARequest(t *testing.T) {
 	}
 }
 
-func TestWhileTheSiteIsDownAllGetTheSame(t *testing.T) {
+func TestProxyCoverAnswersAlikeWhileTheSiteIsDown(t *testing.T) {
 	site := httptest.NewServer(nil)
 	site.Close()
 	l, knocks, clients := coverOf(t, site.URL)
@@ -138,7 +209,7 @@ func TestWhileTheSiteIsDownAllGetTheSame(t *testing.T) {
 }
 
 // A WebSocket (RFC 6455) through the cover: the handshake, and frames both ways.
-func TestAWebSocketGoesThrough(t *testing.T) {
+func TestProxyCoverPassesWebSockets(t *testing.T) {
 	const magic, key = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", "dGhlIHNhbXBsZSBub25jZQ=="
 	accept := func(key string) string {
 		sum := sha1.Sum([]byte(key + magic))
@@ -189,7 +260,7 @@ func TestAWebSocketGoesThrough(t *testing.T) {
 }
 
 // However an answer ends, what the knock completes goes on behind it.
-func TestAnAnswerIsOutHoweverItEnds(t *testing.T) {
+func TestAnsweredIsClosedHoweverTheAnswerEnds(t *testing.T) {
 	asked := make(chan struct{})
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
