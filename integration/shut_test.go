@@ -189,6 +189,26 @@ func TestNoWritingOfTheTableLetsASYNIn(t *testing.T) {
 	}
 }
 
+// A table that gets an owner, or loses it, is gone at no time.
+func TestSwitchingTheOwnerLetsNoSYNIn(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	f := w.flood(w.mallory, malloryIP, malloryIP6, 22)
+	f.mustBeHeard(w)
+	w.serve(standard)
+	w.must("open", "ssh", aliceIP)
+	f.mustStaySilent(w, "owner on and off", func() {
+		for i := range 40 {
+			w.configure(standard + fmt.Sprintf("firewall: {owner: %v}\n", i%2 == 0))
+			w.must("reload")
+			if owned := strings.Contains(w.table(), "owner"); owned != (i%2 == 0) {
+				t.Errorf("reload %d: owned %v", i, owned)
+			}
+		}
+	})
+	w.mustPass(w.alice, serverIP, 22, true)
+}
+
 // table lists the guard; empty if there is none.
 func (w *world) table() string {
 	w.t.Helper()

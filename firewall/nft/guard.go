@@ -31,20 +31,46 @@ func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall
 
 // putUp is Guard for a caller whose turn it is.
 func (b *Backend) putUp(g firewall.Guard, grants []firewall.Grant) error {
-	before, err := b.read()
+	r, there, err := b.writeGuard(g, grants)
 	if err != nil {
 		return err
 	}
+	if !r.isThere(there) {
+		// Either somebody has changed it between, or this kernel describes a rule
+		// otherwise than it is written. If it does so again, it is the latter.
+		first := there
+		if r, there, err = b.writeGuard(g, grants); err != nil {
+			return err
+		}
+		if !r.isThere(there) && !sameRules(first, there) {
+			return fmt.Errorf("nftables: table %s is not as it was written", b.table.Name)
+		}
+	}
+	b.guard, b.there = &g, there
+	b.noteEarlier()
+	b.sendOn(grants)
+	b.expel(b.intruders)
+	b.intruders = nil
+	return nil
+}
+
+// writeGuard writes the table and returns what it wrote, and what the kernel has.
+func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*ruleset, structure, error) {
+	var there structure
+	before, err := b.read()
+	if err != nil {
+		return nil, there, err
+	}
 	r, err := b.ruleset(g)
 	if err != nil {
-		return err
+		return nil, there, err
 	}
 	err = b.put(g, r, grants, before, false)
 	if errors.Is(err, syscall.EOPNOTSUPP) && !b.noLabels.Load() && !b.hasLabels() {
 		b.noLabels.Store(true)
 		b.log.Warn("nftables: " + errNoLabels.Error())
 		if r, err = b.ruleset(g); err != nil {
-			return err
+			return nil, there, err
 		}
 		err = b.put(g, r, grants, before, false)
 	}
@@ -55,19 +81,19 @@ func (b *Backend) putUp(g firewall.Guard, grants []firewall.Grant) error {
 		err = b.put(g, r, grants, before, true)
 	}
 	if err != nil && !errors.Is(err, syscall.ENOBUFS) {
-		return err
+		return nil, there, err
 	}
 	there, readErr := b.read()
 	if readErr != nil {
-		return errors.Join(err, readErr)
+		return nil, there, errors.Join(err, readErr)
 	}
 	if sets, rules := r.names(); !maps.Equal(there.rules(), rules) || !slices.Equal(there.Sets, sets) {
-		return errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
+		return nil, there, errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
 	}
 	// Somebody else may have changed it since: that must not count as right.
 	for _, c := range r.chains {
 		if c.Policy != nil && there.Chains[c.Name].Policy != *c.Policy {
-			return errors.Join(err, fmt.Errorf("nftables: chain %s of table %s is not as it was written", c.Name, b.table.Name))
+			return nil, there, errors.Join(err, fmt.Errorf("nftables: chain %s of table %s is not as it was written", c.Name, b.table.Name))
 		}
 	}
 	var changed []fillChange
@@ -75,14 +101,14 @@ func (b *Backend) putUp(g firewall.Guard, grants []firewall.Grant) error {
 		changed, err = b.fillChanges(c, r, func(string) bool { return true })
 		return err
 	}); readErr != nil || len(changed) > 0 {
-		return errors.Join(err, readErr, fmt.Errorf("nftables: the networks of table %s are not as they were written", b.table.Name))
+		return nil, there, errors.Join(err, readErr, fmt.Errorf("nftables: the networks of table %s are not as they were written", b.table.Name))
 	}
-	b.guard, b.there = &g, there
-	b.noteEarlier()
-	b.sendOn(grants)
-	b.expel(b.intruders)
-	b.intruders = nil
-	return nil
+	return r, there, nil
+}
+
+// sameRules reports whether two tables have the same rules.
+func sameRules(a, b structure) bool {
+	return maps.EqualFunc(a.Chains, b.Chains, func(x, y chainStructure) bool { return reflect.DeepEqual(x.Rules, y.Rules) })
 }
 
 // put writes the whole table in one transaction, or only the grants that are
@@ -168,7 +194,8 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 	first := restore[:min(len(restore), maxChanges)]
 	began := time.Now()
 	err = b.talk("guard the doors", func(c *nftables.Conn) error {
-		if err := b.prepare(c, g.Owner, before.Info, rebuild); err != nil {
+		c, flush, err := b.prepare(c, g.Owner, before.Info, rebuild)
+		if err != nil {
 			return err
 		}
 		if rebuild {
@@ -203,8 +230,10 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, bef
 				c.DelSet(&nftables.Set{Table: b.table, Name: name})
 			}
 		}
-		failed = errors.Join(failed, b.queue(c, g, first))
-		return errors.Join(failed, c.Flush())
+		if failed = errors.Join(failed, b.queue(c, g, first)); failed != nil {
+			return failed
+		}
+		return flush()
 	})
 	if err == nil {
 		err = b.correct(g, first, time.Since(began))

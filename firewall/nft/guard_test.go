@@ -252,3 +252,96 @@ func TestAnOrphanIsTakenOverAsItIs(t *testing.T) {
 		}
 	}
 }
+
+// A table that gets an owner is never gone meanwhile, nor without its grants.
+func TestAnOwnerComesInOneTransaction(t *testing.T) {
+	for _, from := range []string{"no table", "a plain table"} {
+		t.Run(from, func(t *testing.T) {
+			b := newBackend(t)
+			owned := everything
+			owned.Owner = true
+			grants := 500
+			var want []string
+			if from == "a plain table" {
+				plain := everything
+				plain.Owner = false
+				if err := b.Guard(t.Context(), plain, nil); err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range clients(grants) {
+					set(t, b, c.Grant)
+				}
+				if want = held(t, b); len(want) != grants {
+					t.Fatalf("%d grants, want %d", len(want), grants)
+				}
+			}
+			before := transactions(t, b)
+			if err := b.Guard(t.Context(), owned, nil); err != nil {
+				t.Fatal(err)
+			}
+			if n := transactions(t, b) - before; n != 1 {
+				t.Errorf("%d transactions, want 1", n)
+			}
+			if got := held(t, b); !slices.Equal(got, want) {
+				t.Errorf("%d grants, want %d", len(got), len(want))
+			}
+			if list := nft(t, "list table inet webknock"); !strings.Contains(list, "owner") {
+				t.Errorf("the table has no owner:\n%s", list)
+			}
+			if err := b.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
+		})
+	}
+}
+
+// Somebody replaces a rule by another one just after the table was written, so that the
+// number of rules stays the same.
+func TestARuleThatIsReplacedAtOnceIsNotTakenForRight(t *testing.T) {
+	b := newBackend(t)
+	replaced := 0
+	b.fault = func(what string, said bool) error {
+		if said && what == "guard the doors" && replaced == 0 {
+			replaced++
+			list := nft(t, "-a list chain inet webknock door_ssh")
+			lines := strings.Split(strings.TrimSpace(list), "\n")
+			last := ""
+			for _, line := range lines {
+				if strings.Contains(line, "drop # handle ") {
+					last = line
+				}
+			}
+			nft(t, "replace rule inet webknock door_ssh handle "+strings.TrimSpace(last[strings.LastIndex(last, " "):])+" accept")
+		}
+		return nil
+	}
+	guard(t, b, ssh)
+	if list := nft(t, "list chain inet webknock door_ssh"); replaced != 1 || !strings.Contains(list, "drop") {
+		t.Errorf("replaced %d times:\n%s", replaced, list)
+	}
+	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A kernel that describes rules otherwise than they are written is believed.
+func TestAKernelThatDescribesRulesOtherwiseIsBelieved(t *testing.T) {
+	b := newBackend(t)
+	b.fault = func(what string, said bool) error {
+		if said && what == "guard the doors" {
+			nft(t, "insert rule inet webknock door_ssh ip saddr 192.0.2.99 counter")
+			list := nft(t, "-a list chain inet webknock door_ssh")
+			for line := range strings.Lines(list) {
+				if strings.Contains(line, "drop # handle ") {
+					nft(t, "delete rule inet webknock door_ssh handle "+strings.TrimSpace(line[strings.LastIndex(line, " "):]))
+				}
+			}
+		}
+		return nil
+	}
+	guard(t, b, ssh)
+	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -129,20 +130,27 @@ func (b *Backend) adopt(t tableInfo) error {
 
 // own makes the table if there is none, and makes it ours.
 func (b *Backend) own() error {
-	err := b.transact(b.message(unix.NFT_MSG_NEWTABLE, netlink.Request|netlink.Acknowledge|netlink.Create,
-		netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)},
-		netlink.Attribute{Type: attrTableFlags, Data: binary.BigEndian.AppendUint32(nil, tableOwner|tablePersist)},
-	))
+	err := b.transact(b.ownedTable())
 	b.claimed = err == nil
 	return err
 }
 
-// prepare has c make our table, with or without an owner. With rebuild the one
-// that is there goes first: as one transaction with what follows, save for a
-// table with an owner, since the library knows none.
-func (b *Backend) prepare(c *nftables.Conn, owner bool, there tableInfo, rebuild bool) error {
+func (b *Backend) tableName() netlink.Attribute {
+	return netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)}
+}
+
+// ownedTable is the message that makes our table with an owner.
+func (b *Backend) ownedTable() netlink.Message {
+	return b.message(unix.NFT_MSG_NEWTABLE, netlink.Request|netlink.Acknowledge|netlink.Create, b.tableName(),
+		netlink.Attribute{Type: attrTableFlags, Data: binary.BigEndian.AppendUint32(nil, tableOwner|tablePersist)})
+}
+
+// prepare returns the connection on which the contents of our table are to be queued, and
+// what commits them. It queues what makes the table, with or without an owner; with rebuild
+// the one that is there goes in the same transaction.
+func (b *Backend) prepare(c *nftables.Conn, owner bool, there tableInfo, rebuild bool) (*nftables.Conn, func() error, error) {
 	if err := b.claim(there); err != nil {
-		return err
+		return nil, nil, err
 	}
 	switch {
 	case !owner:
@@ -151,15 +159,66 @@ func (b *Backend) prepare(c *nftables.Conn, owner bool, there tableInfo, rebuild
 			c.DelTable(b.table)
 		}
 		c.AddTable(b.table)
-		return nil
-	case rebuild:
-		b.claimed = false
-		if err := b.transact(b.message(unix.NFT_MSG_DELTABLE, netlink.Request|netlink.Acknowledge,
-			netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)})); err != nil {
-			return err
+	case rebuild || there.Handle == 0:
+		r := newRecorder()
+		return r.Conn, func() error { return b.makeOwned(rebuild, r) }, nil
+	case !b.claimed:
+		if err := b.own(); err != nil {
+			return nil, nil, err
 		}
-	case b.claimed && there.Handle != 0:
-		return nil
 	}
-	return b.own()
+	return c, c.Flush, nil
+}
+
+// makeOwned makes a table with an owner, and in the same transaction what was queued on r.
+// With rebuild the table that is there goes first.
+func (b *Backend) makeOwned(rebuild bool, r *recorder) error {
+	contents, err := r.messages()
+	if err != nil {
+		return err
+	}
+	var messages []netlink.Message
+	if rebuild {
+		messages = append(messages, b.message(unix.NFT_MSG_DELTABLE, netlink.Request|netlink.Acknowledge, b.tableName()))
+	}
+	messages = append(messages, b.ownedTable())
+	b.claimed = false
+	err = b.transact(append(messages, contents...)...)
+	b.claimed = err == nil
+	return err
+}
+
+// A recorder is a connection of the library that sends nothing. The library cannot make
+// tables with an owner, so what it would send goes into a transaction of our own.
+type recorder struct {
+	*nftables.Conn
+	recorded []netlink.Message
+}
+
+var errRecorded = errors.New("recorded")
+
+func newRecorder() *recorder {
+	r := new(recorder)
+	// It fails only for a lasting connection.
+	r.Conn, _ = nftables.New(nftables.WithTestDial(func(messages []netlink.Message) ([]netlink.Message, error) {
+		if len(messages) > 0 { // else it asks for answers
+			r.recorded = messages
+		}
+		return nil, errRecorded
+	}))
+	return r
+}
+
+// messages returns what was queued, without the edges of the transaction. No message asks
+// for an echo, so that each has one answer.
+func (r *recorder) messages() ([]netlink.Message, error) {
+	if err := r.Flush(); !errors.Is(err, errRecorded) {
+		return nil, err // nil: nothing was queued
+	}
+	contents := r.recorded[1 : len(r.recorded)-1]
+	for i := range contents {
+		h := &contents[i].Header
+		*h = netlink.Header{Type: h.Type, Flags: h.Flags&^netlink.Echo | netlink.Acknowledge}
+	}
+	return contents, nil
 }
