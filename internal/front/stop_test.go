@@ -1,0 +1,154 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"webknock/config"
+	"webknock/httpd"
+	"webknock/internal/atomicfile"
+	"webknock/internal/event"
+	"webknock/internal/onetime"
+	"webknock/internal/seam"
+)
+
+// fresh returns a front that has not been committed, and what its keeper is told.
+func fresh(t *testing.T, events *event.Bus) (*Front, *told) {
+	keeper := new(told)
+	log := slog.New(slog.DiscardHandler)
+	f := New(Options{Keeper: keeper, Verifier: onetime.New(atomicfile.NewDir(t.TempDir()), log), Events: events, Log: log})
+	t.Cleanup(func() { f.Stop(context.Background()) })
+	return f, keeper
+}
+
+// at returns a configuration whose listener has an address with any port.
+func at(t *testing.T, host, text string) *config.Config {
+	t.Helper()
+	cfg := parse(t, text)
+	cfg.Listeners[0].Address = host + ":0"
+	return cfg
+}
+
+// visit sends a request to a listener, which drops it.
+func visit(t *testing.T, l seam.Listener, path string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", l.Bound.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
+	io.Copy(io.Discard, conn)
+}
+
+// What was knocked before the end is carried out; afterwards nothing hangs.
+func TestAStopReadsWhatWasKnockedAndThenNothingHangs(t *testing.T) {
+	f, keeper := fresh(t, nil)
+	listeners, err := f.Prepare(t.Context(), at(t, "127.0.0.1", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/a", "/b", "/c"} {
+		visit(t, listeners[0], path)
+	}
+	if err := f.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := keeper.String(); got != "ssh" {
+		t.Errorf("completed %q", got)
+	}
+	if err := errors.Join(f.Stop(t.Context()), f.Stop(t.Context())); err != nil {
+		t.Error(err)
+	}
+	for name, err := range map[string]error{
+		"ping": f.Ping(t.Context()), "commit": f.Commit(t.Context()), "clients": second(f.Clients(t.Context())), "prepare": second(f.Prepare(t.Context(), at(t, "127.0.0.1", file))),
+	} {
+		if !errors.Is(err, seam.ErrStopped) {
+			t.Errorf("%s after the stop: %v", name, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// A configuration that is prepared has no effect until it is committed, and none
+// at all if it is aborted.
+func TestAnAbortedConfigurationLeavesNothingBehind(t *testing.T) {
+	f, keeper := fresh(t, nil)
+	listeners, err := f.Prepare(t.Context(), at(t, "127.0.0.1", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other, err := f.Prepare(t.Context(), at(t, "127.0.0.2", strings.Replace(file, "[/a, /b, /c]", "[/x]", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Abort()
+	if conn, err := net.DialTimeout("tcp", other[0].Bound.String(), time.Second); err == nil {
+		conn.Close()
+		t.Error("the address of an aborted configuration is still bound")
+	}
+	for _, path := range []string{"/x", "/a", "/b", "/c"} {
+		visit(t, listeners[0], path)
+	}
+	if err := errors.Join(f.Drain(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if got := keeper.String(); got != "ssh" {
+		t.Errorf("completed %q", got)
+	}
+}
+
+func TestEveryKnockIsAnEventIfSomebodyReadsThem(t *testing.T) {
+	var bus event.Bus
+	s := bus.Subscribe(100, event.KindKnock)
+	f, keeper := fresh(t, &bus)
+	cfg := at(t, "127.0.0.1", file+"\nshield: {ban: {knocks: 20}, decoys: [/wp-login.php]}\n")
+	if _, err := f.Prepare(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	send(f.shards, "192.0.2.1", "/x", "/a", "nonsense\r\n\r\n", "GET /a HTTP/1.1\r\nHost: h\r\nPurpose: prefetch\r\n\r\n", "/a", "/b", "/c", "/wp-login.php", "/a")
+	if err := f.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	records, _, _ := s.Next(t.Context())
+	var got []string
+	for _, r := range records {
+		got = append(got, string(r.Event.(event.Knock).Outcome))
+	}
+	if want := "missed matched malformed prefetch matched matched completed missed banned"; strings.Join(got, " ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if len(keeper.bans) != 1 || keeper.bans[0].Reason != decoy {
+		t.Errorf("bans %+v", keeper.bans)
+	}
+}
+
+// Under a cover that answers, a stop does not wait for answers that stream.
+func TestAStopWaitsForNoAnswer(t *testing.T) {
+	f, keeper := fresh(t, nil)
+	f.completions.afterAnswer(completion{sequence: &parse(t, file).Sequences[0], knock: knockWithAnswer(make(chan struct{}))})
+	if err := f.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := keeper.String(); got != "ssh" {
+		t.Errorf("completed %q", got)
+	}
+}
+
+func knockWithAnswer(answered <-chan struct{}) httpd.Knock { return httpd.Knock{Answered: answered} }
