@@ -36,6 +36,10 @@ func (f *fake) Close(_ context.Context, id string) error    { f.closed = append(
 func (f *fake) Reload(context.Context, ReloadRequest) error { return errors.New("no") }
 func (f *fake) Confirm(context.Context) error               { return nil }
 func (f *fake) Unguard(context.Context) error               { return nil }
+func (f *fake) Bans(context.Context) ([]Ban, error) {
+	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
+}
+func (f *fake) Unban(context.Context, string) error { return nil }
 
 func serve(t *testing.T) (API, *fake) {
 	t.Helper()
@@ -60,7 +64,7 @@ func serve(t *testing.T) (API, *fake) {
 	return API{path}, f
 }
 
-func TestTheAPIDoesWhatItIsAsked(t *testing.T) {
+func TestTheClientReachesTheControl(t *testing.T) {
 	api, f := serve(t)
 	ctx := t.Context()
 	if s, err := api.Status(ctx); err != nil || s.State != Degraded || s.Problems[0] != "on fire" {
@@ -101,7 +105,7 @@ func TestTheAPIDoesWhatItIsAsked(t *testing.T) {
 	}
 }
 
-func TestASocketIsServedByOne(t *testing.T) {
+func TestASocketHasOneDaemon(t *testing.T) {
 	api, _ := serve(t)
 	if _, err := Listen(api.Socket, Group, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrInUse) {
 		t.Errorf("second start: %v", err)
@@ -130,7 +134,7 @@ func TestAStaleSocketIsReplacedAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Listen(path, Group, slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a file that is no socket was replaced")
+		t.Error("a file that is not a socket was replaced")
 	}
 	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
 		t.Errorf("the file holds %q, %v", data, err)
@@ -160,7 +164,7 @@ func TestWhoMayUseTheSocket(t *testing.T) {
 	}
 }
 
-func TestNoDaemonIsSaidWithAHint(t *testing.T) {
+func TestWithoutADaemonTheErrorHasAHint(t *testing.T) {
 	_, err := API{filepath.Join(t.TempDir(), "none")}.Status(t.Context())
 	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(fmt.Sprint(err), "is webknock serve running?") {
 		t.Errorf("error %v", err)
@@ -225,7 +229,7 @@ func TestASocketThatMayBeInUseIsLeftAlone(t *testing.T) {
 	})
 }
 
-func TestAnswersOfTheProtocol(t *testing.T) {
+func TestEveryRequestGetsTheRightStatus(t *testing.T) {
 	handler := Handler(new(fake))
 	for _, tt := range []struct {
 		method, path, body string
@@ -262,8 +266,3 @@ func TestListsAreNeverNull(t *testing.T) {
 		}
 	}
 }
-
-func (f *fake) Bans(context.Context) ([]Ban, error) {
-	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
-}
-func (f *fake) Unban(context.Context, string) error { return nil }

@@ -1,30 +1,31 @@
-// Package admin serves the admin API on a unix socket, and is its client.
+// Package admin serves the admin API on a unix socket, and is a client of it.
 //
-// The API is HTTP/1.1 and JSON under /v1. Whoever may connect may open doors:
-// root, the user the daemon runs as, and the members of a group, by the
-// kernel's word.
+// The API is HTTP/1.1 and JSON under /v1; docs/openapi.yaml describes it, and a test
+// compares that with the code. The daemon calls [Listen] and [Serve] with its [Control].
+// The commands use [API].
+//
+// Everybody who may connect may open doors: root, the user the daemon runs as, and the
+// members of [Group]. The kernel says who connects.
+//
+// A new endpoint is a method of [Control], a route in [Handler], a method of [API], and
+// its types in types.go.
 package admin
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"mime"
-	"net"
 	"net/http"
-	"strings"
-	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 )
 
-// Control is what the API shows and does. An error that is a *Problem is
-// answered as such, any other as a failure.
+// Control is what the API shows and does; the daemon implements it. If an error is a
+// *Problem, the API answers with that problem, otherwise with status 500.
 type Control interface {
 	Status(context.Context) (Status, error)
 	Clients(context.Context) ([]Client, error)
@@ -38,145 +39,9 @@ type Control interface {
 	Unban(ctx context.Context, address string) error
 }
 
-// A List is never null in JSON.
-type List[T any] []T
+const maxBody = 64 << 10 // bytes of a request body
 
-// MarshalJSON implements json.Marshaler.
-func (l List[T]) MarshalJSON() ([]byte, error) {
-	return json.Marshal(append([]T{}, l...))
-}
-
-// Status is the answer to GET /v1/status.
-type Status struct {
-	Version   string         `json:"version"`
-	StartedAt time.Time      `json:"started_at"`
-	State     string         `json:"state"` // ok or degraded
-	Problems  List[string]   `json:"problems"`
-	Firewall  Firewall       `json:"firewall"`
-	Listeners List[Listener] `json:"listeners"`
-	Doors     List[Door]     `json:"doors"`
-	Sequences List[Sequence] `json:"sequences"`
-	Clients   int            `json:"clients"` // in progress
-	Grants    int            `json:"grants"`
-	// ConfirmBy is until when a change waits for confirmation, if one does.
-	ConfirmBy *time.Time `json:"confirm_by,omitempty"`
-}
-
-// The states of a daemon.
-const (
-	OK       = "ok"
-	Degraded = "degraded"
-)
-
-// Firewall says what keeps the doors.
-type Firewall struct {
-	Backend string `json:"backend"`
-	Mode    string `json:"mode"`
-	Guarded bool   `json:"guarded"` // false: the guard was taken away
-}
-
-// Listener is an address that receives knocks.
-type Listener struct {
-	Address string `json:"address"`
-	TLS     bool   `json:"tls"`
-	Cover   string `json:"cover"`
-}
-
-// Door is a door and how many grants it has.
-type Door struct {
-	Name   string       `json:"name"`
-	Ports  List[string] `json:"ports"`
-	Grants int          `json:"grants"`
-}
-
-// Sequence is a sequence and how often it was completed since the start.
-type Sequence struct {
-	Name        string `json:"name"`
-	Steps       int    `json:"steps"`
-	Completions uint64 `json:"completions"`
-}
-
-// Client is how far one client is in one sequence.
-type Client struct {
-	Client      string    `json:"client"`
-	Sequence    string    `json:"sequence"`
-	Step        int       `json:"step"` // steps matched
-	Steps       int       `json:"steps"`
-	LastKnockAt time.Time `json:"last_knock_at"`
-	ExpiresAt   time.Time `json:"expires_at"`
-}
-
-// Grant is one client's permission to pass one door.
-type Grant struct {
-	ID        string    `json:"id"`
-	Door      string    `json:"door"`
-	Client    string    `json:"client"` // an address, or a prefix
-	Sequence  string    `json:"sequence"`
-	User      string    `json:"user"`
-	OpenedAt  time.Time `json:"opened_at"`
-	ExpiresAt time.Time `json:"expires_at"`
-	Remaining float64   `json:"remaining"` // seconds
-	Packets   uint64    `json:"packets"`
-	Bytes     uint64    `json:"bytes"`
-}
-
-// Ban keeps a client from the listeners.
-type Ban struct {
-	Client    string    `json:"client"` // an address, or an IPv6 prefix
-	ExpiresAt time.Time `json:"expires_at"`
-	Remaining float64   `json:"remaining"` // seconds
-}
-
-// BanList is the answer to GET /v1/bans.
-type BanList struct {
-	Bans List[Ban] `json:"bans"`
-}
-
-// OpenRequest is the body of POST /v1/grants.
-type OpenRequest struct {
-	Door   string `json:"door"`
-	Client string `json:"client"`        // an address
-	TTL    string `json:"ttl,omitempty"` // a Go duration; empty: the door's own
-}
-
-// ReloadRequest is the body of POST /v1/reload, which may be left out.
-type ReloadRequest struct {
-	// Confirm is how long to wait for a confirmation, as a Go duration of at
-	// least 1s, before the change is undone; empty: not at all.
-	Confirm string `json:"confirm,omitempty"`
-}
-
-// ClientList and GrantList are the answers that list.
-type (
-	ClientList struct {
-		Clients List[Client] `json:"clients"`
-	}
-	GrantList struct {
-		Grants List[Grant] `json:"grants"`
-	}
-)
-
-// Problem is an error in the form of RFC 9457.
-type Problem struct {
-	Type   string   `json:"type"`
-	Title  string   `json:"title"`
-	Status int      `json:"status"`
-	Detail string   `json:"detail,omitempty"`
-	Errors []string `json:"errors,omitempty"` // of a configuration, a line each
-}
-
-// NewProblem returns a problem with the title of its HTTP status.
-func NewProblem(status int, detail string) *Problem {
-	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
-}
-
-func (p *Problem) Error() string {
-	return strings.Join(append([]string{cmp.Or(p.Detail, p.Title)}, p.Errors...), "\n")
-}
-
-const maxBody = 64 << 10
-
-// Handler returns the API.
+// Handler returns the handler of the API.
 func Handler(control Control) http.Handler {
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -250,6 +115,7 @@ func Handler(control Control) http.Handler {
 	return r
 }
 
+// get answers with what f returns.
 func get[T any](f func(context.Context) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		value, err := f(r.Context())
@@ -257,6 +123,7 @@ func get[T any](f func(context.Context) (T, error)) http.HandlerFunc {
 	}
 }
 
+// answer sends a value as JSON, or an error.
 func answer(w http.ResponseWriter, status int, value any, err error) {
 	if err != nil {
 		fail(w, err)
@@ -267,6 +134,7 @@ func answer(w http.ResponseWriter, status int, value any, err error) {
 	json.NewEncoder(w).Encode(value) // fails only if the client has gone
 }
 
+// done answers without a body, or with an error.
 func done(w http.ResponseWriter, err error) {
 	if err != nil {
 		fail(w, err)
@@ -275,6 +143,7 @@ func done(w http.ResponseWriter, err error) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// fail answers with a problem document.
 func fail(w http.ResponseWriter, err error) {
 	var p *Problem
 	if !errors.As(err, &p) {
@@ -285,6 +154,7 @@ func fail(w http.ResponseWriter, err error) {
 	json.NewEncoder(w).Encode(p)
 }
 
+// decode reads a body that is exactly one JSON value. It returns a *Problem.
 func decode(w http.ResponseWriter, r *http.Request, to any) error {
 	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "application/json" {
 		return NewProblem(http.StatusUnsupportedMediaType, "the body is not application/json")
@@ -294,7 +164,7 @@ func decode(w http.ResponseWriter, r *http.Request, to any) error {
 	err := d.Decode(to)
 	if err == nil {
 		if _, err = d.Token(); err == nil {
-			err = errors.New("something stands behind its JSON value")
+			err = errors.New("there is more after its JSON value")
 		} else if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -304,34 +174,4 @@ func decode(w http.ResponseWriter, r *http.Request, to any) error {
 		status = http.StatusRequestEntityTooLarge
 	}
 	return NewProblem(status, fmt.Sprintf("the body cannot be read: %v", err))
-}
-
-const stopTimeout = 500 * time.Millisecond
-
-// Serve answers on a listener until ctx is done, and then returns nil.
-func Serve(ctx context.Context, l net.Listener, control Control, log *slog.Logger) error {
-	if l, ok := l.(*listener); ok && l.noGroup != "" {
-		log.Info("no such group: only root and the daemon's user may use the admin socket", "group", l.noGroup)
-	}
-	server := &http.Server{
-		Handler:           Handler(control),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      time.Minute, // a reload waits for the firewall
-		IdleTimeout:       time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	stop, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if server.Shutdown(stop) != nil {
-		server.Close()
-	}
-	return nil
 }

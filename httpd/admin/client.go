@@ -18,7 +18,7 @@ import (
 // API is a client of the admin API.
 type API struct{ Socket string }
 
-// ErrNoDaemon means that nobody serves on the socket.
+// ErrNoDaemon means that no daemon listens on the socket.
 var ErrNoDaemon = errors.New("no daemon answers")
 
 // Status returns GET /v1/status.
@@ -50,12 +50,12 @@ func (a API) Close(ctx context.Context, id string) error {
 	return a.call(ctx, http.MethodDelete, "/v1/grants/"+url.PathEscape(id), nil, nil)
 }
 
-// Reload has the daemon read its configuration again.
+// Reload makes the daemon load its configuration again.
 func (a API) Reload(ctx context.Context, r ReloadRequest) error {
 	return a.call(ctx, http.MethodPost, "/v1/reload", r, nil)
 }
 
-// Confirm confirms a change that would be undone otherwise.
+// Confirm confirms a change that would otherwise be undone.
 func (a API) Confirm(ctx context.Context) error {
 	return a.call(ctx, http.MethodPost, "/v1/confirm", nil, nil)
 }
@@ -71,13 +71,12 @@ func (a API) Unban(ctx context.Context, address string) error {
 	return a.call(ctx, http.MethodDelete, "/v1/bans/"+url.PathEscape(address), nil, nil)
 }
 
-// Unguard has the daemon take the guard away.
+// Unguard makes the daemon take the guard away.
 func (a API) Unguard(ctx context.Context) error {
 	return a.call(ctx, http.MethodPost, "/v1/unguard", nil, nil)
 }
 
-// call makes a request. Its errors are a *Problem, or say what keeps the
-// daemon from answering.
+// call makes a request. Its error is a *Problem, or says why the daemon does not answer.
 func (a API) call(ctx context.Context, method, path string, body, to any) error {
 	client := http.Client{
 		Timeout: 30 * time.Second,
@@ -110,7 +109,7 @@ func (a API) call(ctx context.Context, method, path string, body, to any) error 
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the daemon on %s has hung up: it has ended, or does not allow you to use it (be root, or in the group %s)", a.Socket, Group)
+		return fmt.Errorf("the daemon on %s has closed the connection: it has ended, or you are not allowed to use it (be root, or in the group %s)", a.Socket, Group)
 	case err != nil:
 		return err
 	}

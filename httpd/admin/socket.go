@@ -21,26 +21,26 @@ import (
 // Group is the group whose members may use the API.
 const Group = "webknock"
 
-// ErrInUse means that another daemon serves on the socket.
+// ErrInUse means that another daemon uses the socket.
 var ErrInUse = errors.New("another webknock serves here")
 
-// listener accepts those who may connect.
+// A listener accepts connections of users who may use the API.
 type listener struct {
 	*net.UnixListener
 	lock *os.File
 	path string
-	file fs.FileInfo // of path, when it was made
-	gid  int         // of the group, or -1
-	// noGroup is the group if there is none of that name. Serve says so: a start
-	// that fails says only why.
+	file fs.FileInfo // the socket at path, as it was made
+	gid  int         // of the group; -1: there is none
+	// noGroup is the name of the group if it does not exist. Serve logs that, and not
+	// Listen: a start that fails should say nothing but why.
 	noGroup string
 	log     *slog.Logger
 }
 
-// Listen makes the admin socket, mode 0660, for the group if there is one of
-// that name. A socket that nobody serves is replaced; what is not a stream
-// socket, or may be served, is left alone. A lock on a file beside it keeps two
-// daemons from both doing so.
+// Listen makes the admin socket with mode 0660, owned by the group if that exists. It
+// replaces a socket that no daemon uses any more. It returns an error if anything else
+// is at the path, or a socket that may be in use. A lock on a file beside the socket
+// keeps two daemons from doing this at once.
 func Listen(path, group string, log *slog.Logger) (_ net.Listener, err error) {
 	defer func() {
 		if err != nil {
@@ -68,8 +68,8 @@ func Listen(path, group string, log *slog.Logger) (_ net.Listener, err error) {
 		return nil, err
 	}
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		// The file gets the mode that the socket has when it is bound, less the
-		// umask: it is never open to others, not even for a moment.
+		// When the socket is bound, the file gets the socket's mode less the umask. So
+		// the file is never open to others, not even for a moment.
 		var err error
 		ctrl := raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o660) })
 		return errors.Join(ctrl, err)
@@ -98,8 +98,8 @@ func Listen(path, group string, log *slog.Logger) (_ net.Listener, err error) {
 	return l, nil
 }
 
-// removeStale removes a stream socket that nobody serves, and returns an error
-// if anything else is there.
+// removeStale removes a stream socket that no daemon uses, and returns an error if
+// anything else is there.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -108,7 +108,7 @@ func removeStale(path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return errors.New("there is a file that is no socket (move it away, or choose another path)")
+		return errors.New("there is a file that is not a socket (move it away, or choose another path)")
 	}
 	conn, err := net.Dial("unix", path)
 	switch {
@@ -123,8 +123,8 @@ func removeStale(path string) error {
 	return fmt.Errorf("there is a socket that may be in use (remove it, or choose another path): %w", err)
 }
 
-// Accept returns the next connection of somebody who may use the API; others
-// are closed.
+// Accept returns the next connection of a user who may use the API. It closes all
+// others.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptUnix()
@@ -140,8 +140,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close removes the socket, unless another has taken its place, and lets
-// another daemon have it.
+// Close removes the socket, unless another file has taken its place, and unlocks it.
 func (l *listener) Close() error {
 	err := l.UnixListener.Close()
 	if there, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(there, l.file) {
@@ -150,15 +149,15 @@ func (l *listener) Close() error {
 	return errors.Join(err, l.lock.Close())
 }
 
-// allowed decides who may use the API: root, the daemon's own user, and the
-// members of the group.
+// allowed reports whether a user may use the API: root, the daemon's own user, and the
+// members of the group may.
 func allowed(cred unix.Ucred, groups []uint32, euid, gid int) bool {
 	return cred.Uid == 0 || int(cred.Uid) == euid ||
 		gid >= 0 && (int(cred.Gid) == gid || slices.Contains(groups, uint32(gid)))
 }
 
-// peer asks the kernel who is at the other end (unix(7), SO_PEERCRED and
-// SO_PEERGROUPS).
+// peer returns the user at the other end of a connection and their groups (unix(7),
+// SO_PEERCRED and SO_PEERGROUPS).
 func peer(conn *net.UnixConn) (cred unix.Ucred, groups []uint32, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
