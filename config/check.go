@@ -163,7 +163,7 @@ func (d *decoder) checkRate(cfg *Config, s *Sequence) {
 
 // limited reports whether shield.rate limits all clients of a listener.
 func (l Listener) limited() bool {
-	return l.Cover.Status == 0 && l.Cover.Proxy == nil && !l.addr().IsLoopback() && len(l.Proxies) == 0
+	return l.Cover.Drops() && !l.addr().IsLoopback() && len(l.Proxies) == 0
 }
 
 // reachable reports whether strangers can send requests in clear, and whether they

@@ -16,6 +16,9 @@ type Cover struct {
 	Proxy    *url.URL `mapstructure:"proxy"`
 }
 
+// Drops reports whether no request gets an answer.
+func (c Cover) Drops() bool { return c.Status == 0 && c.Proxy == nil }
+
 const maxBody = 1 << 20 // bytes of a constant response
 
 // read takes a mapping, or the word drop.

@@ -50,7 +50,7 @@ func (l *Listener) validate(d *decoder, key string) {
 			d.warnAt(fmt.Sprintf("%s.proxies[%d]", key, i), "%s is a great part of the internet, and all of it may say which client it knocks for (your own proxies only)", p)
 		}
 	}
-	if len(l.Proxies) > 0 && l.Cover.Status == 0 && l.Cover.Proxy == nil && l.ClientAddress != "proxy-protocol" {
+	if len(l.Proxies) > 0 && l.Cover.Drops() && l.ClientAddress != "proxy-protocol" {
 		d.warnf(d.place(key), key+".cover", "behind a proxy, drop shows as the error 502 of the proxy (use cover: {status: 404})")
 	}
 }
