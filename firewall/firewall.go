@@ -198,32 +198,32 @@ type Change struct {
 	Grant Grant
 	// Close ends the grant for Door and Client instead, if there is one.
 	Close bool
-	// New tells that there is no grant for Door and Client. If there is one
-	// after all, it may stay as it is.
+	// New promises that there is no grant for Door and Client. If there is one
+	// after all, it may stay unchanged.
 	New bool
-	// Again tells that the grant is put back as it was: the connections that
-	// it has allowed stay counted. Otherwise they are counted anew.
+	// Again puts the grant back as it was: the count of its connections goes on.
+	// Otherwise it starts from zero.
 	Again bool
-	// Spent tells that the grant allows no further connections, if its door
-	// counts them: how many it has allowed is no longer known.
+	// Spent makes the grant allow no further connections, if its door counts
+	// them, because the count is no longer known.
 	Spent bool
 }
 
-// Held is an element that the firewall holds in the set of a door: a grant, or
-// what somebody else has put there.
+// Held is an element in a door's set in the firewall: a grant, or an element that somebody
+// else has added.
 type Held struct {
-	// Grant is what was written down with the element; of a foreign one
-	// only the door and the client are known.
+	// Grant is read from the element's comment. Only the door and the client of
+	// a foreign element are known.
 	Grant
 	Origin Origin
-	// Ends is when the firewall ends it by itself. It differs from Expires if
-	// somebody has given the element another time.
+	// Ends is when the firewall removes the element. It differs from Expires if
+	// somebody has changed the element's timeout.
 	Ends time.Time
-	// Spent tells that its count of connections is lost.
+	// Spent reports that the number of its connections is unknown.
 	Spent bool
 }
 
-// Origin says who has made an element.
+// Origin says who added an element.
 type Origin uint8
 
 const (
@@ -236,7 +236,7 @@ const (
 	Earlier
 )
 
-// By names a process that has changed the firewall.
+// By identifies the process that has changed the firewall.
 type By struct {
 	Process string // empty: unknown
 	PID     int
@@ -250,15 +250,14 @@ func (b By) String() string {
 }
 
 // A Backend keeps doors closed. Its methods may be called from several
-// goroutines. Every error it returns for a failed change of the firewall means
-// that the state is unknown until the next Read succeeds, except where one of
-// the sentinel errors says more.
+// goroutines, and return when their context ends, even if the firewall does not
+// answer. After an error the state of the firewall is unknown until the next Read
+// succeeds, except where a sentinel error says more.
 type Backend interface {
-	// Guard puts everything in g under guard, in one transaction, and no
-	// longer guards what is not in g. Grants that the firewall holds for
-	// doors in g go on as they are; beside them those in grants that still
-	// run are put back. Calling it again with the same arguments changes
-	// nothing that a packet could notice.
+	// Guard guards g, and nothing else, in one transaction. Grants that the
+	// firewall holds for doors in g stay; those in grants that are missing and
+	// have not expired are put back. A second call with the same arguments
+	// changes nothing that a packet could notice.
 	Guard(ctx context.Context, g Guard, grants []Grant) error
 	// Commit carries out all changes or none. Grants that have expired
 	// already are left out.
@@ -275,24 +274,23 @@ type Backend interface {
 	// Bans returns the bans that the firewall holds now: those that this
 	// program has set since the machine was booted, and others.
 	Bans(ctx context.Context) (ours, foreign []Ban, err error)
-	// EndSessions ends the sessions that began under grants, which the backend
-	// does not hold any more. Sessions from before the guard live on.
+	// EndSessions ends the sessions that began under grants, after these have
+	// ended. Sessions from before the guard live on.
 	EndSessions(ctx context.Context, grants []Grant) error
-	// Expel ends what clients have begun at doors without a grant of this
-	// program's, by elements that somebody else had put there: Door and Client of
-	// intruders. Sessions of clients that have a grant or need none live on, and
-	// those from before the guard.
+	// Expel ends the sessions that elements of somebody else have let in. Door and
+	// Client of each intruder are those of the element. Sessions from before the
+	// guard live on, and those of clients that have a grant or need none.
 	Expel(ctx context.Context, intruders []Grant) error
-	// Changed receives a value soon after somebody else may have changed
-	// what this backend keeps. It may report changes that are none, and may
-	// miss some: its reader should call Read then, and now and then as well.
+	// Changed receives a value when somebody else may have changed the firewall.
+	// The backend may report too many changes, and may miss some, so its reader
+	// calls Read then, and polls as well.
 	Changed() <-chan By
 	// Asleep returns how long the machine has been suspended since it was
 	// booted. Grants end on time all the same, though the clocks of this
 	// process and of the firewall stand still meanwhile.
 	Asleep() time.Duration
-	// Unguard takes away everything that Guard put there, grants included.
-	// It is no error if nothing is there.
+	// Unguard removes everything that Guard has written, grants included. It is
+	// no error if there is nothing.
 	Unguard(ctx context.Context) error
 	// Close releases the backend's resources and leaves the firewall as it
 	// is.

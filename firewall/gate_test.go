@@ -121,7 +121,7 @@ func inHouse(t *testing.T, test func(t *testing.T, h *house)) {
 func newHouse(t *testing.T, backend *faulty) *house {
 	h := &house{backend: backend, t: t}
 	h.Gate = NewGate(backend, slog.New(slog.DiscardHandler), h.record)
-	h.apart = 0
+	h.minCommitInterval = 0
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { h.Run(ctx) })
@@ -302,7 +302,7 @@ func TestCloseEndsAGrant(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsIsOneTransaction(t *testing.T) {
+func TestWaitingRequestsShareOneTransaction(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		release := make(chan struct{})
 		var once sync.Once
@@ -341,12 +341,12 @@ func TestWhatWaitsIsOneTransaction(t *testing.T) {
 	})
 }
 
-func TestOrdersCloseTogetherShareATransaction(t *testing.T) {
+func TestRequestsCloseTogetherShareATransaction(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
 		before := len(h.backend.commits)
-		h.apart = time.Millisecond // none is being carried out
-		for i := range 20 {        // a fifth of a millisecond apart
+		h.minCommitInterval = time.Millisecond // none is being carried out
+		for i := range 20 {                    // a fifth of a millisecond apart
 			h.Submit(OpenRequest{Client: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Doors: []string{"vpn"}}, func([]Grant, error) {})
 			time.Sleep(time.Millisecond / 5)
 		}
@@ -363,7 +363,7 @@ func TestOrdersCloseTogetherShareATransaction(t *testing.T) {
 	})
 }
 
-func TestOneOrderThatFailsKeepsNoOtherOut(t *testing.T) {
+func TestOneFailingRequestKeepsNoOtherOut(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		bad := netip.MustParsePrefix("10.0.0.13/32")
 		release := make(chan struct{})
@@ -610,7 +610,7 @@ func TestRenewalsTakeUpNoMemory(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		var ends int
-		h.wait(t.Context(), order{alone: func(context.Context) error { ends = len(h.ends); return nil }})
+		h.wait(t.Context(), request{exclusive: func(context.Context) error { ends = len(h.expiries); return nil }})
 		if ends > 2000 {
 			t.Errorf("one grant, renewed, has %d ends", ends)
 		}
@@ -664,16 +664,16 @@ func TestBansComeBackWithTheGuard(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsIsCommittedBeforeTheEnd(t *testing.T) {
+func TestWaitingRequestsAreCommittedBeforeTheStop(t *testing.T) {
 	backend := &faulty{Memory: NewMemory()}
 	g := NewGate(backend, slog.New(slog.DiscardHandler), func(Event) {})
 	many := vpn
-	many.MaxGrants = maxOrders
+	many.MaxGrants = maxRequests
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := make(chan error, 1)
-	g.orders <- order{alone: func(ctx context.Context) error { return g.configure(ctx, Guard{Doors: []Door{many}}) }, done: func(err error) { ready <- err }}
+	g.requests <- request{exclusive: func(ctx context.Context) error { return g.configure(ctx, Guard{Doors: []Door{many}}) }, done: func(err error) { ready <- err }}
 	opened := 0 // by Run
-	for i := range maxOrders - 1 {
+	for i := range maxRequests - 1 {
 		client := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		g.Submit(OpenRequest{Client: client, Doors: []string{"vpn"}}, func(_ []Grant, err error) {
 			if err == nil {
@@ -683,8 +683,8 @@ func TestWhatWaitsIsCommittedBeforeTheEnd(t *testing.T) {
 	}
 	cancel()
 	g.Run(ctx)
-	if err := <-ready; err != nil || opened != maxOrders-1 {
-		t.Errorf("%d of %d opened, %v", opened, maxOrders-1, err)
+	if err := <-ready; err != nil || opened != maxRequests-1 {
+		t.Errorf("%d of %d opened, %v", opened, maxRequests-1, err)
 	}
 }
 
@@ -693,7 +693,7 @@ func TestABackendThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := &faulty{Memory: NewMemory()}
 		gate := NewGate(silent{backend}, slog.New(slog.DiscardHandler), func(Event) {})
-		gate.apart = 0
+		gate.minCommitInterval = 0
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {

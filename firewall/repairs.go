@@ -6,26 +6,28 @@ import (
 )
 
 const (
-	// repairsApart is how long a repair is expected to last at least.
+	// repairsApart is the time after which a repair has lasted.
 	repairsApart = 90 * time.Second
-	fewRepairs   = 3                // that did not last: beyond it, somebody keeps changing the firewall
-	sumInterval  = 10 * time.Second // at least, between two events of repairs that do not last
+	// fewRepairs that have not lasted are reported one by one. After more, somebody keeps
+	// changing the firewall.
+	fewRepairs = 3
+	// sumInterval is the least time between two events of repairs that do not last.
+	sumInterval = 10 * time.Second
 )
 
-// repairs counts those that did not last. What keeps changing the firewall may
-// do so a hundred times a second: the firewall is put right each time at once,
-// and only what is said of it grows quiet.
+// repairs counts the repairs that do not last. Something may change the firewall a hundred
+// times a second. The gate repairs it each time at once, but reports the repairs in sums.
 type repairs struct {
-	streak int       // with less than repairsApart between two
-	since  time.Time // the first of them
-	last   time.Time
-	by     By // of the latest
-	unsaid int
-	said   time.Time // when the latest event was sent
-	reason string    // of the latest
+	streak     int       // how many followed each other by less than repairsApart
+	since      time.Time // the first of them
+	last       time.Time
+	changedBy  By // of the latest
+	unreported int
+	reported   time.Time // when the latest event was sent
+	reason     string    // of the latest
 }
 
-// repaired tells of a repair, or counts it for the next sum.
+// repaired reports a repair, or counts it for the next sum.
 func (g *Gate) repaired(reason string) {
 	r := &g.repairs
 	now := time.Now()
@@ -33,43 +35,43 @@ func (g *Gate) repaired(reason string) {
 		r.streak, r.since = 0, now
 	}
 	r.streak++
-	r.last, r.by, r.reason = now, g.by, reason
-	r.unsaid++
+	r.last, r.changedBy, r.reason = now, g.changedBy, reason
+	r.unreported++
 	if r.streak <= fewRepairs {
-		g.sayRepairs(now)
+		g.reportRepairs(now)
 		return
 	}
 	g.sumRepairs(now)
 }
 
-// sumRepairs tells of repairs that were counted, if it is time. It returns how
-// long it is until then; 0: there are none.
+// sumRepairs reports the repairs that were counted, if sumInterval has passed. It returns
+// the time until then, or 0 if there is nothing to report.
 func (g *Gate) sumRepairs(now time.Time) time.Duration {
 	r := &g.repairs
-	if r.unsaid == 0 {
+	if r.unreported == 0 {
 		return 0
 	}
-	if left := r.said.Add(sumInterval).Sub(now); left > 0 {
+	if left := r.reported.Add(sumInterval).Sub(now); left > 0 {
 		return left
 	}
-	g.sayRepairs(now)
+	g.reportRepairs(now)
 	return 0
 }
 
-func (g *Gate) sayRepairs(now time.Time) {
+func (g *Gate) reportRepairs(now time.Time) {
 	r := &g.repairs
 	reason := r.reason
-	if r.unsaid > 1 {
-		reason = fmt.Sprintf("%d repairs, the latest: %s", r.unsaid, reason)
+	if r.unreported > 1 {
+		reason = fmt.Sprintf("%d repairs, the latest: %s", r.unreported, reason)
 	}
-	if r.by.Process != "" {
-		reason += ", by " + r.by.String()
+	if r.changedBy.Process != "" {
+		reason += ", by " + r.changedBy.String()
 	}
-	g.observe(Event{Kind: Repaired, Time: now, Reason: reason, Repairs: r.unsaid})
-	r.unsaid, r.said = 0, now
+	g.observe(Event{Kind: Repaired, Time: now, Reason: reason, Repairs: r.unreported})
+	r.unreported, r.reported = 0, now
 }
 
-// contested returns an error while repairs do not last.
+// contested returns ErrContested while repairs do not last.
 func (g *Gate) contested() error {
 	r := g.repairs
 	if r.streak <= fewRepairs || time.Since(r.last) > repairsApart {
@@ -79,6 +81,6 @@ func (g *Gate) contested() error {
 	if g.guard.Owner {
 		advice = ""
 	}
-	return fmt.Errorf("%w: it was put right %d times since %s, the latest change came from %s%s",
-		ErrContested, r.streak, r.since.Format(time.TimeOnly), r.by, advice)
+	return fmt.Errorf("%w: it was repaired %d times since %s, the latest change came from %s%s",
+		ErrContested, r.streak, r.since.Format(time.TimeOnly), r.changedBy, advice)
 }

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// expelAgain is how long after the first time intruders are expelled again.
+// expelAgain is the time after which intruders are expelled a second time.
 const expelAgain = 50 * time.Millisecond
 
-// A sessionEnder ends the sessions of grants that have ended, beside the gate:
-// to find them among all connections of the host takes milliseconds, in which
-// nobody's door would open.
-type sessionEnder struct {
+// A sessionTerminator resets the sessions of ended grants and of intruders. It has a
+// goroutine of its own, because finding the sessions among all connections of the host
+// takes milliseconds, and no door would open meanwhile.
+type sessionTerminator struct {
 	backend Backend
 	log     *slog.Logger
 	wake    chan struct{}
@@ -24,13 +24,13 @@ type sessionEnder struct {
 	intruders []Grant
 }
 
-func newSessionEnder(backend Backend, log *slog.Logger) *sessionEnder {
-	return &sessionEnder{backend: backend, log: log, wake: make(chan struct{}, 1)}
+func newSessionTerminator(backend Backend, log *slog.Logger) *sessionTerminator {
+	return &sessionTerminator{backend: backend, log: log, wake: make(chan struct{}, 1)}
 }
 
-// start starts it, and returns what stops it when it has ended what waits. Its
-// calls of the backend end with ctx.
-func (e *sessionEnder) start(ctx context.Context) (stop func()) {
+// start starts the goroutine and returns a function that stops it, after it has
+// processed its queue. Calls of the backend end with ctx.
+func (e *sessionTerminator) start(ctx context.Context) (stop func()) {
 	stopping, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -50,8 +50,8 @@ func (e *sessionEnder) start(ctx context.Context) (stop func()) {
 	}
 }
 
-// add has the sessions of grants ended soon.
-func (e *sessionEnder) add(grants []Grant) {
+// add queues grants whose sessions are to end.
+func (e *sessionTerminator) add(grants []Grant) {
 	if len(grants) == 0 {
 		return
 	}
@@ -64,8 +64,8 @@ func (e *sessionEnder) add(grants []Grant) {
 	}
 }
 
-// expel has ended soon what intruders have begun.
-func (e *sessionEnder) expel(intruders []Grant) {
+// expel queues intruders, whose sessions are to end.
+func (e *sessionTerminator) expel(intruders []Grant) {
 	if len(intruders) == 0 {
 		return
 	}
@@ -78,15 +78,15 @@ func (e *sessionEnder) expel(intruders []Grant) {
 	}
 }
 
-// spare lets the sessions of a grant live, which runs again, if they have not
-// been ended yet.
-func (e *sessionEnder) spare(k key) {
+// cancel removes a grant from the queue, because it is valid again.
+func (e *sessionTerminator) cancel(k key) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.waiting = slices.DeleteFunc(e.waiting, func(g Grant) bool { return keyOf(g) == k })
 }
 
-func (e *sessionEnder) end(ctx context.Context) {
+// end processes the queue.
+func (e *sessionTerminator) end(ctx context.Context) {
 	e.mu.Lock()
 	grants, intruders := e.waiting, e.intruders
 	e.waiting, e.intruders = nil, nil
@@ -97,7 +97,7 @@ func (e *sessionEnder) end(ctx context.Context) {
 			time.Sleep(wait)
 			ctx, cancel := call(ctx)
 			if err := e.backend.Expel(ctx, intruders); err != nil {
-				e.log.Error("sessions that began by elements of somebody else may live on", "error", err)
+				e.log.Error("sessions that elements of another program let in may live on", "error", err)
 			}
 			cancel()
 		}

@@ -98,7 +98,7 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 	}
 }
 
-func TestWhatTheFirewallHasCountedIsTakenOver(t *testing.T) {
+func TestCountersOfTheFirewallAreTakenOver(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
 		g.Packets, g.Bytes = 7, 700
@@ -135,7 +135,7 @@ func TestAnElementChangedJustBeforeItsEndEnds(t *testing.T) {
 	}
 }
 
-func TestWhatIsAdoptedAtAStart(t *testing.T) {
+func TestWhichElementsAreAdoptedAtAStart(t *testing.T) {
 	all := func(n *notes, g Grant) Held { return Held{Grant: g, Origin: Ours, Ends: g.Expires} }
 	for _, tt := range []struct {
 		name    string
@@ -501,7 +501,7 @@ func TestATransactionWhoseAnswerIsLostLeavesOneGrant(t *testing.T) {
 	})
 }
 
-func TestWhatNobodySignalsIsFoundByLooking(t *testing.T) {
+func TestAnUnsignalledChangeIsFoundByPolling(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "vpn")
 		h.said()
@@ -529,7 +529,7 @@ func TestAFailedRepairIsTriedEveryTenthOfASecondAndNotAnnounced(t *testing.T) {
 			t.Errorf("guarding: %v, %v", guarded, err)
 		}
 		for i := range tries[1:] {
-			if apart := tries[i+1].Sub(tries[i]); apart > maxExposed {
+			if apart := tries[i+1].Sub(tries[i]); apart > maxExposedRetry {
 				t.Fatalf("a repair is put off by %v", apart)
 			}
 		}
@@ -537,7 +537,7 @@ func TestAFailedRepairIsTriedEveryTenthOfASecondAndNotAnnounced(t *testing.T) {
 			t.Errorf("%d tries in 10 s", len(tries))
 		}
 		h.backend.setFail(nil)
-		time.Sleep(maxExposed)
+		time.Sleep(maxExposedRetry)
 		h.mustSay("repair")
 		if _, err := h.Guarding(t.Context()); err != nil {
 			t.Error(err)
@@ -725,10 +725,10 @@ func TestSubmitAfterTheStopSaysSo(t *testing.T) {
 		cancel()
 		wg.Wait()
 		var got []error
-		for range 2 * maxOrders { // none of them waits in the queue for nobody
+		for range 2 * maxRequests { // none of them waits in the queue for nobody
 			g.Submit(OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}}, func(_ []Grant, err error) { got = append(got, err) })
 		}
-		if len(got) != 2*maxOrders || slices.ContainsFunc(got, func(err error) bool { return !errors.Is(err, ErrStopped) }) {
+		if len(got) != 2*maxRequests || slices.ContainsFunc(got, func(err error) bool { return !errors.Is(err, ErrStopped) }) {
 			t.Errorf("%d answers, the last %v", len(got), got[len(got)-1:])
 		}
 	})
