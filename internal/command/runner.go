@@ -30,6 +30,10 @@ const (
 
 // A Runner runs commands: some at once, and others wait.
 type Runner struct {
+	// Ended, if set before Run, is called with what became of each command that
+	// was to be run.
+	Ended func(Command, Occasion, Result)
+
 	log      *slog.Logger
 	waiting  chan job
 	slots    chan struct{} // holds a value for every command that runs
@@ -37,6 +41,17 @@ type Runner struct {
 	running  sync.WaitGroup
 	lost     atomic.Uint64
 }
+
+// A Result says what became of a command.
+type Result string
+
+// The results.
+const (
+	Done       Result = "done"
+	Failed     Result = "failed"
+	Killed     Result = "killed"      // its time was over, or webknock stopped
+	NotStarted Result = "not started" // it could not be
+)
 
 type job struct {
 	command  Command
@@ -98,18 +113,21 @@ func (r *Runner) Stop() {
 func (r *Runner) start(j job) {
 	r.running.Go(func() {
 		defer func() { <-r.slots }()
-		r.run(j.command, j.occasion, r.log.With(j.occasion.attributes(j.command)...))
+		result := r.run(j.command, j.occasion, r.log.With(j.occasion.attributes(j.command)...))
+		if r.Ended != nil {
+			r.Ended(j.command, j.occasion, result)
+		}
 	})
 }
 
 // run runs a command, and returns when it has ended: when its process has, and
 // nobody holds its output any more, or when its time is over and it was killed
 // with all its process group.
-func (r *Runner) run(c Command, o Occasion, log *slog.Logger) {
+func (r *Runner) run(c Command, o Occasion, log *slog.Logger) Result {
 	out, in, err := os.Pipe()
 	if err != nil {
 		log.Error("command cannot be started", "error", err)
-		return
+		return NotStarted
 	}
 	defer out.Close()
 	cmd := &exec.Cmd{
@@ -121,7 +139,7 @@ func (r *Runner) run(c Command, o Occasion, log *slog.Logger) {
 	in.Close()
 	if err != nil {
 		log.Error("command cannot be started", "error", explain(err, c))
-		return
+		return NotStarted
 	}
 	pid := cmd.Process.Pid
 	log.Info("command started", "pid", pid)
@@ -147,7 +165,7 @@ func (r *Runner) run(c Command, o Occasion, log *slog.Logger) {
 	case <-exited:
 	default: // it could not be killed
 		go cmd.Wait()
-		return
+		return Killed
 	}
 	log = log.With("duration", time.Since(began).Round(time.Millisecond).Seconds())
 	if n := <-lost; n > 0 {
@@ -156,11 +174,13 @@ func (r *Runner) run(c Command, o Occasion, log *slog.Logger) {
 	switch err := cmd.Wait(); {
 	case killed != "":
 		log.Warn("command killed", "reason", killed)
+		return Killed
 	case err != nil:
 		log.Warn("command failed", "error", err)
-	default:
-		log.Info("command ended")
+		return Failed
 	}
+	log.Info("command ended")
+	return Done
 }
 
 // watch returns when a command is done. If its time is over before, or the

@@ -24,6 +24,7 @@ const (
 	KindBan           Kind = "ban"
 	KindUnban         Kind = "unban"
 	KindReload        Kind = "reload"
+	KindCommand       Kind = "command"
 	KindDegraded      Kind = "degraded"
 )
 
@@ -124,9 +125,20 @@ type Reload struct {
 	Err  error // nil: the file is in force
 }
 
-// A Degraded tells that there begin to be problems, or other ones; none: there are
-// none any more.
-type Degraded struct{ Problems []string }
+// A Command is one that has been run, or could not be.
+type Command struct {
+	Program  string // the first of its arguments
+	On       string // open, close or complete
+	Sequence string
+	Client   netip.Prefix
+	User     string
+	Door     string // of on: open and on: close
+	Grant    string // likewise
+	Result   string // done, failed, killed or not started
+}
+
+// A Degraded tells that problems begin, or that there are none any more.
+type Degraded struct{ Problems []string } // none: all is well again
 
 func (Knock) Kind() Kind         { return KindKnock }
 func (Completion) Kind() Kind    { return KindCompletion }
@@ -139,4 +151,5 @@ func (Repair) Kind() Kind        { return KindRepair }
 func (Ban) Kind() Kind           { return KindBan }
 func (Unban) Kind() Kind         { return KindUnban }
 func (Reload) Kind() Kind        { return KindReload }
+func (Command) Kind() Kind       { return KindCommand }
 func (Degraded) Kind() Kind      { return KindDegraded }

@@ -33,6 +33,11 @@ type commands struct {
 func (k *Keeper) newCommands(cfg *config.Config) (*commands, error) {
 	command.Isolate()
 	c := &commands{runner: command.NewRunner(k.log), software: "webknock/" + k.options.Version}
+	c.runner.Ended = func(what command.Command, o command.Occasion, result command.Result) {
+		k.events.Publish(event.Command{
+			Program: what.Argv[0], On: string(o.Event), Sequence: o.Sequence, Client: o.Client, User: o.User, Door: o.Door, Grant: o.Grant, Result: string(result),
+		})
+	}
 	dir := k.state
 	if k.options.DryRun {
 		dir = nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -134,6 +135,7 @@ func TestCommandsRecoverFromTheTruth(t *testing.T) {
 	if k.commands, err = k.newCommands(cfg); err != nil {
 		t.Fatal(err)
 	}
+	ended := k.events.Subscribe(10, event.KindCommand)
 	defer background(t.Context(), k.commands.run)(context.Background())
 	k.gate = firewall.NewGate(firewall.NewMemory(), log, func(firewall.Event) {}) // all events are missed
 	defer background(t.Context(), k.gate.Run)(context.Background())
@@ -168,4 +170,18 @@ func TestCommandsRecoverFromTheTruth(t *testing.T) {
 	}
 	k.recoverCommands()
 	commandsRan("gone\n" + open[0].ID + "\n")
+	var events []string
+	for len(events) < 2 {
+		records, _, err := ended.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range records {
+			e := r.Event.(event.Command)
+			events = append(events, e.On+" "+e.Grant+" "+e.Result)
+		}
+	}
+	if want := []string{"close gone done", "close " + open[0].ID + " done"}; !slices.Equal(events, want) {
+		t.Errorf("events %q, want %q", events, want)
+	}
 }
