@@ -240,7 +240,7 @@ func (l *Listener) startLoops() bool {
 		Loops: max(1, runtime.GOMAXPROCS(0)/2), MaxHead: MaxHead, HeadTimeout: HeadTimeout,
 	})
 	if err != nil {
-		l.service.Load().Log.Warn("connections are read by a goroutine each", "error", err)
+		l.service.Load().Log.Warn("event loops cannot be started; each connection gets a goroutine", "error", err)
 		l.noLoops = true
 		return false
 	}

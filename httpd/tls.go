@@ -76,9 +76,9 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			err := c.load(stamps)
 			switch {
 			case err == nil:
-				c.log.Info("certificate read again", "file", c.cert, "until", c.current.Leaf.NotAfter)
+				c.log.Info("certificate loaded again", "file", c.cert, "until", c.current.Leaf.NotAfter)
 			case !c.failing: // perhaps they are being written: the old one stays in use
-				c.log.Error("the new certificate cannot be used; the old one serves on", "error", err)
+				c.log.Error("the new certificate cannot be used; the old one stays in use", "error", err)
 			}
 			c.failing = err != nil
 		}

@@ -2,7 +2,7 @@
 // each, with few goroutines and epoll(7).
 //
 // Nearly every head has arrived whole when it is first looked at. It then costs
-// three system calls (accept, read, close), no goroutine and no memory of its own.
+// four system calls (accept, read, getsockname, close), no goroutine and no memory.
 // Only a connection with an incomplete head waits in epoll, with the bytes it has
 // sent, until more comes; meanwhile it is in the set of pending connections.
 //
