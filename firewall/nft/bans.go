@@ -14,18 +14,18 @@ import (
 
 // Ban implements firewall.Backend.
 func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
-	return b.call(ctx, func() error { return b.ban(bans) })
+	return b.call(ctx, func() error { return b.banLocked(bans) })
 }
 
-// ban is Ban for a caller whose turn it is.
-func (b *Backend) ban(bans []firewall.Ban) error {
+// ban is Ban for a caller that holds b.lock.
+func (b *Backend) banLocked(bans []firewall.Ban) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
 	}
 	if !shielded(*b.guard) {
 		return nil
 	}
-	return b.talk("ban", func(c *nftables.Conn) error {
+	return b.do("ban", func(c *nftables.Conn) error {
 		var failed error
 		now := clock()
 		for _, f := range families {
@@ -55,18 +55,18 @@ func (b *Backend) ban(bans []firewall.Ban) error {
 func (b *Backend) Bans(ctx context.Context) (ours, foreign []firewall.Ban, err error) {
 	type both struct{ ours, foreign []firewall.Ban }
 	bans, err := call(ctx, b, func() (bans both, err error) {
-		bans.ours, bans.foreign, err = b.bans()
+		bans.ours, bans.foreign, err = b.bansLocked()
 		return bans, err
 	})
 	return bans.ours, bans.foreign, err
 }
 
-// bans is Bans for a caller whose turn it is.
-func (b *Backend) bans() (ours, foreign []firewall.Ban, err error) {
+// bans is Bans for a caller that holds b.lock.
+func (b *Backend) bansLocked() (ours, foreign []firewall.Ban, err error) {
 	if b.guard == nil || !shielded(*b.guard) {
 		return nil, nil, nil
 	}
-	err = b.talk("read bans", func(c *nftables.Conn) error {
+	err = b.do("read bans", func(c *nftables.Conn) error {
 		for _, f := range families {
 			asked := time.Now()
 			elements, err := c.GetSetElements(b.banSet(f))

@@ -84,8 +84,8 @@ func appendMark(s []byte, end time.Time, now moment) []byte {
 	return append(append(s, " boot="...), bootID...)
 }
 
-// clean keeps a value from breaking out of the comment. All but damaged names
-// pass as they are.
+// clean replaces the characters that would end the value or the comment. Valid names stay
+// as they are.
 func clean(value string) string {
 	unsafe := func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }
 	if strings.ContainsFunc(value, unsafe) {
@@ -99,8 +99,8 @@ func clean(value string) string {
 	return value[:min(len(value), 32)]
 }
 
-// parseComment fills in what a comment tells of a grant, and of whom it is. An
-// element without our comment, or with one of another boot, is somebody else's.
+// parseComment sets the fields of h that the comment holds, and its Origin. An element
+// without our comment, or with one from another boot, is foreign.
 func parseComment(comment string, h *firewall.Held, now moment) {
 	fields := strings.Fields(comment)
 	if len(fields) == 0 || fields[0] != commentVersion && fields[0] != earlierVersion {

@@ -89,7 +89,7 @@ func TestEveryFaultIsToldAndGotOver(t *testing.T) {
 // and the rest of the answers is lost.
 func TestAnswersThatDoNotFitTheSocket(t *testing.T) {
 	b := newBackend(t)
-	b.hangUp()
+	b.closeConn()
 	b.buffer = 1 // the kernel makes it its least
 	var doors []firewall.Door
 	for i := range 100 {

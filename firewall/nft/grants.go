@@ -20,11 +20,11 @@ const chunk = 200
 
 // Commit implements firewall.Backend.
 func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
-	return b.call(ctx, func() error { return b.commit(changes) })
+	return b.call(ctx, func() error { return b.commitLocked(changes) })
 }
 
-// commit is Commit for a caller whose turn it is.
-func (b *Backend) commit(changes []firewall.Change) error {
+// commit is Commit for a caller that holds b.lock.
+func (b *Backend) commitLocked(changes []firewall.Change) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
 	}
@@ -51,13 +51,13 @@ func (b *Backend) commit(changes []firewall.Change) error {
 	return err
 }
 
-// change is a change, and the comment that its element is to have.
+// change is a change with the comment of its element.
 type change struct {
 	*firewall.Change
 	comment string
 }
 
-// wanted returns changes with the comments that they get.
+// wanted returns changes with their comments.
 func wanted(changes []firewall.Change) []change {
 	now := clock()
 	all := make([]change, len(changes))
@@ -91,7 +91,7 @@ const (
 // write carries out changes in one transaction of their own.
 func (b *Backend) write(what string, guard firewall.Guard, changes []change) error {
 	began := time.Now()
-	err := b.talk(what, func(c *nftables.Conn) error {
+	err := b.do(what, func(c *nftables.Conn) error {
 		if err := b.queue(c, guard, changes); err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (b *Backend) correct(guard firewall.Guard, changes []change, took time.Dura
 	for part := range slices.Chunk(again, rewritten) {
 		for try := 1; ; try++ {
 			began := time.Now()
-			err := b.talk("correct the time of grants", func(c *nftables.Conn) error {
+			err := b.do("correct the time of grants", func(c *nftables.Conn) error {
 				return errors.Join(b.queue(c, guard, part), c.Flush())
 			})
 			if err != nil {
@@ -147,9 +147,9 @@ func endMarginOf(elements int) time.Duration {
 	return min(endMargin+time.Duration(elements)*endMarginEach, maxEndMargin)
 }
 
-// queue puts the messages of changes into c. An element that may be there is
-// added, deleted and added as wanted: adding what is there would change
-// nothing, and deleting what is not there would fail the whole.
+// queue queues the messages of changes on c. An element that may exist is added, deleted
+// and added again: adding an existing element changes nothing, and deleting a missing one
+// makes the transaction fail.
 func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change) error {
 	now := time.Now()
 	margin := endMarginOf(len(changes))
@@ -158,8 +158,8 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 		isIPv4, ofAttempts bool
 	}
 	type elements struct {
-		set          *nftables.Set
-		before, want []nftables.SetElement
+		set              *nftables.Set
+		previous, wanted []nftables.SetElement
 	}
 	var sets []*elements
 	byKey := map[setKey]*elements{}
@@ -190,28 +190,28 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 		f := familyOf(g.Client.Addr())
 		e := of(door, f, false)
 		if !change.New {
-			e.before = append(e.before, nftables.SetElement{Key: key})
+			e.previous = append(e.previous, nftables.SetElement{Key: key})
 		}
 		if !change.Close {
-			e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left, Comment: change.comment})
+			e.wanted = append(e.wanted, nftables.SetElement{Key: key, Timeout: left, Comment: change.comment})
 		}
 		if door.Connections > 0 && (!change.Again || change.Spent) { // counted anew
 			e := of(door, f, true)
-			e.before = append(e.before, nftables.SetElement{Key: key})
+			e.previous = append(e.previous, nftables.SetElement{Key: key})
 			if change.Spent && !change.Close {
 				// An element without a limit is one that is exceeded: the
 				// rule goes on to its verdict.
-				e.want = append(e.want, nftables.SetElement{Key: key, Timeout: left})
+				e.wanted = append(e.wanted, nftables.SetElement{Key: key, Timeout: left})
 			}
 		}
 	}
 	for _, e := range sets {
-		for part := range slices.Chunk(e.before, chunk) {
+		for part := range slices.Chunk(e.previous, chunk) {
 			if err := errors.Join(c.SetAddElements(e.set, part), c.SetDeleteElements(e.set, part)); err != nil {
 				return err
 			}
 		}
-		for part := range slices.Chunk(e.want, chunk) {
+		for part := range slices.Chunk(e.wanted, chunk) {
 			if err := c.SetAddElements(e.set, part); err != nil {
 				return err
 			}
@@ -220,7 +220,7 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 	return nil
 }
 
-// carriedOut reports whether the firewall is as changes want it.
+// carriedOut reports whether the changes have taken effect in the firewall.
 func (b *Backend) carriedOut(changes []firewall.Change) bool {
 	elements, err := b.grants()
 	if err != nil {
@@ -242,7 +242,7 @@ func (b *Backend) carriedOut(changes []firewall.Change) bool {
 // Read implements firewall.Backend.
 func (b *Backend) Read(ctx context.Context) ([]firewall.Held, error) {
 	return call(ctx, b, func() ([]firewall.Held, error) {
-		if err := b.check(); err != nil {
+		if err := b.checkLocked(); err != nil {
 			return nil, err
 		}
 		elements, err := b.grants()
@@ -262,7 +262,7 @@ type element struct {
 
 // grants reads the elements of all doors' sets.
 func (b *Backend) grants() (all []element, err error) {
-	err = b.talk("read grants", func(c *nftables.Conn) error {
+	err = b.do("read grants", func(c *nftables.Conn) error {
 		all, err = b.elements(c, *b.guard, func(string) bool { return true })
 		return err
 	})
@@ -294,13 +294,13 @@ func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set st
 	return all, nil
 }
 
-// ending returns when the kernel ends an element whose remaining time it told
-// between asked and now; wanted, if that may be it.
+// ending returns when the kernel removes an element whose remaining time was read between
+// asked and now. It returns wanted if the clocks allow that.
 func ending(e nftables.SetElement, wanted, asked, now time.Time) time.Time {
 	left := e.Expires
 	if left <= 0 {
-		// One without an end, or in its last millisecond: the kernel does not
-		// list what has ended.
+		// It has no timeout, or is in its last millisecond. The kernel does not list
+		// expired elements.
 		left = setTimeout
 	}
 	if first, last := asked.Add(left-time.Second), now.Add(left+time.Second); wanted.After(first) && wanted.Before(last) {
@@ -329,8 +329,7 @@ func readElement(door firewall.Door, f family, e nftables.SetElement, asked time
 	return element{h, e.Comment}, true
 }
 
-// counted remembers that the connections of grants are counted anew, or not any
-// more.
+// counted forgets that somebody has tampered with counts which changes have reset.
 func (b *Backend) counted(g firewall.Guard, changes []firewall.Change) {
 	for _, c := range changes {
 		if door := g.Door(c.Grant.Door); door.Connections > 0 && (!c.Again || c.Spent) {

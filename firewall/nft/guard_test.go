@@ -24,7 +24,7 @@ import (
 // transactions is how many transactions the kernel has carried out.
 func transactions(t *testing.T, b *Backend) (n uint32) {
 	t.Helper()
-	err := b.do("read the generation", func(c *nftables.Conn) error {
+	err := b.doLocking("read the generation", func(c *nftables.Conn) error {
 		const attrID = 1 // NFTA_GEN_ID
 		answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETGEN, netlink.Request))
 		if err != nil {
@@ -117,7 +117,7 @@ func TestNetworksChangeByTheirDifferences(t *testing.T) {
 				want = append(want, r.String())
 			}
 			var got []string
-			err = b.do("read", func(c *nftables.Conn) error {
+			err = b.doLocking("read", func(c *nftables.Conn) error {
 				elements, err := c.GetSetElements(b.allowSet(f))
 				if err != nil {
 					return err

@@ -16,26 +16,26 @@ import (
 	"webknock/firewall"
 )
 
-// A fillChange is what is to happen to a set of networks.
-type fillChange struct {
+// A contentChange is a change of the contents of a set of networks.
+type contentChange struct {
 	set         *nftables.Set
 	flush       bool // first
 	remove, add []nftables.SetElement
 }
 
-// fillChanges compares the sets of networks that are there with what is to be in
-// them. Only what differs is changed: the kernel shows what is added to a set of
-// intervals some milliseconds later than what is removed from it, so that a set
-// which is filled anew matches nothing meanwhile.
-func (b *Backend) fillChanges(c *nftables.Conn, r *ruleset, there func(set string) bool) (changes []fillChange, err error) {
-	for _, f := range r.fills {
+// contentChanges compares the sets of networks in the kernel with what they are to hold,
+// and returns the differences. A set must not be filled anew: the kernel shows elements that
+// are added to a set of intervals some milliseconds later than it hides removed ones, so the
+// set would match nothing meanwhile.
+func (b *Backend) contentChanges(c *nftables.Conn, r *ruleset, there func(set string) bool) (changes []contentChange, err error) {
+	for _, f := range r.contents {
 		var elements []nftables.SetElement
 		if there(f.set.Name) {
 			if elements, err = c.GetSetElements(f.set); err != nil {
 				return nil, fmt.Errorf("read set %s: %w", f.set.Name, err)
 			}
 		}
-		change := fillChange{set: f.set}
+		change := contentChange{set: f.set}
 		has, err := rangesOf(elements)
 		if err != nil {
 			change.flush = true
@@ -58,16 +58,15 @@ func (b *Backend) fillChanges(c *nftables.Conn, r *ruleset, there func(set strin
 	return changes, nil
 }
 
-// strangers returns the networks that somebody else has added to the sets of
-// those that need no grant, with each door: since the table was written as b.there
-// has it. The caller is within talk.
+// strangers returns the networks that somebody else has added to the sets of allowed
+// networks since the table was written, once for each door. The caller is within do.
 func (b *Backend) strangers(c *nftables.Conn, g firewall.Guard, before structure) (intruders []firewall.Grant, err error) {
 	if b.guard == nil {
 		return nil, nil
 	}
 	for _, f := range families {
 		set := b.allowSet(f)
-		if !slices.Contains(before.Sets, set.Name) || slices.Equal(before.Networks[set.Name], b.there.Networks[set.Name]) {
+		if !slices.Contains(before.Sets, set.Name) || slices.Equal(before.Networks[set.Name], b.current.Networks[set.Name]) {
 			continue
 		}
 		elements, err := c.GetSetElements(set)
@@ -98,8 +97,8 @@ func (b *Backend) strangers(c *nftables.Conn, g firewall.Guard, before structure
 	return intruders, nil
 }
 
-// expel has expelled soon whom networks of somebody else have let in. Twice: a
-// packet may have been on its way.
+// expel starts to expel intruders, and does it twice, because a packet may have been on its
+// way.
 func (b *Backend) expel(intruders []firewall.Grant) {
 	if len(intruders) == 0 {
 		return
@@ -116,8 +115,8 @@ func (b *Backend) expel(intruders []firewall.Grant) {
 	})
 }
 
-// apply has c change the sets.
-func applyFills(c *nftables.Conn, changes []fillChange) (failed error) {
+// applyContents queues the changes on c.
+func applyContents(c *nftables.Conn, changes []contentChange) (failed error) {
 	for _, change := range changes {
 		if change.flush {
 			c.FlushSet(change.set)
@@ -142,7 +141,8 @@ func interval(r netipx.IPRange) []nftables.SetElement {
 	return elements
 }
 
-// rangesOf is the reverse. It fails if elements are not ranges side by side.
+// rangesOf returns the ranges of the elements of a set, the reverse of interval. It fails if
+// the elements are not separate ranges.
 func rangesOf(elements []nftables.SetElement) (ranges []netipx.IPRange, err error) {
 	elements = slices.Clone(elements)
 	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
@@ -159,7 +159,7 @@ func rangesOf(elements []nftables.SetElement) (ranges []netipx.IPRange, err erro
 		addr, ok := netip.AddrFromSlice(e.Key)
 		switch {
 		case !ok, !e.IntervalEnd && from.IsValid(), e.IntervalEnd && !from.IsValid() && i > 0:
-			return nil, fmt.Errorf("the set has an interval that is none, at %x", e.Key)
+			return nil, fmt.Errorf("the set has an interval without a start or an end, at %x", e.Key)
 		case !e.IntervalEnd:
 			from = addr
 		case from.IsValid():

@@ -1,10 +1,17 @@
-// Package nft keeps doors closed with nftables, over netlink.
+// Package nft keeps doors closed with nftables, over netlink. Start with [New] and
+// [Backend].
 //
-// All is in one table of the family inet: for each door a chain and two sets of
-// addresses, one for IPv4 and one for IPv6, whose elements are the grants and
-// end by the kernel's own timeout; and base chains at input and forward that
-// send packets to guarded ports into the chain of their door. The table closes
-// ports and opens none, so that all other rules of the host go on deciding.
+// One table of the family inet holds everything. Each door has a chain and two sets of
+// addresses, one for IPv4 and one for IPv6. Their elements are the grants, which the
+// kernel removes when they time out. Base chains at input and forward send packets to
+// guarded ports into the chain of their door. The table closes ports and opens none, so
+// all other rules of the host stay in force.
+//
+// A ruleset (ruleset.go) is built from a firewall.Guard as a list of rules; each rule is
+// described once (rule.go) and rendered to netlink (guard.go) and to text (print.go).
+// [Backend.Guard] writes only what differs from the table that is there. grants.go and
+// bans.go change elements. watch.go listens for changes of other processes. earlier.go
+// keeps the sessions that were up before the guard alive; sessions.go ends sessions.
 package nft
 
 import (
@@ -42,37 +49,36 @@ type Backend struct {
 	done    chan struct{}
 
 	buffer  int           // bytes of answers that the socket may hold
-	timeout time.Duration // for one talk with the kernel
+	timeout time.Duration // of one do
 	port    atomic.Uint32 // of the connection
 
 	tampered tampering
 	watching sync.Mutex
 	watcher  *netlink.Conn // nil: none
 
-	// fault, of tests, is asked before and after what is said to the kernel,
-	// and returns what went wrong with it.
+	// fault is for tests: do calls it before and after f, and fails with its error.
 	fault func(what string, said bool) error
 
-	// turn is held by whoever uses conn or what follows: the requests and answers of
+	// lock guards conn and what follows: the requests and answers of
 	// two callers would mix.
-	turn      turn
-	work      chan func()   // for worker, from whoever has the turn
+	lock      lock
+	work      chan func()   // for worker, from whoever holds lock
 	closed    chan struct{} // by Close
 	closeOnce sync.Once
 	conn      *nftables.Conn
 	sock      *netlink.Conn // of conn, for its deadlines, and for what the library lacks
-	// claimed says that sock owns the table.
+	// claimed reports that sock owns the table.
 	claimed bool
-	// noLabels says that the kernel has no labels of connections.
+	// noLabels reports that the kernel has no labels of connections.
 	noLabels  atomic.Bool
 	guard     *firewall.Guard
-	there     structure  // what the last Guard left, read back
-	seen      *structure // the table, when the ruleset had the number seenAt; nil: unknown
+	current   structure  // the table as the last Guard left it, read back
+	seen      *structure // the table in the generation seenAt; nil: unknown
 	seenAt    uint32
 	seenSince time.Time
 	stale     atomic.Bool // somebody else has changed the table since it was read
 
-	intruders  []firewall.Grant // whom the next Guard has expelled
+	intruders  []firewall.Grant // whom the next Guard expels
 	background sync.WaitGroup
 
 	store        Store
@@ -106,7 +112,7 @@ func New(o Options) (*Backend, error) {
 		timeout: requestTimeout,
 		stop:    stop,
 		done:    make(chan struct{}),
-		turn:    make(turn, 1),
+		lock:    make(lock, 1),
 		work:    make(chan func()),
 		closed:  make(chan struct{}),
 
@@ -114,7 +120,7 @@ func New(o Options) (*Backend, error) {
 		earlierNoted: make(chan struct{}, 1),
 		begun:        begun{wake: make(chan struct{}, 1)},
 	}
-	err := b.do("list tables", func(c *nftables.Conn) error {
+	err := b.doLocking("list tables", func(c *nftables.Conn) error {
 		_, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
 		return err
 	})
@@ -139,9 +145,9 @@ func (b *Backend) Changed() <-chan firewall.By { return b.changed }
 // closePatience is how long Close waits for a kernel that does not answer.
 const closePatience = 300 * time.Millisecond
 
-// Close implements firewall.Backend. It waits a moment at most for what is said to
-// the kernel: a transaction of somebody else's may keep that from answering, and
-// the sockets end with the process in any case.
+// Close implements firewall.Backend. It waits for the kernel for closePatience at most,
+// because the transaction of another process may delay its answers. The sockets end with
+// the process in any case.
 func (b *Backend) Close() error {
 	b.stop()
 	closed := make(chan struct{})
@@ -149,9 +155,9 @@ func (b *Backend) Close() error {
 		defer close(closed)
 		<-b.done
 		b.background.Wait()
-		b.turn.take(context.Background())
-		defer b.turn.release()
-		b.hangUp()
+		b.lock.acquire(context.Background())
+		defer b.lock.release()
+		b.closeConn()
 		b.closeOnce.Do(func() { close(b.closed) })
 	}()
 	select {
@@ -162,17 +168,18 @@ func (b *Backend) Close() error {
 	}
 }
 
-// do has f talk to the kernel, on a connection that lasts: closing one after a
-// delete waits in the kernel for milliseconds. After any error the connection
-// is given up, since messages or answers may be left in it.
-func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
-	b.turn.take(context.Background())
-	defer b.turn.release()
-	return b.talk(what, f)
+// doLocking runs do for a caller that does not hold b.lock.
+func (b *Backend) doLocking(what string, f func(*nftables.Conn) error) error {
+	b.lock.acquire(context.Background())
+	defer b.lock.release()
+	return b.do(what, f)
 }
 
-// talk is do for a caller whose turn it is.
-func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
+// do runs f on the persistent netlink connection; a connection for each call would cost
+// milliseconds, because closing one after a delete waits in the kernel. After an error it
+// closes the connection, because messages or replies may be left in it. The caller holds
+// b.lock.
+func (b *Backend) do(what string, f func(*nftables.Conn) error) error {
 	err := b.dial()
 	if err == nil {
 		err = b.sock.SetDeadline(time.Now().Add(b.timeout))
@@ -193,7 +200,7 @@ func (b *Backend) talk(what string, f func(*nftables.Conn) error) error {
 		err = b.fault(what, true)
 	}
 	if err != nil {
-		b.hangUp()
+		b.closeConn()
 		return fmt.Errorf("nftables: %s: %w", what, classify(err))
 	}
 	return nil
@@ -222,7 +229,7 @@ func (b *Backend) dial() error {
 	return errors.Join(err, b.filterOwn())
 }
 
-func (b *Backend) hangUp() {
+func (b *Backend) closeConn() {
 	if b.conn != nil {
 		b.conn.CloseLasting()
 		b.conn, b.sock, b.claimed = nil, nil, false

@@ -33,11 +33,11 @@ func Print(w io.Writer, table string, g firewall.Guard) error {
 	for _, c := range r.chains {
 		line("flush chain inet %s %s", table, c.Name)
 	}
-	for _, f := range r.fills {
+	for _, f := range r.contents {
 		line("flush set inet %s %s", table, f.set.Name)
 	}
 	line("table inet %s {", table)
-	for _, f := range r.fills {
+	for _, f := range r.contents {
 		var prefixes []string
 		for _, p := range f.networks.Prefixes() {
 			prefixes = append(prefixes, p.String())

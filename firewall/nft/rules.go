@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A readRule is a rule as the kernel has it, its counts apart.
+// A readRule is a rule as the kernel has it, without counters.
 type readRule struct {
 	handle uint64
 	exprs  []expr.Any
 }
 
 // readRules returns the rules of our table by chain, in their order. The caller
-// is within talk. The library would fail at a ct expression with a direction.
+// is within do. The library would fail at a ct expression with a direction.
 func (b *Backend) readRules() (map[string][]readRule, error) {
 	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETRULE, netlink.Request|netlink.Dump,
 		netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(b.table.Name), 0)}))

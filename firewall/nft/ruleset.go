@@ -188,26 +188,26 @@ func (b *Backend) chain(name string) *nftables.Chain {
 	return c
 }
 
-// A fill is a set of networks, and all that is to be in it.
-type fill struct {
+// setContents are the networks that a set is to hold.
+type setContents struct {
 	set      *nftables.Set
 	networks *netipx.IPSet
 }
 
-// A written chain is what the guard wants in it.
-type written struct {
+// A ruleChain is a chain with its rules, as the guard wants it.
+type ruleChain struct {
 	*nftables.Chain
 	rules []rule
 }
 
-// A ruleset is all that a guard is, grants apart.
+// A ruleset is the table as a guard wants it, without grants and bans.
 type ruleset struct {
-	sets   []*nftables.Set
-	fills  []fill
-	chains []written
+	sets     []*nftables.Set
+	contents []setContents
+	chains   []ruleChain
 }
 
-// ruleset returns what keeps g.
+// ruleset returns the ruleset of g.
 func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 	r := new(ruleset)
 	networks := func(set *nftables.Set, f family, networks []netip.Prefix) error {
@@ -216,7 +216,7 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 			return fmt.Errorf("set %s: %w", set.Name, err)
 		}
 		r.sets = append(r.sets, set)
-		r.fills = append(r.fills, fill{set, all})
+		r.contents = append(r.contents, setContents{set, all})
 		return nil
 	}
 	for _, f := range families {
@@ -241,7 +241,7 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 			}
 		}
 	}
-	write := func(name string, rules []rule) { r.chains = append(r.chains, written{b.chain(name), rules}) }
+	write := func(name string, rules []rule) { r.chains = append(r.chains, ruleChain{b.chain(name), rules}) }
 	for _, door := range g.Doors {
 		write(chainPrefix+door.Name, b.doorRules(g, door))
 	}

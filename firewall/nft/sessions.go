@@ -40,20 +40,21 @@ func guards(g firewall.Guard, p uint16) *firewall.Door {
 	return nil
 }
 
-// guarding returns what is under guard, and the sessions from before it.
+// guarding returns the guard, if there is one, and the identities of the sessions from before
+// it.
 func (b *Backend) guarding(ctx context.Context) (g firewall.Guard, spared map[uint64]bool, guarded bool, err error) {
-	if err := b.turn.take(ctx); err != nil {
+	if err := b.lock.acquire(ctx); err != nil {
 		return g, nil, false, err
 	}
-	defer b.turn.release()
+	defer b.lock.release()
 	if b.guard == nil {
 		return g, nil, false, nil
 	}
 	return *b.guard, b.earlier.cookies(), true, nil
 }
 
-// Sessions returns who has TCP sessions to guarded ports of this host, by door,
-// in no order. Networks that need no grant are left out, and so is this host.
+// Sessions returns the clients with TCP sessions to guarded ports of this host, by door and
+// unsorted, without allowed networks and this host.
 func (b *Backend) Sessions(ctx context.Context) (map[string][]netip.Addr, error) {
 	g, _, guarded, err := b.guarding(ctx)
 	if !guarded {
@@ -79,8 +80,8 @@ func (b *Backend) Sessions(ctx context.Context) (map[string][]netip.Addr, error)
 }
 
 // EndSessions implements firewall.Backend. The kernel resets the sessions'
-// sockets (SOCK_DESTROY of sock_diag), so that the clients hear at once. It is
-// asked for the sockets of these clients alone: a host may have thousands.
+// sockets (SOCK_DESTROY of sock_diag), so that the clients notice at once. It
+// lists the sockets of these clients alone, because a host may have thousands.
 // Sessions through a door that forwards have no socket here; they are reset by
 // the guard when their client next sends. If a flowtable forwards such a session
 // past all rules, its entry of connection tracking is deleted.
@@ -246,9 +247,8 @@ func (b *Backend) eachFlow(ctx context.Context, grants []firewall.Grant, do func
 	return failed
 }
 
-// forgetAnswers deletes the flows that late answers in forgotten flows begin: to
-// connection tracking they are new, and go the other way. A service of this host
-// that goes on answering meanwhile may begin them again.
+// forgetAnswers deletes the reversed flows that late answers in forgotten flows begin. A
+// service of this host that is still answering may begin them again.
 func forgetAnswers(forgotten []flow) error {
 	c, err := dialConntrack()
 	if err != nil {
@@ -272,10 +272,9 @@ func forgetAnswers(forgotten []flow) error {
 	return nil
 }
 
-// begun is the grants of doors that forward, which have begun and whose clients
-// may have been sending already: connection tracking decides at the first packet
-// of a flow whether it is sent on, and what came before the grant was not. A
-// WireGuard client, for example, always sends from the same port.
+// begun holds new grants of doors that forward. Connection tracking decides at the first
+// packet of a flow whether DNAT applies, so a client that was already sending before its
+// grant is not forwarded: a WireGuard client, for example, always uses the same port.
 type begun struct {
 	wake chan struct{}
 
@@ -283,9 +282,8 @@ type begun struct {
 	grants []firewall.Grant
 }
 
-// sendOn has the flows of clients forgotten that are not sent on, so that the
-// next packet begins them anew. It does not wait for that. It is for a
-// caller whose turn it is.
+// sendOn queues grants whose clients' old flows are to be forgotten, so that their next
+// packet begins a flow that DNAT applies to. The caller holds b.lock.
 func (b *Backend) sendOn(grants []firewall.Grant) {
 	b.begun.mu.Lock()
 	defer b.begun.mu.Unlock()
@@ -302,9 +300,9 @@ func (b *Backend) sendOn(grants []firewall.Grant) {
 	}
 }
 
-// forgetOldFlows does what sendOn asks for until ctx is done. It is done when a
-// grant begins, and never when one ends: then the next packet of the server would
-// begin the flow anew, and those of the client would be answers.
+// forgetOldFlows processes the queue of sendOn until ctx is done. Flows are forgotten only
+// when a grant begins. If they were forgotten at its end, the server's next packet would begin
+// the flow anew, and the client's packets would pass as answers.
 func (b *Backend) forgetOldFlows(ctx context.Context) {
 	for {
 		select {

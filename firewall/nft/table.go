@@ -26,8 +26,8 @@ const (
 	batchEnd   = 0x11 // NFNL_MSG_BATCH_END
 )
 
-// tableInfo is what a table is, its contents apart. A table that was deleted
-// and made again has another handle.
+// tableInfo describes a table without its contents. A table that was deleted and made
+// again has another handle.
 type tableInfo struct {
 	Handle uint64 // 0: there is no table
 	Flags  uint32
@@ -36,11 +36,11 @@ type tableInfo struct {
 
 func (t tableInfo) owned() bool { return t.Flags&tableOwner != 0 }
 
-// orphan reports whether the table had an owner that is gone. The kernel leaves
-// it without the flag of an owner, and anybody may make it theirs.
+// orphan reports whether the owner of the table is gone. The kernel has cleared the owner
+// flag, and any process may become the owner.
 func (t tableInfo) orphan() bool { return !t.owned() && t.Flags&tablePersist != 0 }
 
-// info asks for our table. The caller is within talk.
+// info returns our table. The caller is within do.
 func (b *Backend) info() (t tableInfo, err error) {
 	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETTABLE, netlink.Request|netlink.Dump))
 	if err != nil {
@@ -108,8 +108,8 @@ func (b *Backend) transact(messages ...netlink.Message) error {
 	return nil
 }
 
-// claim makes an orphan ours, so that it can be changed. Another's table it
-// leaves, with an error.
+// claim takes over an orphan, so that it can be changed. It fails if another process owns
+// the table.
 func (b *Backend) claim(t tableInfo) error {
 	if !t.owned() || b.claimed {
 		return nil
@@ -120,7 +120,7 @@ func (b *Backend) claim(t tableInfo) error {
 	return b.own()
 }
 
-// adopt claims the table for a guard that wants an owner.
+// adopt is claim for a guard that wants an owner.
 func (b *Backend) adopt(t tableInfo) error {
 	if t.orphan() && !b.claimed {
 		return b.own()
@@ -128,7 +128,7 @@ func (b *Backend) adopt(t tableInfo) error {
 	return b.claim(t)
 }
 
-// own makes the table if there is none, and makes it ours.
+// own makes this process the owner of the table, which it creates if there is none.
 func (b *Backend) own() error {
 	err := b.transact(b.ownedTable())
 	b.claimed = err == nil

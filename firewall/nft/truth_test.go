@@ -239,7 +239,7 @@ func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
 // earliest.
 func kernelEnds(t *testing.T, b *Backend) (ends []time.Time) {
 	t.Helper()
-	err := b.do("read", func(c *nftables.Conn) error {
+	err := b.doLocking("read", func(c *nftables.Conn) error {
 		asked := time.Now()
 		elements, err := c.GetSetElements(b.grantSet(ssh, families[0]))
 		for _, e := range elements {

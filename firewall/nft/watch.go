@@ -89,8 +89,8 @@ func (b *Backend) watch(ctx context.Context) error {
 
 const watchBuffer = 1 << 20 // bytes
 
-// watches keeps messages of our own changes from conn, which watches; nil: none
-// does. They are many, and would wake the process for each of its grants.
+// watches sets the connection that watches (nil: none), and filters our own changes out,
+// which would wake the process for each grant.
 func (b *Backend) watches(conn *netlink.Conn) error {
 	b.watching.Lock()
 	defer b.watching.Unlock()
@@ -98,8 +98,7 @@ func (b *Backend) watches(conn *netlink.Conn) error {
 	return b.filterOwn()
 }
 
-// filterOwn goes by the number of the socket by which we make changes. The
-// caller holds b.watching.
+// filterOwn filters by the port of our own netlink socket. The caller holds b.watching.
 func (b *Backend) filterOwn() error {
 	if b.watcher == nil {
 		return nil
@@ -118,12 +117,12 @@ func (b *Backend) filterOwn() error {
 	return b.watcher.SetBPF(filter)
 }
 
-// touches reports whether a message is of our table. It notes the counts of
-// connections that were changed.
+// touches reports whether a message is about our table. It notes which counts of connections
+// were changed.
 func (b *Backend) touches(m netlink.Message) bool {
 	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
 	if err != nil {
-		return true // it cannot be read, so that it may be
+		return true // unreadable: it may be
 	}
 	elements := m.Header.Type&0xff == unix.NFT_MSG_NEWSETELEM || m.Header.Type&0xff == unix.NFT_MSG_DELSETELEM
 	set := ""
@@ -161,7 +160,7 @@ func (b *Backend) touches(m netlink.Message) bool {
 	return true
 }
 
-// madeBy reads who has made a transaction.
+// madeBy returns the process that has made a transaction.
 func madeBy(m netlink.Message) (by firewall.By) {
 	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
 	if err != nil {
@@ -179,8 +178,8 @@ func madeBy(m netlink.Message) (by firewall.By) {
 	return by
 }
 
-// tampering is the elements of sets that count connections which somebody else
-// has changed. It may be used from several goroutines.
+// tampering holds the elements that count connections and that somebody else has changed.
+// It may be used from several goroutines.
 type tampering struct {
 	mu   sync.Mutex
 	keys map[string]map[string]bool // by set
@@ -215,8 +214,8 @@ func (t *tampering) drop(set string, key []byte) {
 	delete(t.keys[set], string(key))
 }
 
-// portOf returns the number by which the kernel tells a netlink socket from
-// others: in every message of a transaction it names the one that made it.
+// portOf returns the port of a netlink socket. The kernel puts it into every message about a
+// change that the socket has made.
 func portOf(conn *netlink.Conn) (port uint32, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

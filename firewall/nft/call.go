@@ -6,24 +6,24 @@ import (
 	"fmt"
 )
 
-// turn is a lock that is not waited for longer than a context lasts.
-type turn chan struct{}
+// lock is a mutex. Waiting for it ends with a context.
+type lock chan struct{}
 
-func (t turn) take(ctx context.Context) error {
+func (l lock) acquire(ctx context.Context) error {
 	select {
-	case t <- struct{}{}:
+	case l <- struct{}{}:
 		return nil
 	default:
 	}
 	select {
-	case t <- struct{}{}:
+	case l <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return unanswered(ctx)
 	}
 }
 
-func (t turn) release() { <-t }
+func (l lock) release() { <-l }
 
 // unanswered is the error of a call whose context ended before the kernel answered.
 func unanswered(ctx context.Context) error {
@@ -41,7 +41,7 @@ func call[T any](ctx context.Context, b *Backend, f func() (T, error)) (T, error
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
-	if err := b.turn.take(ctx); err != nil {
+	if err := b.lock.acquire(ctx); err != nil {
 		return none, err
 	}
 	type result struct {
@@ -52,11 +52,11 @@ func call[T any](ctx context.Context, b *Backend, f func() (T, error)) (T, error
 	select {
 	case b.work <- func() {
 		value, err := f()
-		b.turn.release()
+		b.lock.release()
 		results <- result{value, err}
 	}:
 	case <-b.closed:
-		b.turn.release()
+		b.lock.release()
 		return none, errClosed
 	}
 	select {
