@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	maxBansAtOnce = 1024 // that are one request to the gate
+	maxBansAtOnce = 1024 // in one request to the gate
 	banTimeout    = 30 * time.Second
 )
 
-// A banQueue has the bans that the gate has yet to be told of.
+// A banQueue holds the bans that the gate does not know yet.
 type banQueue struct {
-	telling sync.Mutex    // held by whoever tells the gate of bans, so that none is lifted before the firewall knows of it
-	more    chan struct{} // holds a value while something waits
+	telling sync.Mutex    // held while the gate is told of bans, so that none is lifted before the firewall has it
+	more    chan struct{} // holds a value while bans wait
 
 	mu      sync.Mutex
 	waiting []firewall.Ban
@@ -45,7 +45,7 @@ func (q *banQueue) wake() {
 	}
 }
 
-// remove takes out the bans of a client, which have been lifted.
+// remove removes the bans of a client.
 func (q *banQueue) remove(client netip.Prefix) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -69,13 +69,13 @@ func (q *banQueue) take() []firewall.Ban {
 // Ban implements seam.Keeper.
 func (k *Keeper) Ban(b seam.Ban) {
 	k.events.Publish(event.Ban{Ban: b.Ban, At: b.At, Reason: b.Reason})
-	if !b.ViaProxy || k.config.Load().Shield.Ban.Doors { // otherwise the firewall sees the proxy alone
+	if !b.ViaProxy || k.config.Load().Shield.Ban.Doors { // otherwise the firewall sees only the proxy
 		k.bans.add(b.Ban)
 	}
 }
 
-// enforceBans tells the gate of bans until ctx is done. However many come at
-// once, they are few requests to the gate, which has doors to open.
+// enforceBans tells the gate of bans until ctx is done. Many bans make few requests,
+// because the gate has doors to open meanwhile.
 func (k *Keeper) enforceBans(ctx context.Context) {
 	for {
 		select {
@@ -161,9 +161,9 @@ func guardOf(cfg *config.Config, listeners []seam.Listener) firewall.Guard {
 	return guard
 }
 
-// shield returns what the firewall keeps from the listeners. It goes by ports:
-// one of several listeners that drops is enough for a limit. What comes over
-// loopback it never sees.
+// shield returns from which ports the firewall keeps banned and too fast clients. A
+// port is rate-limited if one of its listeners drops. Loopback addresses are left
+// out: the guard accepts all that comes over loopback.
 func shield(cfg *config.Config, listeners []seam.Listener) (s firewall.Shield) {
 	s.Rate, s.Per, s.Burst = cfg.Shield.Rate, cfg.Shield.Per, 2*cfg.Shield.Rate
 	for i, l := range listeners {

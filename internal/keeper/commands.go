@@ -22,14 +22,14 @@ import (
 type commands struct {
 	runner   *command.Runner
 	journal  *command.Journal
-	software string // that a command is told has received the knock
+	software string // SERVER_SOFTWARE in the environment of commands
 	// configured has the commands of each sequence by what they run on; never
 	// written to.
 	configured atomic.Pointer[map[string]map[command.Event][]command.Command]
 }
 
-// newCommands returns commands that run nothing yet. A dry run keeps no
-// journal: to it all grants of the firewall would seem to have ended.
+// newCommands returns commands that run nothing yet. A dry run keeps no journal:
+// its firewall is empty, so all grants in the journal would seem to have ended.
 func (k *Keeper) newCommands(cfg *config.Config) (*commands, error) {
 	command.Isolate()
 	c := &commands{runner: command.NewRunner(k.log), software: "webknock/" + k.options.Version}
@@ -84,8 +84,8 @@ func becomes(c config.Command) bool {
 	return c.Credential != nil && int(c.Credential.Uid) != syscall.Geteuid()
 }
 
-// mayRun returns an error if commands are to run as users that the daemon may
-// not become.
+// mayRun returns an error if a command runs as a user that the daemon may not
+// become.
 func (k *Keeper) mayRun(cfg *config.Config) error {
 	var errs config.Errors
 	for i, s := range cfg.Sequences {

@@ -11,23 +11,23 @@ import (
 	"webknock/httpd/admin"
 )
 
-// revertRetry is how long after a failure it is tried again to undo a change.
+// revertRetry is how long after a failure the keeper tries again to undo a change.
 const revertRetry = 5 * time.Second
 
-// A confirmation is awaited of a change that is undone unless somebody
-// confirms it in time, so that nobody locks themselves out for good.
+// A confirmation is what a change waits for: without it the change is undone, so
+// that nobody locks themselves out for good.
 type confirmation struct {
 	mu    sync.Mutex
 	until time.Time // zero: nothing waits for confirmation
 	timer *time.Timer
 	undo  func(context.Context) error
-	cfg   *config.Config // that is on trial
-	// undoing is set while undo runs, which may take as long as the firewall
-	// takes; mu is not held meanwhile.
+	cfg   *config.Config // that waits for it
+	// undoing is set while undo runs. Undo may take as long as the firewall takes,
+	// so mu is not held meanwhile.
 	undoing bool
 }
 
-// awaitConfirmation has undo called after a time, unless cfg is confirmed before.
+// awaitConfirmation calls undo after a time, unless somebody confirms cfg before.
 func (k *Keeper) awaitConfirmation(after time.Duration, cfg *config.Config, undo func(context.Context) error) {
 	k.kept.onTrial(cfg)
 	k.confirmation.mu.Lock()
@@ -40,12 +40,11 @@ func (k *Keeper) awaitConfirmation(after time.Duration, cfg *config.Config, undo
 }
 
 // unconfirmed undoes the change whose time is over.
-func (k *Keeper) unconfirmed() { k.undoUnconfirmed(false) }
+func (k *Keeper) unconfirmed() { k.undoUnconfirmed(context.Background(), false) }
 
-// undoUnconfirmed undoes the change that waits for confirmation. If the daemon has been
-// stopped, a first start may be tried again: only what began with another
-// configuration to fall back on counts as undone.
-func (k *Keeper) undoUnconfirmed(stopped bool) {
+// undoUnconfirmed undoes the change that waits for confirmation, and remembers it
+// as undone, unless the daemon stops: then the next start may try it again.
+func (k *Keeper) undoUnconfirmed(ctx context.Context, stopped bool) {
 	k.reloading.Lock()
 	defer k.reloading.Unlock()
 	k.confirmation.mu.Lock()
@@ -56,7 +55,7 @@ func (k *Keeper) undoUnconfirmed(stopped bool) {
 	undo, cfg := k.confirmation.undo, k.confirmation.cfg
 	k.confirmation.undoing = true
 	k.confirmation.mu.Unlock()
-	err := undo(context.Background())
+	err := undo(ctx)
 	if err == nil && !stopped {
 		k.kept.undone(cfg)
 	}
@@ -71,8 +70,8 @@ func (k *Keeper) undoUnconfirmed(stopped bool) {
 	k.confirmation.until = time.Time{}
 }
 
-// pending returns until when a change waits for confirmation; zero: none does, or
-// it is too late.
+// pending returns until when a change waits for confirmation, or zero if none does
+// or it is too late.
 func (k *Keeper) pending() time.Time {
 	k.confirmation.mu.Lock()
 	defer k.confirmation.mu.Unlock()
@@ -93,7 +92,7 @@ func (k *Keeper) Confirm(context.Context) error {
 	return nil
 }
 
-// endAsConfirmed ends the wait, and returns the configuration that was on trial.
+// endAsConfirmed ends the wait, and returns the configuration that is confirmed.
 func (k *Keeper) endAsConfirmed() (*config.Config, error) {
 	k.confirmation.mu.Lock()
 	defer k.confirmation.mu.Unlock()
@@ -109,7 +108,7 @@ func (k *Keeper) endAsConfirmed() (*config.Config, error) {
 }
 
 // endConfirmation undoes at once what waits for confirmation when the daemon stops.
-func (k *Keeper) endConfirmation(context.Context) error {
+func (k *Keeper) endConfirmation(ctx context.Context) error {
 	k.confirmation.mu.Lock()
 	waits := !k.confirmation.until.IsZero()
 	if waits {
@@ -117,12 +116,12 @@ func (k *Keeper) endConfirmation(context.Context) error {
 	}
 	k.confirmation.mu.Unlock()
 	if waits {
-		k.undoUnconfirmed(true)
+		k.undoUnconfirmed(ctx, true)
 	}
 	return nil
 }
 
-// undoStart takes the guard away again, and stays.
+// undoStart takes the guard away. The daemon goes on without it.
 func (k *Keeper) undoStart(ctx context.Context) error {
 	return k.unguard(ctx, "nobody has confirmed the start, so the guard was taken away; webknock reload puts it back")
 }

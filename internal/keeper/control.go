@@ -59,7 +59,7 @@ func (k *Keeper) Status(ctx context.Context) (admin.Status, error) {
 	return s, nil
 }
 
-// problems returns what keeps the state from being ok, and whether the doors are
+// problems returns why the state is degraded, if it is, and whether the doors are
 // guarded.
 func (k *Keeper) problems(ctx context.Context) (problems []string, guarded bool) {
 	guarded, problem := k.gate.Guarding(ctx)
@@ -151,7 +151,7 @@ func (k *Keeper) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, er
 	return grantOf(grants[0]), nil
 }
 
-// doorHint says which door may be meant by a name that none has.
+// doorHint suggests the door that may be meant by an unknown name.
 func doorHint(cfg *config.Config, name string) string {
 	var names []string
 	for _, door := range cfg.Doors {
@@ -182,7 +182,7 @@ func (k *Keeper) Unguard(ctx context.Context) error {
 
 const takenAway = "the guard was taken away; webknock reload puts it back"
 
-// unguard takes the guard away, and says why nothing is guarded from then on.
+// unguard takes the guard away. The status says why from then on.
 func (k *Keeper) unguard(ctx context.Context, why string) error {
 	k.mu.Lock()
 	k.unguarded = why
@@ -200,7 +200,7 @@ func (k *Keeper) taken() string {
 	return k.unguarded
 }
 
-// problemOf gives an error the HTTP status it deserves.
+// problemOf returns an error as a problem document with the right HTTP status.
 func problemOf(err error) error {
 	var invalid config.Errors
 	switch {

@@ -7,11 +7,11 @@ import (
 	"webknock/internal/event"
 )
 
-// stateInterval is how often it is looked at whether all is well.
+// stateInterval is how often watchState looks for problems.
 const stateInterval = 5 * time.Second
 
-// watchState tells when there begin to be problems and when there are none any
-// more, until ctx is done.
+// watchState calls tell when problems begin and when there are none any more, until
+// ctx is done.
 func watchState(ctx context.Context, problems func(context.Context) []string, tell func(event.Degraded)) {
 	tick := time.NewTicker(stateInterval)
 	defer tick.Stop()

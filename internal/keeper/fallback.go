@@ -12,17 +12,17 @@ import (
 	"webknock/internal/lastgood"
 )
 
-// A Start is the configuration that a daemon starts with: that of the file or,
-// if it cannot be put in force, the one that was in force last.
+// A Start is the configuration that a daemon starts with: that of the file or, if
+// that cannot be put in force, the last good one.
 type Start struct {
 	Config   *config.Config
 	fallback *fallback // nil: it is that of the file
 }
 
-// A fallback says what is wrong at a start with what was in force last.
+// A fallback says why a start uses the last good configuration, and what it lacks.
 type fallback struct {
-	why   error     // the file is not in force
-	since time.Time // when the configuration came in force
+	why   error     // what is wrong with the file
+	since time.Time // when the last good configuration came in force
 	lacks []string  // what it has to do without
 }
 
@@ -30,22 +30,22 @@ type fallback struct {
 type reloadBy int
 
 const (
-	byCommand reloadBy = iota // somebody asks for it
-	bySignal                  // which may mean that a terminal was closed
-	byRetry                   // of a start that was refused
+	byCommand reloadBy = iota // an administrator asks for it
+	bySignal                  // SIGHUP, perhaps because a terminal was closed
+	byRetry                   // the host refused the file at the start
 )
 
-// A refusal is why a configuration cannot be put in force on this host, though
-// nothing is wrong with its file.
+// A refusal is why this host cannot put a configuration in force whose file has no
+// errors: an address is taken, for example.
 type refusal struct{ error }
 
 func (r *refusal) Unwrap() error { return r.error }
 
-// ErrUndone means that the trial of a file was undone, or has not ended yet.
+// ErrUndone means that nobody has confirmed a configuration.
 var ErrUndone = errors.New("nobody has confirmed it, and its trial was undone (change it, or have it put in force by webknock reload)")
 
-// Choose returns what to start with. With strict, and in a dry run, which keeps
-// nothing shut, only the file will do.
+// Choose loads the file, and returns what to start with. If strict or dryRun is set
+// it never falls back on the last good configuration.
 func Choose(file string, strict, dryRun bool) (*Start, error) {
 	cfg, err := config.Load(file)
 	if err == nil && !dryRun {
@@ -64,17 +64,18 @@ func Choose(file string, strict, dryRun bool) (*Start, error) {
 	return fallBack(file, state, err)
 }
 
-// Undone returns an error if nobody has confirmed a configuration, so that its
-// trial was undone, and it is to be treated like one that does not load.
+// Undone returns ErrUndone for a configuration that was undone because nobody
+// confirmed it. Treat it like one that does not load.
 func Undone(cfg *config.Config) error {
 	trials, err := lastgood.ReadTrials(cfg.State)
 	if err == nil && cfg.Source != nil && slices.Contains(trials.Undone, cfg.Source.Hash()) {
 		return fmt.Errorf("%s: %w", cfg.File, ErrUndone)
 	}
-	return nil // a file of trials that cannot be read undoes none
+	return nil // a record that cannot be read undoes nothing
 }
 
-// fallBack returns a start with what was in force last, or why.
+// fallBack returns a start with the last good configuration, or why if there is
+// none.
 func fallBack(file, state string, why error) (*Start, error) {
 	state = lastgood.Dir(file, state, config.DefaultState())
 	last, err := lastgood.ReadConfig(state)
@@ -93,8 +94,8 @@ func fallBack(file, state string, why error) (*Start, error) {
 	return &Start{Config: cfg, fallback: &fallback{why: why, since: last.Since, lacks: lacks}}, nil
 }
 
-// LastGood returns the configuration of a file that was in force last, or nil,
-// and what it has to do without.
+// LastGood returns the last good configuration of a file, or nil, and what it has
+// to do without.
 func LastGood(file, state string) (cfg *config.Config, lacks []string, err error) {
 	start, err := fallBack(file, state, errNothingKept)
 	if err == errNothingKept {
@@ -108,15 +109,15 @@ func LastGood(file, state string) (cfg *config.Config, lacks []string, err error
 
 var errNothingKept = errors.New("the file is not in force")
 
-// differ sets why the file on disk is not what runs; nil: it is.
+// differ sets why the file on disk is not what runs, or nil if it is.
 func (k *Keeper) differ(why []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.differs = why
 }
 
-// notWhatRuns says why the file on disk is not what runs, with errors a line
-// each.
+// notWhatRuns returns why the file on disk is not what runs, with one line for
+// each error.
 func (k *Keeper) notWhatRuns(why string, errs ...error) []string {
 	lines := []string{fmt.Sprintf("the file on disk (%s) is not what runs: %s", k.options.ConfigFile, why)}
 	for _, err := range errs {
@@ -131,7 +132,7 @@ func (k *Keeper) notWhatRuns(why string, errs ...error) []string {
 	return lines
 }
 
-// fellBack says at a start that what was in force last runs, and what it lacks.
+// fellBack reports that the last good configuration runs, and what it lacks.
 func (k *Keeper) fellBack(ctx context.Context) {
 	f := k.start.fallback
 	why := k.notWhatRuns("", f.why)
@@ -148,8 +149,8 @@ func (k *Keeper) fellBack(ctx context.Context) {
 	}
 }
 
-// withoutCommands returns a configuration that was in force without the commands
-// that run as users whom the daemon may not become, because of err.
+// withoutCommands returns the last good configuration without the commands that run
+// as users that the daemon may not become. Err says why it may not.
 func (k *Keeper) withoutCommands(cfg *config.Config, err error) *config.Config {
 	less := *cfg
 	less.Sequences = slices.Clone(cfg.Sequences)
@@ -160,8 +161,8 @@ func (k *Keeper) withoutCommands(cfg *config.Config, err error) *config.Config {
 	return &less
 }
 
-// withoutAddresses returns a configuration that was in force without the
-// listeners that cannot have their address now, unless that is all of them.
+// withoutAddresses returns the last good configuration without the listeners whose
+// address cannot be bound now, unless that is all of them.
 func (k *Keeper) withoutAddresses(ctx context.Context, cfg *config.Config) *config.Config {
 	less := *cfg
 	less.Listeners = nil
@@ -191,10 +192,10 @@ const (
 	maxStartRetry = time.Minute
 )
 
-// retryStart tries to put the file in force whose start was refused by this
-// host, since what is in its way may go: an address may come late. A file with
-// errors of its own waits for a reload: somebody may be at work on it. It
-// returns when ctx is done, or something else has become of the file.
+// retryStart tries again to put the file in force that this host has refused,
+// because the reason may go away: an address may appear late. A file with errors
+// waits for a reload instead, because somebody may be editing it. It returns when
+// ctx is done, or when there is nothing more to try.
 func (k *Keeper) retryStart(ctx context.Context) {
 	var refused *refusal
 	if !errors.As(k.start.fallback.why, &refused) {

@@ -33,7 +33,7 @@ type Options struct {
 	Start      *Start        // what to start with
 	Socket     string        // of the admin API; empty: as configured
 	Confirm    time.Duration // take the guard away again unless the start is confirmed in this time; 0: no
-	Standing   bool          // Confirm holds for every start: there is no trial of what was in force last
+	Standing   bool          // Confirm holds for every start: the last good configuration needs no confirmation
 	Strict     bool          // fail where the file cannot be put in force, though another configuration was
 	DryRun     bool          // touch no firewall, whatever the configuration says
 	Version    string

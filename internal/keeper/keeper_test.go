@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,32 @@ func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
 // newFront makes the other half of a daemon.
 func newFront(o FrontOptions) seam.Front {
 	return front.New(front.Options{Keeper: o.Keeper, Verifier: onetime.New(o.State, o.Log), Events: o.Events, Log: o.Log})
+}
+
+// What Start's comment guarantees.
+func TestPartsStopInTheOrderThatStartSays(t *testing.T) {
+	_, path, stop := dryRun(t, 0)
+	stop()
+	start, err := Choose(path, false, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := New(Options{ConfigFile: path, Start: start, Socket: filepath.Join(t.TempDir(), "s"), DryRun: true, Log: slog.New(slog.DiscardHandler), Level: new(slog.LevelVar), Front: newFront})
+	defer k.Stop()
+	if err := k.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	last := len(k.lifecycle.cleanups)
+	for _, name := range []string{
+		"the admin API", "the confirmation", "the front", "bans", "the gate", "the readers of events", "notices and commands",
+		"the firewall's connection", "the addresses", "the state", "the admin socket",
+	} {
+		i := slices.IndexFunc(k.lifecycle.cleanups, func(c cleanup) bool { return c.name == name })
+		if i < 0 || i >= last {
+			t.Errorf("%s stops at %d, before what should stop before it, at %d", name, i, last)
+		}
+		last = i
+	}
 }
 
 // dryRun starts a whole daemon that touches no firewall.

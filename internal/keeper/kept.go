@@ -14,23 +14,24 @@ import (
 	"webknock/internal/lastgood"
 )
 
-// kept keeps what is in force for the starts to come. It does nothing in a
-// dry run, which shuts nothing.
+// kept records which configuration and guard are in force, for the next start, and
+// which configurations were confirmed or undone. In a dry run, which keeps no door
+// shut, it records nothing.
 type kept struct {
 	options Options
 	dir     *atomicfile.Dir
 	backend string
-	needed  bool // a failure is a problem
+	needed  bool // a failure makes the state degraded
 
 	mu     sync.Mutex
 	trials lastgood.Trials
-	last   *config.Config // in force, and kept or to be kept
+	last   *config.Config // in force; recorded, or to be recorded
 	source *config.Source // of the last good configuration; nil: there is none
 	since  time.Time
 	away   time.Time // when its guard was taken away
 
 	failed  chan struct{}         // wakes refresh
-	failure atomic.Pointer[error] // why it is not kept; read without mu, which writes hold
+	failure atomic.Pointer[error] // why it is not recorded; read without mu, which is held while writing
 }
 
 func newKept(dir *atomicfile.Dir, backend string, o Options) *kept {
@@ -57,7 +58,7 @@ func newKept(dir *atomicfile.Dir, backend string, o Options) *kept {
 	return k
 }
 
-// needsConfirmation reports whether a start with cfg is undone unless it is confirmed.
+// needsConfirmation reports whether a start with cfg must be confirmed.
 func (k *kept) needsConfirmation(cfg *config.Config) bool {
 	if k.options.Confirm == 0 {
 		return false
@@ -72,8 +73,8 @@ func (k *kept) needsConfirmation(cfg *config.Config) bool {
 	return true
 }
 
-// inForce keeps a configuration as the last good one: it is in force, and
-// either confirmed or not on trial.
+// inForce records a configuration as the last good one: it is in force, and it was
+// confirmed or needs no confirmation.
 func (k *kept) inForce(cfg *config.Config, confirmed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -89,9 +90,9 @@ func (k *kept) inForce(cfg *config.Config, confirmed bool) {
 	k.write()
 }
 
-// onTrial remembers a configuration as one that nobody has confirmed, should
-// this process not live to undo it. Without another to fall back on the next
-// start may try it again.
+// onTrial records a configuration as one that nobody has confirmed, in case this
+// process is killed before it can undo it. If there is no other configuration to
+// fall back on it records nothing: the next start may try this one again.
 func (k *kept) onTrial(cfg *config.Config) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -100,15 +101,15 @@ func (k *kept) onTrial(cfg *config.Config) {
 	}
 }
 
-// undone remembers a configuration as one that nobody has confirmed.
+// undone records a configuration as one that nobody has confirmed.
 func (k *kept) undone(cfg *config.Config) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.undo(cfg)
 }
 
-// undo is undone for a caller that holds k.mu. What was in force before its
-// trial stays so.
+// undo is undone for a caller that holds k.mu. It does nothing for the last good
+// configuration.
 func (k *kept) undo(cfg *config.Config) {
 	if hash := cfg.Source.Hash(); k.source == nil || k.source.Hash() != hash {
 		k.trials.Undo(hash)
@@ -123,7 +124,7 @@ func (k *kept) wasUndone(cfg *config.Config) bool {
 	return slices.Contains(k.trials.Undone, cfg.Source.Hash())
 }
 
-// takenAway remembers that somebody has taken the guard away on purpose.
+// takenAway records that somebody has taken the guard away on purpose.
 func (k *kept) takenAway() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -138,7 +139,7 @@ func (k *kept) isAway() bool {
 	return !k.away.IsZero()
 }
 
-// write writes down what has changed, for a caller that holds k.mu.
+// write writes the files, for a caller that holds k.mu.
 func (k *kept) write() {
 	if k.options.DryRun {
 		return
@@ -169,7 +170,7 @@ func (k *kept) write() {
 	}
 }
 
-// problem returns why what is in force is not kept; nil: it is.
+// problem returns why what is in force is not recorded, or nil.
 func (k *kept) problem() error {
 	if err := k.failure.Load(); err != nil && k.needed {
 		return fmt.Errorf("what is in force cannot be kept for the next start: %w", *err)
@@ -180,11 +181,11 @@ func (k *kept) problem() error {
 const (
 	minKeepRetry = time.Second
 	maxKeepRetry = 5 * time.Second
-	keepRefresh  = time.Hour // the kept certificates are no older than that
+	keepRefresh  = time.Hour // the recorded certificates are no older than that
 )
 
-// refresh tries again what could not be kept, and keeps certificates that have
-// been renewed, until ctx is done.
+// refresh retries what could not be written, and records renewed certificates,
+// until ctx is done.
 func (k *kept) refresh(ctx context.Context) {
 	retry := minKeepRetry
 	for {

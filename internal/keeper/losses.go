@@ -8,11 +8,11 @@ import (
 	"webknock/internal/seam"
 )
 
-// lossInterval is how often the log hears of what was refused at a bound, lost or
-// wrong. Strangers can cause all of it, so it is logged in sums.
+// lossInterval is how often what was refused at a bound, lost or wrong is logged.
+// Strangers can cause all of it, so it is logged in sums.
 const lossInterval = 10 * time.Second
 
-// losses returns all kinds.
+// losses returns the counters of both halves.
 func (k *Keeper) losses() []seam.Loss {
 	return append(k.front.State().Losses,
 		seam.Loss{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
@@ -20,8 +20,8 @@ func (k *Keeper) losses() []seam.Loss {
 	)
 }
 
-// reportLosses logs what was lost since it last did, a line a kind, until ctx is
-// done.
+// reportLosses logs what was lost since its last report, with one line for each
+// kind, until ctx is done.
 func (k *Keeper) reportLosses(ctx context.Context) {
 	tick := time.NewTicker(lossInterval)
 	defer tick.Stop()
@@ -37,7 +37,7 @@ func (k *Keeper) reportLosses(ctx context.Context) {
 	}
 }
 
-// reportSince logs what was lost beyond what is reported, and updates that.
+// reportSince logs what was lost since reported, and updates reported.
 func (k *Keeper) reportSince(reported map[string]uint64) {
 	for _, l := range k.losses() {
 		if n := l.Count - reported[l.Kind]; n > 0 {

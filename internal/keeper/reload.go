@@ -24,19 +24,19 @@ func (k *Keeper) Reload(ctx context.Context, r admin.ReloadRequest) error {
 	return problemOf(k.reload(ctx, byCommand, confirm))
 }
 
-// hangUp reloads because of a signal. A terminal that is closed sends one too:
-// unlike a reload that somebody asks for, it puts no guard back that was taken
-// away, and tries no file that nobody has confirmed.
+// hangUp reloads because of SIGHUP. A closed terminal sends that too. So, unlike
+// webknock reload, it puts back no guard that was taken away, and tries no file that
+// nobody has confirmed.
 func (k *Keeper) hangUp(ctx context.Context) {
 	if guarded, err := k.gate.Guarding(ctx); err == nil && !guarded {
 		k.log.Warn("not reloaded by SIGHUP, since the guard was taken away; webknock reload puts it back")
 		return
 	}
-	k.reload(ctx, bySignal, 0) // logs how it went
+	k.reload(ctx, bySignal, 0) // the log says how it went
 }
 
-// reload puts the file in force, for a time only if confirm is not 0. Once the
-// daemon stops it returns ErrStopped.
+// reload puts the file in force. If confirm is not 0 it must be confirmed in that
+// time. Once the daemon stops, reload returns ErrStopped.
 func (k *Keeper) reload(ctx context.Context, by reloadBy, confirm time.Duration) error {
 	k.reloading.Lock()
 	defer k.reloading.Unlock()
@@ -122,7 +122,7 @@ func (k *Keeper) adopt(cfg *config.Config, listeners []seam.Listener) {
 	k.warnOfShut(cfg, listeners)
 }
 
-// fixed reports the keys that only a restart can change.
+// fixed returns an error for each changed key that only a restart can change.
 func fixed(old, cfg *config.Config) error {
 	var errs config.Errors
 	for _, key := range []struct{ name, old, new string }{

@@ -7,8 +7,8 @@ import (
 	"webknock/internal/seam"
 )
 
-// warnOfShut says which sockets from systemd strangers cannot reach, since a door
-// is over their port. Of other listeners the configuration knows that itself.
+// warnOfShut warns of sockets from systemd that nobody can knock at, because their
+// port is behind a door. For other listeners the configuration is checked itself.
 func (k *Keeper) warnOfShut(cfg *config.Config, listeners []seam.Listener) {
 	for i, l := range listeners {
 		if !strings.HasPrefix(l.Address, "systemd:") {

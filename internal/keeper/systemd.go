@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A serviceManager tells the service manager what the daemon does, as sd_notify(3)
-// has it. Where there is no service manager it does nothing.
+// A serviceManager is told what the daemon does, by sd_notify(3). Without a service
+// manager its methods do nothing.
 type serviceManager struct{ log *slog.Logger }
 
-// ready says that start or reload is complete.
+// ready reports that the start or a reload is complete.
 func (m serviceManager) ready() { m.send(systemd.SdNotifyReady) }
 
 func (m serviceManager) stopping() { m.send(systemd.SdNotifyStopping) }
 
-// reloading says that a reload has begun; ready ends it. The service manager
-// wants to know when, to tell it from an earlier one.
+// reloading reports that a reload has begun; ready ends it. It sends the time by
+// the monotonic clock, by which the service manager tells reloads apart.
 func (m serviceManager) reloading() {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -35,9 +35,9 @@ func (m serviceManager) send(state string) {
 	}
 }
 
-// watchdog tells the service manager's watchdog, twice in every interval that
-// it grants, that the gate and all shards answer, until ctx is done. It returns
-// at once if there is no watchdog.
+// watchdog notifies the service manager's watchdog twice in every interval, as long
+// as the gate and all shards answer, until ctx is done. It returns at once if there
+// is no watchdog.
 func (k *Keeper) watchdog(ctx context.Context) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
@@ -60,8 +60,8 @@ func (k *Keeper) watchdog(ctx context.Context) {
 	}
 }
 
-// answers waits until every goroutine that owns state has answered, and reports
-// false if ctx is done before.
+// answers waits until the gate and all shards have answered. It returns false if
+// one of them has stopped or ctx is done.
 func (k *Keeper) answers(ctx context.Context) bool {
 	if err := k.gate.Ping(ctx); err != nil {
 		return false
