@@ -1,11 +1,15 @@
 // Package firewall keeps doors closed and lets single clients through them for
-// a time.
+// a limited time. Start with [NewGate] and [Gate.Run].
 //
-// A [Door] is a set of ports that stays closed; a [Grant] lets one client
-// through one door until it expires. The [Gate] owns the grants: it decides
-// what opens, extends and closes, and commits what is waiting as one
-// transaction of its [Backend]. The backend, not the gate, ends a grant when
-// its time is over, so that doors close even if this process does not live.
+// A [Door] is a set of ports that stays closed. A [Grant] lets one client through one door
+// until it expires. The [Gate] owns the grants: it decides which are opened, extended and
+// closed, and commits the requests that wait as one transaction of its [Backend]. The
+// backend ends a grant when it expires, so that doors close even if this process is dead.
+//
+// A request goes through request.go (queue and commit), plan.go (what the transaction
+// changes) and grants.go (what the gate remembers). reconcile.go compares the firewall with
+// the gate and repairs it. firewall/nft is the backend on nftables; [Memory] touches no
+// firewall. firewall/firewalltest is the contract of both.
 package firewall
 
 import (

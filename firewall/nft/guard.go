@@ -31,8 +31,9 @@ func (b *Backend) guardLocked(g firewall.Guard, grants []firewall.Grant) error {
 		return err
 	}
 	if !r.isThere(current) {
-		// Either somebody has changed it between, or this kernel describes a rule
-		// otherwise than it is written. If it does so again, it is the latter.
+		// Either somebody has changed the table meanwhile, or this kernel returns a rule
+		// in another form than it was written. If the same rules come back after a second
+		// try, it is the latter.
 		first := current
 		if r, current, err = b.writeGuard(g, grants); err != nil {
 			return err
@@ -49,7 +50,8 @@ func (b *Backend) guardLocked(g firewall.Guard, grants []firewall.Grant) error {
 	return nil
 }
 
-// writeGuard writes the table and returns what it wrote, and what the kernel has.
+// writeGuard writes the table. It returns the ruleset that it wrote and the table as the kernel
+// has it now.
 func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*ruleset, structure, error) {
 	var current structure
 	previous, err := b.read()
@@ -70,8 +72,8 @@ func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*rulese
 		err = b.put(g, r, grants, previous, false)
 	}
 	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) {
-		// What is current cannot become what is wanted: another program's
-		// table of that name. Its grants are kept.
+		// The table cannot be changed into the wanted one: another program has made
+		// it. Its grants are kept.
 		b.log.Warn("nftables: the table is not of this version and is rebuilt", "table", b.table.Name, "error", err)
 		err = b.put(g, r, grants, previous, true)
 	}
@@ -111,68 +113,18 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, pre
 		rebuild = rebuild || previous.Info.owned()
 	}
 	rebuild = rebuild && previous.exists()
-	running := map[grantKey]element{}
-	contents, err := b.contentChanges(nil, r, func(string) bool { return false })
-	if previous.exists() {
-		there := func(set string) bool { return slices.Contains(previous.Sets, set) }
-		err = b.do("read grants and networks", func(c *nftables.Conn) error {
-			found, err := b.elements(c, g, there)
-			for _, e := range found {
-				running[grantKey{e.Door, e.Client}] = e
-			}
-			if err == nil && !rebuild {
-				contents, err = b.contentChanges(c, r, there)
-			}
-			if err == nil {
-				var more []firewall.Grant
-				more, err = b.strangers(c, g, previous)
-				b.intruders = append(b.intruders, more...)
-			}
-			return err
-		})
-	}
+	t := tableChange{guard: g, ruleset: r, previous: previous, rebuild: rebuild}
+	found, err := b.readContents(&t)
 	if err != nil {
 		return err
 	}
-	// The number of connections is unknown for a grant that was missing, and for one that is
-	// put into a new table.
-	var restore []change
-	now := clock()
-	for _, grant := range grants {
-		if _, there := running[grantKey{grant.Door, grant.Client}]; !there && hasDoor(g, grant.Door) {
-			restore = append(restore, change{&firewall.Change{Grant: grant, Again: true, Spent: true}, comment(grant, now)})
-		}
-	}
-	lost := func(e element) bool { // the count of its connections
-		door := g.Door(e.Door)
-		set := b.connectionSet(*door, familyOf(e.Client.Addr())).Name
-		return door.Connections > 0 && slices.Contains(b.current.Sets, set) && (previous.Info.Handle != b.current.Info.Handle || !slices.Contains(previous.Sets, set))
-	}
-	for _, e := range running {
-		if rebuild || lost(e) {
-			if e.Origin != firewall.Foreign {
-				e.Expires = e.Ends
-				restore = append(restore, change{&firewall.Change{Grant: e.Grant, Again: true, Spent: true}, e.comment})
-			}
-		}
-	}
-	b.planEarlier(g, previous, rebuild, running)
-	add, remove, err := b.earlierChanges(previous, rebuild)
-	if err != nil {
+	restore := b.toRestore(t, grants, found)
+	b.planEarlier(g, previous, rebuild, found)
+	if t.addEarlier, t.removeEarlier, err = b.earlierChanges(previous, rebuild); err != nil {
 		return err
 	}
-	if !rebuild && len(contents) == 0 && r.isThere(previous) {
-		err := b.do("claim the table", func(c *nftables.Conn) error {
-			claim := b.claim
-			if g.Owner {
-				claim = b.adopt
-			}
-			if err := claim(previous.Info); err != nil || len(add)+len(remove) == 0 {
-				return err
-			}
-			return errors.Join(b.queueEarlier(c, add, remove), c.Flush())
-		})
-		if err != nil {
+	if !rebuild && len(t.contents) == 0 && r.isThere(previous) {
+		if err := b.keepTable(t); err != nil {
 			return err
 		}
 		return b.putBack(g, restore)
@@ -182,57 +134,138 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, pre
 			restore[i].New = true
 		}
 	}
-	first := restore[:min(len(restore), maxChanges)]
+	t.grants = restore[:min(len(restore), maxChanges)]
 	began := time.Now()
-	err = b.do("guard the doors", func(c *nftables.Conn) error {
-		c, flush, err := b.prepare(c, g.Owner, previous.Info, rebuild)
-		if err != nil {
-			return err
-		}
-		if rebuild {
-			previous = structure{}
-		}
-		// No rule refers any more to what goes.
-		for name := range previous.Chains {
-			c.FlushChain(b.chain(name))
-		}
-		for name, chain := range previous.Chains {
-			if !chain.becomes(r.chain(name)) {
-				c.DelChain(b.chain(name))
-			}
-		}
-		var failed error
-		for _, set := range r.sets {
-			failed = errors.Join(failed, c.AddSet(set, nil))
-		}
-		failed = errors.Join(failed, b.queueEarlier(c, add, remove))
-		failed = errors.Join(failed, applyContents(c, contents))
-		for _, chain := range r.chains {
-			c.AddChain(chain.Chain)
-		}
-		for _, chain := range r.chains {
-			for _, rule := range chain.rules {
-				c.AddRule(&nftables.Rule{Table: b.table, Chain: chain.Chain, Exprs: rule.exprs()})
-			}
-		}
-		sets, _ := r.names()
-		for _, name := range previous.Sets {
-			if !slices.Contains(sets, name) {
-				c.DelSet(&nftables.Set{Table: b.table, Name: name})
-			}
-		}
-		if failed = errors.Join(failed, b.queue(c, g, first)); failed != nil {
-			return failed
-		}
-		return flush()
-	})
+	err = b.do("guard the doors", func(c *nftables.Conn) error { return b.writeTable(c, t) })
 	if err == nil {
-		err = b.correct(g, first, time.Since(began))
+		err = b.correct(g, t.grants, time.Since(began))
 	}
 	if err != nil {
 		return err
 	}
-	return b.putBack(g, restore[len(first):])
+	return b.putBack(g, restore[len(t.grants):])
+}
+
+// tableChange is a transaction that makes the table previous the ruleset of guard.
+type tableChange struct {
+	guard                     firewall.Guard
+	ruleset                   *ruleset
+	previous                  structure
+	rebuild                   bool            // delete the table first
+	contents                  []contentChange // of the sets of networks
+	addEarlier, removeEarlier []string        // keys of sessions from before the guard
+	grants                    []change
+}
+
+// readContents returns the grants in the table, and sets t.contents. It notes intruders.
+func (b *Backend) readContents(t *tableChange) (map[grantKey]element, error) {
+	found := map[grantKey]element{}
+	var err error
+	if !t.previous.exists() {
+		t.contents, err = b.contentChanges(nil, t.ruleset, func(string) bool { return false })
+		return found, err
+	}
+	exists := func(set string) bool { return slices.Contains(t.previous.Sets, set) }
+	kept := func(set string) bool { return !t.rebuild && exists(set) }
+	err = b.do("read grants and networks", func(c *nftables.Conn) error {
+		elements, err := b.elements(c, t.guard, exists)
+		if err != nil {
+			return err
+		}
+		for _, e := range elements {
+			found[grantKey{e.Door, e.Client}] = e
+		}
+		if t.contents, err = b.contentChanges(c, t.ruleset, kept); err != nil {
+			return err
+		}
+		intruders, err := b.strangers(c, t.guard, t.previous)
+		b.intruders = append(b.intruders, intruders...)
+		return err
+	})
+	return found, err
+}
+
+// toRestore returns the grants that have to be written: those that are missing in the table,
+// and all if it is rebuilt. The number of their connections is unknown.
+func (b *Backend) toRestore(t tableChange, grants []firewall.Grant, found map[grantKey]element) (restore []change) {
+	now := clock()
+	for _, grant := range grants {
+		if _, exists := found[grantKey{grant.Door, grant.Client}]; !exists && hasDoor(t.guard, grant.Door) {
+			restore = append(restore, change{&firewall.Change{Grant: grant, Again: true, Spent: true}, comment(grant, now)})
+		}
+	}
+	countLost := func(e element) bool {
+		door := t.guard.Door(e.Door)
+		set := b.connectionSet(*door, familyOf(e.Client.Addr())).Name
+		return door.Connections > 0 && slices.Contains(b.current.Sets, set) &&
+			(t.previous.Info.Handle != b.current.Info.Handle || !slices.Contains(t.previous.Sets, set))
+	}
+	for _, e := range found {
+		if e.Origin != firewall.Foreign && (t.rebuild || countLost(e)) {
+			e.Expires = e.Ends
+			restore = append(restore, change{&firewall.Change{Grant: e.Grant, Again: true, Spent: true}, e.comment})
+		}
+	}
+	return restore
+}
+
+// keepTable leaves the table as it is, apart from its owner and the sessions from before the
+// guard.
+func (b *Backend) keepTable(t tableChange) error {
+	return b.do("claim the table", func(c *nftables.Conn) error {
+		claim := b.claim
+		if t.guard.Owner {
+			claim = b.adopt
+		}
+		if err := claim(t.previous.Info); err != nil || len(t.addEarlier)+len(t.removeEarlier) == 0 {
+			return err
+		}
+		return errors.Join(b.queueEarlier(c, t.addEarlier, t.removeEarlier), c.Flush())
+	})
+}
+
+// writeTable carries out t.
+func (b *Backend) writeTable(c *nftables.Conn, t tableChange) error {
+	c, flush, err := b.prepare(c, t.guard.Owner, t.previous.Info, t.rebuild)
+	if err != nil {
+		return err
+	}
+	r, previous := t.ruleset, t.previous
+	if t.rebuild {
+		previous = structure{}
+	}
+	// First all rules go, so that none refers to the chains and sets that are deleted.
+	for name := range previous.Chains {
+		c.FlushChain(b.chain(name))
+	}
+	for name, chain := range previous.Chains {
+		if !chain.becomes(r.chain(name)) {
+			c.DelChain(b.chain(name))
+		}
+	}
+	var failed error
+	for _, set := range r.sets {
+		failed = errors.Join(failed, c.AddSet(set, nil))
+	}
+	failed = errors.Join(failed, b.queueEarlier(c, t.addEarlier, t.removeEarlier), applyContents(c, t.contents))
+	for _, chain := range r.chains {
+		c.AddChain(chain.Chain)
+	}
+	for _, chain := range r.chains {
+		for _, rule := range chain.rules {
+			c.AddRule(&nftables.Rule{Table: b.table, Chain: chain.Chain, Exprs: rule.exprs()})
+		}
+	}
+	sets, _ := r.names()
+	for _, name := range previous.Sets {
+		if !slices.Contains(sets, name) {
+			c.DelSet(&nftables.Set{Table: b.table, Name: name})
+		}
+	}
+	if failed = errors.Join(failed, b.queue(c, t.guard, t.grants)); failed != nil {
+		return failed
+	}
+	return flush()
 }
 
 // putBack adds grants to the table.

@@ -275,11 +275,18 @@ func TestAnOwnerComesInOneTransaction(t *testing.T) {
 					t.Fatalf("%d grants, want %d", len(want), grants)
 				}
 			}
-			before := transactions(t, b)
+			before, late := transactions(t, b), uint32(0)
+			b.fault = func(what string, said bool) error {
+				if said && what == "correct the time of grants" { // the machine is slow
+					late++
+				}
+				return nil
+			}
 			if err := b.Guard(t.Context(), owned, nil); err != nil {
 				t.Fatal(err)
 			}
-			if n := transactions(t, b) - before; n != 1 {
+			b.fault = nil
+			if n := transactions(t, b) - before - late; n != 1 {
 				t.Errorf("%d transactions, want 1", n)
 			}
 			if got := held(t, b); !slices.Equal(got, want) {
