@@ -81,6 +81,38 @@ func TestAStopHasOneDeadline(t *testing.T) {
 	})
 }
 
+// stuckLog is a log that writes nothing until its channel is closed.
+type stuckLog struct {
+	slog.Handler
+	until chan struct{}
+}
+
+func (stuckLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l stuckLog) Handle(context.Context, slog.Record) error {
+	<-l.until
+	return nil
+}
+
+func (l stuckLog) WithAttrs([]slog.Attr) slog.Handler { return l }
+
+func TestALogThatIsStuckHoldsUpNoStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		k := New(Options{Log: slog.New(stuckLog{slog.DiscardHandler, stuck})})
+		k.serving = true
+		closed := false
+		k.lifecycle.onClose("socket", func() error { closed = true; return nil })
+		k.lifecycle.onStop("fails", 0, func(context.Context) error { return errors.New("broken") })
+		began := time.Now()
+		k.Stop()
+		if took := time.Since(began); !closed || took > 2*time.Second {
+			t.Errorf("closed %v after %v", closed, took)
+		}
+		close(stuck)
+	})
+}
+
 func TestNothingIsReloadedAfterAStop(t *testing.T) {
 	k := New(Options{Log: slog.New(slog.DiscardHandler)})
 	k.Stop()

@@ -208,7 +208,10 @@ func (k *Keeper) Stop() {
 	}
 	if k.serving {
 		k.manager.stopping()
-		k.log.Info("stopping; doors stay guarded, and grants end on time")
+		k.lifecycle.onStop("the log", stopTimeout, func(context.Context) error { // first of all; it may be stuck
+			k.log.Info("stopping; doors stay guarded, and grants end on time")
+			return nil
+		})
 	}
 	k.lifecycle.stop()
 }
