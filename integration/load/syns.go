@@ -24,6 +24,7 @@ type SYNs struct {
 
 	out, in  int // raw sockets
 	stop     atomic.Bool
+	stopped  sync.Once
 	done     sync.WaitGroup
 	sent     atomic.Int64
 	mu       sync.Mutex
@@ -70,12 +71,15 @@ func (s *SYNs) Answered() []time.Time {
 	return append([]time.Time(nil), s.answered...)
 }
 
-// Stop ends it.
+// Stop ends it. Another call does nothing more: the descriptors belong to
+// somebody else by then.
 func (s *SYNs) Stop() error {
-	s.stop.Store(true)
-	s.done.Wait()
-	unix.Close(s.out)
-	unix.Close(s.in)
+	s.stopped.Do(func() {
+		s.stop.Store(true)
+		s.done.Wait()
+		unix.Close(s.out)
+		unix.Close(s.in)
+	})
 	return s.failed
 }
 
