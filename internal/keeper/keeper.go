@@ -60,6 +60,7 @@ type Keeper struct {
 	startedAt time.Time
 	lifecycle lifecycle
 	events    event.Bus
+	missed    missed
 
 	adminSocket net.Listener
 	front       seam.Front

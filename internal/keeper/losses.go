@@ -17,6 +17,9 @@ func (k *Keeper) losses() []seam.Loss {
 	return append(k.front.State().Losses,
 		seam.Loss{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
 		seam.Loss{Kind: "commands", Message: "commands not run: too many wait", Level: slog.LevelWarn, Count: k.commands.runner.Lost()},
+		seam.Loss{Kind: "events_log", Message: "events that are not in the log: more came than could be written", Level: slog.LevelWarn, Count: k.missed.log.n.Load()},
+		seam.Loss{Kind: "events_notices", Message: "events without a notice: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.notices.n.Load()},
+		seam.Loss{Kind: "events_commands", Message: "events without their commands on open and complete: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.commands.n.Load()},
 	)
 }
 

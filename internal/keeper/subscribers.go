@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"webknock/firewall"
 	"webknock/internal/event"
@@ -17,6 +18,14 @@ const (
 	noticeQueue  = 1 << 12 // each target has a queue of its own behind it
 	commandQueue = 1 << 16
 )
+
+// missed counts the events that subscribers have missed.
+type missed struct{ log, notices, commands counter }
+
+// A counter only grows. It may be used from several goroutines.
+type counter struct{ n atomic.Uint64 }
+
+func (c *counter) add(n uint64) { c.n.Add(n) }
 
 // observe publishes what has happened to grants and to the guard. The gate calls
 // it, so it does not wait.
@@ -44,13 +53,10 @@ func (k *Keeper) subscribe(ctx context.Context) {
 	notices := k.events.Subscribe(noticeQueue, event.KindCompletion, event.KindGrantOpened, event.KindRepair, event.KindBan, event.KindDegraded)
 	commands := k.events.Subscribe(commandQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted)
 	var wg sync.WaitGroup
-	missed := func(whose string) func(uint64) {
-		return func(n uint64) { k.log.Warn("events missed: more came than could be handled", "by", whose, "count", n) }
-	}
 	ctx = context.WithoutCancel(ctx)
-	wg.Go(func() { log.Each(ctx, missed("the log"), func(r event.Record) { logEvent(k.log, r.Event) }) })
+	wg.Go(func() { log.Each(ctx, k.missed.log.add, func(r event.Record) { logEvent(k.log, r.Event) }) })
 	wg.Go(func() {
-		notices.Each(ctx, missed("notices"), func(r event.Record) {
+		notices.Each(ctx, k.missed.notices.add, func(r event.Record) {
 			if n, ok := noticeOf(r); ok {
 				k.notices.Send(n)
 			}
@@ -58,7 +64,7 @@ func (k *Keeper) subscribe(ctx context.Context) {
 	})
 	wg.Go(func() {
 		commands.Each(ctx, func(n uint64) {
-			missed("commands")(n)
+			k.missed.commands.add(n)
 			k.recoverCommands()
 		}, func(r event.Record) { k.commands.handle(r.Event) })
 	})
