@@ -229,6 +229,10 @@ func (s *Subscription) release() {
 	s.flushing = nil
 }
 
+// Flush waits until Each has handled what was published before the call, or ctx is
+// done.
+func (s *Subscription) Flush(ctx context.Context) error { return s.flushed(ctx, s.bus.Last()) }
+
 // flushed waits until the events up to an ID have been handled.
 func (s *Subscription) flushed(ctx context.Context, id uint64) error {
 	s.mu.Lock()

@@ -61,6 +61,7 @@ type Keeper struct {
 	lifecycle lifecycle
 	events    event.Bus
 	missed    missed
+	handlers  []*event.Subscription // of notices and commands
 
 	adminSocket net.Listener
 	front       seam.Front

@@ -98,7 +98,9 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	// From here on nothing fails, unless the daemon stops, and it is carried
-	// through even if the client that asked for it has gone.
+	// through even if the client that asked for it has gone. Grants that the new
+	// configuration has ended get the commands of the old one.
+	k.handlePublished(context.WithoutCancel(ctx))
 	k.adopt(cfg, listeners)
 	k.commands.use(cfg)
 	if err := k.front.Commit(context.WithoutCancel(ctx)); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"webknock/firewall"
 	"webknock/internal/event"
@@ -53,6 +54,7 @@ func (k *Keeper) subscribe(ctx context.Context) {
 	notices := k.events.Subscribe(noticeQueue, event.KindCompletion, event.KindGrantOpened, event.KindRepair, event.KindBan, event.KindDegraded)
 	commands := k.events.Subscribe(commandQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted)
 	var wg sync.WaitGroup
+	k.handlers = []*event.Subscription{notices, commands}
 	ctx = context.WithoutCancel(ctx)
 	wg.Go(func() { log.Each(ctx, k.missed.log.add, func(r event.Record) { logEvent(k.log, r.Event) }) })
 	wg.Go(func() {
@@ -83,6 +85,20 @@ func (k *Keeper) subscribe(ctx context.Context) {
 		}
 	})
 }
+
+// handlePublished waits until notices and commands have handled what was published
+// before, by the configuration that was in force then.
+func (k *Keeper) handlePublished(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handleTimeout)
+	defer cancel()
+	for _, s := range k.handlers {
+		if err := s.Flush(ctx); err != nil {
+			k.log.Error("events of before the reload may be handled by the new configuration", "error", err)
+		}
+	}
+}
+
+const handleTimeout = time.Second // mostly it takes microseconds
 
 // logEvent writes an event to the log.
 func logEvent(log *slog.Logger, e event.Event) {
