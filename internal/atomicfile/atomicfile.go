@@ -3,6 +3,11 @@
 //
 // [Replace] and [Create] are for files of an administrator. A [Dir] is a directory
 // whose files one process at a time writes: the state directory.
+//
+// What is read or written without the daemon stays in such plain files, and out of
+// the database of internal/store: the last good guard and configuration, and the
+// sessions from before the guard (sessions.json). `webknock guard` at boot and
+// `webknock unguard` need them, and must work whatever has become of the database.
 package atomicfile
 
 import (
