@@ -30,8 +30,8 @@ var may = map[string][]string{
 	},
 	"webknock/internal/keeper": {
 		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd/admin", "webknock/internal/atomicfile", "webknock/internal/closed",
-		"webknock/internal/command", "webknock/internal/event", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/seam",
-		"webknock/internal/suggest",
+		"webknock/internal/command", "webknock/internal/event", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
+		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
@@ -39,6 +39,8 @@ var may = map[string][]string{
 	"webknock/internal/doctor/nftsim": {},
 	"webknock/internal/ticket":        {},
 	"webknock/internal/suggest":       {},
+	"webknock/internal/store":         {},
+	"webknock/internal/atomicfile":    {},
 	"webknock/internal/hostname":      {},
 }
 

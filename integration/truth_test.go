@@ -158,11 +158,11 @@ func TestAFullStateDirectoryKeepsNothingOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
+	filler := filepath.Join(state, "filler")
+	os.WriteFile(filler, make([]byte, 128<<10), 0o600) // until it is full
 	w.serve(standard + "\nstate: " + state + "\n")
 	w.knock(w.alice, serverIP, "/a", "/b", "/c")
 	w.mustBecome("ssh " + aliceIP)
-	filler := filepath.Join(state, "filler")
-	os.WriteFile(filler, make([]byte, 128<<10), 0o600) // until it is full
 	w.must("close", "--all")
 	w.mustPass(w.alice, serverIP, 22, false)
 	if problems := w.problems(); !strings.Contains(problems, "closed grants (1) are not remembered") {

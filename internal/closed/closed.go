@@ -4,95 +4,123 @@ package closed
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"sync"
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/atomicfile"
+	"webknock/internal/store"
 )
 
 const (
-	fileName    = "closed.json"
-	fileVersion = 1
-	maxFile     = 16 << 20 // bytes
+	bucket     = "closed"
+	oldFile    = "closed.json" // of versions before
+	oldVersion = 1
 	// maxClosed bounds the grants that are remembered; of more none is. They
 	// end within 24 hours, the longest that a grant may last.
 	maxClosed = 1 << 16
-
-	minRetry = 250 * time.Millisecond // after a first failure
-	maxRetry = 5 * time.Second        // after many
 	// patience is how long Settle waits for a disk that does not answer.
 	patience = 2 * time.Second
 )
 
-// A Journal is a file of the grants that were closed. It may be used from several
-// goroutines. Close only notes; one goroutine, in Run, writes, so that a door is
-// closed at once whatever the disk does.
+// A File is where the grants are kept: a [store.Store].
+type File interface {
+	TakeOver(name string, do func(tx *store.Tx, content []byte) error) error
+	OldPath(name string) string
+	View(func(*store.Tx) error) error
+	Update(func(*store.Tx) error) error
+	Submit(store.Write)
+}
+
+// A Journal remembers the grants that were closed. It may be used from several
+// goroutines. Close only notes, and the file writes when it can, so that a door
+// is closed at once whatever the disk does.
 type Journal struct {
-	dir   *atomicfile.Dir
+	file  File
 	log   *slog.Logger
 	clock func() time.Duration // since the machine was booted, suspends included
 	boot  string               // tells this boot from others
-	write func([]byte) error
-	wake  chan struct{}
 
-	mu       sync.Mutex
-	ends     map[string]time.Duration // of grants, by id, by clock
-	unknown  error                    // why it is not known which were closed
-	first    bool                     // there was no file
-	marked   bool                     // there is one now
-	noted    uint64                   // changes so far
-	tried    uint64                   // of them, that the disk was told of
-	attempt  chan struct{}            // closed after the next attempt to write
-	began    time.Time                // of an attempt that goes on; zero: none does
-	failing  error                    // of the last attempt
-	overflow bool                     // more were closed than there is room for
+	mu        sync.Mutex
+	ends      map[string]time.Duration // of grants, by id, by clock
+	unknown   error                    // why it is not known which were closed
+	damaged   bool                     // because of the file of the version before
+	first     bool                     // nothing was ever remembered
+	marked    bool                     // now it is
+	noted     uint64                   // changes so far
+	read      uint64                   // of them, that the write under way holds
+	tried     uint64                   // of them, that the disk was told of
+	attempt   chan struct{}            // closed after the next attempt to write
+	submitted bool                     // a write waits or is under way
+	began     time.Time                // of an attempt that goes on; zero: none does
+	failing   error                    // of the last attempt
+	overflow  bool                     // more were closed than there is room for
+	end       *time.Timer              // of all grants: then they are forgotten
 }
 
 var _ firewall.Closures = (*Journal)(nil)
 
-type file struct {
-	Version int    `json:"version"`
-	Boot    string `json:"boot"`
-	// Closed has for each grant when it would have ended, in ms since the boot.
-	Closed map[string]int64 `json:"closed"`
+// Open reads which grants are remembered, and takes over what versions before
+// kept in closed.json. What keeps it from that, Known returns.
+func Open(file File, log *slog.Logger, clock func() time.Duration, boot string) *Journal {
+	j := &Journal{file: file, log: log, clock: clock, boot: boot, attempt: make(chan struct{}), ends: map[string]time.Duration{}}
+	j.unknown = file.TakeOver(oldFile, j.takeOver)
+	if j.unknown == nil {
+		j.unknown = file.View(j.load)
+	}
+	j.marked = !j.first
+	return j
 }
 
-// Open reads the file in a directory. What keeps it from that, Known returns.
-func Open(dir *atomicfile.Dir, log *slog.Logger, clock func() time.Duration, boot string) *Journal {
-	j := &Journal{
-		dir: dir, log: log, clock: clock, boot: boot,
-		wake: make(chan struct{}, 1), attempt: make(chan struct{}), ends: map[string]time.Duration{},
+// takeOver puts the grants in a file of the version before into the store.
+func (j *Journal) takeOver(tx *store.Tx, content []byte) error {
+	var f struct {
+		Version int    `json:"version"`
+		Boot    string `json:"boot"`
+		// Closed has for each grant when it would have ended, in ms since the boot.
+		Closed map[string]int64 `json:"closed"`
 	}
-	j.write = func(data []byte) error { return dir.Write(fileName, data) }
-	data, err := dir.Read(fileName, maxFile)
+	err := json.Unmarshal(content, &f)
+	if err == nil && f.Version != oldVersion {
+		err = fmt.Errorf("version %d, want %d", f.Version, oldVersion)
+	}
+	if j.damaged = err != nil; j.damaged {
+		return fmt.Errorf("read %s: %w (remove it to begin anew; grants that were closed may run again then)", j.file.OldPath(oldFile), err)
+	}
+	b, err := tx.Bucket(bucket)
+	for id, end := range f.Closed {
+		err = errors.Join(err, b.Put([]byte(id), value(time.Duration(end)*time.Millisecond, f.Boot)))
+	}
+	return err
+}
+
+// value returns what stands for a grant: when it would have ended, in ms since
+// the boot, in eight bytes, and which boot that is.
+func value(end time.Duration, boot string) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(end.Milliseconds())), boot...)
+}
+
+func (j *Journal) load(tx *store.Tx) error {
+	b, err := tx.Bucket(bucket)
 	if err != nil {
-		j.unknown = err
-		return j
+		return err
 	}
-	if j.first = data == nil; j.first {
-		return j
-	}
-	j.marked = true
-	var f file
-	err = json.Unmarshal(data, &f)
-	if err == nil && f.Version != fileVersion {
-		err = fmt.Errorf("version %d, want %d", f.Version, fileVersion)
-	}
-	if err != nil {
-		j.unknown = fmt.Errorf("read %s: %w (remove it to begin anew; grants that were closed may run again then)", dir.Path(fileName), err)
-		return j
-	}
-	if f.Boot == boot { // a reboot ends grants
-		for id, end := range f.Closed {
-			j.ends[id] = time.Duration(end) * time.Millisecond
+	j.first = !tx.Exists(bucket)
+	return b.ForEach(func(id, value []byte) error {
+		if len(value) < 8 {
+			return fmt.Errorf("the record of closed grants is damaged: %q has %x", id, value)
 		}
-	}
-	return j
+		if string(value[8:]) == j.boot { // a reboot ends grants
+			j.ends[string(id)] = time.Duration(binary.BigEndian.Uint64(value)) * time.Millisecond
+		}
+		return nil
+	})
 }
 
 // Close implements firewall.Closures.
@@ -101,7 +129,6 @@ func (j *Journal) Close(grants []firewall.Grant) {
 		return
 	}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	now := j.clock()
 	if len(j.ends)+len(grants) > maxClosed {
 		j.sweep(now)
@@ -113,15 +140,83 @@ func (j *Journal) Close(grants []firewall.Grant) {
 		}
 		j.ends[g.ID] = now + time.Until(g.Expires)
 	}
+	j.mu.Unlock()
 	j.note()
 }
 
-// note has the writer write. The caller holds j.mu.
+// note has the file written.
 func (j *Journal) note() {
+	j.mu.Lock()
 	j.noted++
-	select {
-	case j.wake <- struct{}{}:
-	default:
+	submitted := j.submitted
+	if !submitted {
+		j.submitted, j.began = true, time.Now()
+	}
+	j.mu.Unlock()
+	if !submitted {
+		j.file.Submit(store.Write{Do: j.put, Done: j.saved, Keep: true})
+	}
+}
+
+// put writes what is remembered now.
+func (j *Journal) put(tx *store.Tx) error {
+	b, err := tx.Bucket(bucket)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.began.IsZero() {
+		j.began = time.Now()
+	}
+	j.sweep(j.clock())
+	j.read = j.noted
+	values := map[string][]byte{}
+	for id, end := range j.ends {
+		values[id] = value(end, j.boot)
+	}
+	return b.Replace(values)
+}
+
+// saved notes how an attempt to write has ended.
+func (j *Journal) saved(err error) {
+	j.mu.Lock()
+	if err != nil && j.failing == nil {
+		j.log.Error("closed grants are not remembered; trying until they are", "error", err)
+	}
+	j.tried, j.failing, j.began = j.noted, err, time.Time{}
+	gone := errors.Is(err, store.ErrBusy) || errors.Is(err, store.ErrClosed)
+	j.submitted = err != nil && !gone // it is tried again
+	more := false
+	if err == nil {
+		j.marked = true
+		j.tried = j.read
+		more = j.noted > j.read
+		if j.damaged {
+			j.damaged = os.Rename(j.file.OldPath(oldFile), j.file.OldPath(oldFile)+".corrupt") != nil
+		}
+		j.forgetLater()
+	}
+	close(j.attempt)
+	j.attempt = make(chan struct{})
+	j.mu.Unlock()
+	if more {
+		j.note()
+	}
+}
+
+// forgetLater has the file written again when all grants in it have ended. The
+// caller holds j.mu.
+func (j *Journal) forgetLater() {
+	if j.end != nil {
+		j.end.Stop()
+	}
+	var last time.Duration
+	for _, end := range j.ends {
+		last = max(last, end)
+	}
+	if last > 0 {
+		j.end = time.AfterFunc(max(time.Millisecond, last-j.clock()), j.note)
 	}
 }
 
@@ -147,28 +242,28 @@ func (j *Journal) Known() error {
 }
 
 // Upgrade implements firewall.Closures: where no version that remembers has run
-// yet there is no file. One is written at once; if it cannot be, the next start
+// yet there is no bucket. It is made at once; if it cannot be, the next start
 // could not tell either, and this one counts as no upgrade.
 func (j *Journal) Upgrade() bool {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.first && !j.marked && j.unknown == nil {
-		j.failing = j.write(j.content())
-		j.marked = j.failing == nil
-		j.first = j.marked
+	first, must := j.first, j.first && !j.marked && j.unknown == nil
+	j.mu.Unlock()
+	if !must {
+		return first
 	}
-	return j.first
-}
-
-// content returns what is to be in the file. The caller holds j.mu.
-func (j *Journal) content() []byte {
-	j.sweep(j.clock())
-	f := file{Version: fileVersion, Boot: j.boot, Closed: map[string]int64{}}
-	for id, end := range j.ends {
-		f.Closed[id] = end.Milliseconds()
+	err := j.file.Update(func(tx *store.Tx) error {
+		_, err := tx.Bucket(bucket)
+		return err
+	})
+	j.mu.Lock()
+	j.failing = err
+	j.marked = err == nil
+	j.first = j.marked
+	j.mu.Unlock()
+	if err != nil {
+		j.note() // until it can be
 	}
-	data, _ := json.Marshal(f) // of such types it does not fail
-	return append(data, '\n')
+	return err == nil
 }
 
 // Settle implements firewall.Closures.
@@ -208,71 +303,4 @@ func (j *Journal) Problem() error {
 		return fmt.Errorf("some closed grants are not remembered%s: there are more than %d", hint, maxClosed)
 	}
 	return nil
-}
-
-// Run writes what Close notes until ctx is done, and then once more.
-func (j *Journal) Run(ctx context.Context) {
-	again := time.NewTimer(0) // to try again, or to write that all have ended
-	defer again.Stop()
-	again.Stop()
-	retry := minRetry
-	for stopping := false; ; {
-		select {
-		case <-j.wake:
-		case <-again.C:
-		case <-ctx.Done():
-			stopping = true
-		}
-		next, err := j.save()
-		switch {
-		case stopping:
-			return
-		case err != nil:
-			again.Reset(retry)
-			retry = min(2*retry, maxRetry)
-		default:
-			retry = minRetry
-			if next > 0 {
-				again.Reset(next)
-			}
-		}
-	}
-}
-
-// save writes the file, and returns how long it is until nothing in it matters;
-// 0: nothing does.
-func (j *Journal) save() (next time.Duration, err error) {
-	j.mu.Lock()
-	had := len(j.ends)
-	data, noted := j.content(), j.noted
-	if noted == j.tried && had == len(j.ends) && j.failing == nil {
-		j.mu.Unlock()
-		return j.untilLast(), nil
-	}
-	j.began = time.Now()
-	j.mu.Unlock()
-	err = j.write(data)
-	j.mu.Lock()
-	if err != nil && j.failing == nil {
-		j.log.Error("closed grants are not remembered; trying until they are", "error", err)
-	}
-	j.tried, j.failing, j.began = noted, err, time.Time{}
-	j.marked = j.marked || err == nil
-	close(j.attempt)
-	j.attempt = make(chan struct{})
-	j.mu.Unlock()
-	return j.untilLast(), err
-}
-
-func (j *Journal) untilLast() time.Duration {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var last time.Duration
-	for _, end := range j.ends {
-		last = max(last, end)
-	}
-	if last == 0 {
-		return 0
-	}
-	return max(time.Millisecond, last-j.clock())
 }

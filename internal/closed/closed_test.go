@@ -15,6 +15,7 @@ import (
 
 	"webknock/firewall"
 	"webknock/internal/atomicfile"
+	"webknock/internal/store"
 )
 
 // boot is a machine that was booted.
@@ -23,44 +24,82 @@ type boot struct {
 	began time.Time
 }
 
-func (b boot) open(t *testing.T, dir *atomicfile.Dir) *Journal {
+func (b boot) open(t *testing.T, file File) *Journal {
 	t.Helper()
-	return Open(dir, slog.New(slog.DiscardHandler), func() time.Duration { return time.Since(b.began) }, b.id)
-}
-
-func run(t *testing.T, j *Journal) {
-	ctx, stop := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { j.Run(ctx) })
-	t.Cleanup(func() {
-		stop()
-		wg.Wait()
-	})
+	return Open(file, slog.New(slog.DiscardHandler), func() time.Duration { return time.Since(b.began) }, b.id)
 }
 
 func grant(id string, ttl time.Duration) []firewall.Grant {
 	return []firewall.Grant{{ID: id, Expires: time.Now().Add(ttl)}}
 }
 
-func newDir(t *testing.T) *atomicfile.Dir {
-	dir := atomicfile.NewDir(t.TempDir())
-	t.Cleanup(func() { dir.Close() })
-	return dir
+// A disk is the file of a process, on a disk that may fail.
+type disk struct {
+	*store.Store
+	fails atomic.Pointer[func() error] // called before every use of the disk
+	*atomicfile.Dir
+}
+
+// Own implements store.Dir.
+func (d *disk) Own() error {
+	if f := d.fails.Load(); f != nil {
+		if err := (*f)(); err != nil {
+			return err
+		}
+	}
+	return d.Dir.Own()
+}
+
+func (d *disk) Path(name string) string { return d.Dir.Path(name) }
+func (d *disk) fail(f func() error)     { d.fails.Store(&f) }
+
+func newDisk(t *testing.T) *disk {
+	d := &disk{Dir: atomicfile.NewDir(t.TempDir())}
+	d.Store = store.New(d)
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { d.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		wg.Wait()
+		d.Store.Close()
+		d.Dir.Close()
+	})
+	return d
+}
+
+// kill ends a journal as the end of its process does.
+func kill(j *Journal) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.end.Stop()
+}
+
+// ids returns which grants are in the file.
+func (d *disk) ids(t *testing.T) (ids string) {
+	t.Helper()
+	err := d.View(func(tx *store.Tx) error {
+		b, err := tx.Bucket(bucket)
+		return errors.Join(err, b.ForEach(func(id, _ []byte) error { ids += string(id); return nil }))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
 }
 
 func TestAClosedGrantIsRememberedAfterAKillUntilItsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dir, b := newDir(t), boot{"11111111", time.Now().Add(-time.Hour)}
+		dir, b := newDisk(t), boot{"11111111", time.Now().Add(-time.Hour)}
 		j := b.open(t, dir)
-		run(t, j)
 		j.Close(grant("a", time.Minute))
 		j.Close(grant("b", time.Hour))
 		j.Settle(t.Context())
-		second := b.open(t, dir) // the first does nothing more
+		kill(j)
+		second := b.open(t, dir)
 		if second.Known() != nil || !second.Closed("a") || !second.Closed("b") || second.Closed("c") {
 			t.Errorf("known %v, closed %v", second.Known(), second.ends)
 		}
-		run(t, second)
 		time.Sleep(2 * time.Minute)
 		second.Close(grant("c", time.Hour))
 		second.Settle(t.Context())
@@ -69,8 +108,8 @@ func TestAClosedGrantIsRememberedAfterAKillUntilItsEnd(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if data, err := os.ReadFile(dir.Path(fileName)); err != nil || strings.Contains(string(data), `"b"`) {
-			t.Errorf("after all ends the file has %s, %v", data, err)
+		if ids := dir.ids(t); ids != "" {
+			t.Errorf("after all ends the file has %s", ids)
 		}
 		other := boot{"22222222", time.Now()}
 		second.Close(grant("d", time.Hour))
@@ -82,7 +121,7 @@ func TestAClosedGrantIsRememberedAfterAKillUntilItsEnd(t *testing.T) {
 }
 
 func TestOnlyTheFirstStartIsAnUpgrade(t *testing.T) {
-	dir, b := newDir(t), boot{"11111111", time.Now()}
+	dir, b := newDisk(t), boot{"11111111", time.Now()}
 	first := b.open(t, dir)
 	for range 2 {
 		if !first.Upgrade() {
@@ -93,8 +132,9 @@ func TestOnlyTheFirstStartIsAnUpgrade(t *testing.T) {
 		t.Error("the second start is an upgrade")
 	}
 	// Where that cannot be written down, every start would be one.
-	blocked := b.open(t, newDir(t))
-	blocked.write = func([]byte) error { return errors.New("disk full") }
+	full := newDisk(t)
+	blocked := b.open(t, full)
+	full.fail(func() error { return errors.New("disk full") })
 	if blocked.Upgrade() || blocked.Problem() == nil {
 		t.Errorf("an upgrade that is not written down counts; problem %v", blocked.Problem())
 	}
@@ -102,18 +142,16 @@ func TestOnlyTheFirstStartIsAnUpgrade(t *testing.T) {
 
 func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dir, b := newDir(t), boot{"11111111", time.Now()}
+		dir, b := newDisk(t), boot{"11111111", time.Now()}
 		j := b.open(t, dir)
 		var full atomic.Bool
 		full.Store(true)
-		write := j.write
-		j.write = func(data []byte) error {
+		dir.fail(func() error {
 			if full.Load() {
 				return errors.New("disk full")
 			}
-			return write(data)
-		}
-		run(t, j)
+			return nil
+		})
 		began := time.Now()
 		j.Close(grant("a", time.Hour))
 		j.Settle(t.Context())
@@ -127,7 +165,7 @@ func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 			t.Error("this process has forgotten it")
 		}
 		full.Store(false)
-		time.Sleep(maxRetry)
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		if err := j.Problem(); err != nil || !b.open(t, dir).Closed("a") {
 			t.Errorf("when there is room: %v", err)
@@ -137,10 +175,10 @@ func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 
 func TestADiskThatHangsHoldsNothingUpForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := boot{"11111111", time.Now()}.open(t, newDir(t))
+		dir := newDisk(t)
+		j := boot{"11111111", time.Now()}.open(t, dir)
 		hang := make(chan struct{})
-		j.write = func([]byte) error { <-hang; return nil }
-		run(t, j)
+		dir.fail(func() error { <-hang; return nil })
 		began := time.Now()
 		j.Close(grant("a", time.Hour))
 		if time.Since(began) > 0 {
@@ -160,9 +198,9 @@ func TestADiskThatHangsHoldsNothingUpForLong(t *testing.T) {
 }
 
 func TestADamagedFileIsNotBelieved(t *testing.T) {
-	for _, content := range []string{"", "{", `{"version":2}`, strings.Repeat(" ", maxFile+1)} {
-		dir := newDir(t)
-		if err := os.WriteFile(dir.Path(fileName), []byte(content), 0o600); err != nil {
+	for _, content := range []string{"", "{", `{"version":2}`, strings.Repeat(" ", 16<<20+1)} {
+		dir := newDisk(t)
+		if err := os.WriteFile(dir.Path(oldFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		j := boot{"11111111", time.Now()}.open(t, dir)
@@ -170,7 +208,7 @@ func TestADamagedFileIsNotBelieved(t *testing.T) {
 			t.Errorf("%.10q: known %v, problem %v, upgrade %v", content, j.Known(), j.Problem(), j.Upgrade())
 		}
 	}
-	none := Open(atomicfile.NewDir(filepath.Join("/proc", "none")), slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, "1")
+	none := Open(store.New(atomicfile.NewDir(filepath.Join("/proc", "none"))), slog.New(slog.DiscardHandler), func() time.Duration { return 0 }, "1")
 	if none.Known() == nil || none.Upgrade() {
 		t.Errorf("a directory that there cannot be: known %v, upgrade %v", none.Known(), none.Upgrade())
 	}
@@ -178,7 +216,7 @@ func TestADamagedFileIsNotBelieved(t *testing.T) {
 
 func TestSoManyAreRememberedAndNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := boot{"11111111", time.Now()}.open(t, newDir(t))
+		j := boot{"11111111", time.Now()}.open(t, newDisk(t))
 		var many []firewall.Grant
 		for i := range maxClosed {
 			many = append(many, grant(string(rune('a'+i%26))+time.Duration(i).String(), time.Hour)...)
@@ -197,4 +235,45 @@ func TestSoManyAreRememberedAndNoMore(t *testing.T) {
 			t.Errorf("when all have ended: %v, %d are remembered", j.Problem(), len(j.ends))
 		}
 	})
+}
+
+func TestTheFileOfTheVersionBeforeIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, b := newDisk(t), boot{"11111111", time.Now().Add(-time.Hour)}
+		path := dir.Path(oldFile)
+		content := `{"version":1,"boot":"11111111","closed":{"gone":3000000,"runs":7200000}}`
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := b.open(t, dir)
+		if j.Known() != nil || !j.Closed("runs") || j.Upgrade() {
+			t.Errorf("known %v, closed %v, upgrade %v", j.Known(), j.ends, j.Upgrade())
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the old file: %v", err)
+		}
+		if again := b.open(t, dir); !again.Closed("runs") {
+			t.Error("the next start has forgotten it")
+		}
+	})
+}
+
+// The next write begins anew, and the damaged file is put aside.
+func TestADamagedFileOfTheVersionBeforeIsPutAside(t *testing.T) {
+	dir, b := newDisk(t), boot{"11111111", time.Now()}
+	path := dir.Path(oldFile)
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := b.open(t, dir)
+	j.Close(grant("a", time.Hour))
+	j.Settle(t.Context())
+	kill(j)
+	next := b.open(t, dir)
+	if next.Known() != nil || !next.Closed("a") {
+		t.Errorf("known %v, closed %v", next.Known(), next.ends)
+	}
+	if aside, err := os.ReadFile(path + ".corrupt"); err != nil || string(aside) != "{" {
+		t.Errorf("aside is %q, %v", aside, err)
+	}
 }

@@ -10,34 +10,36 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"webknock/firewall"
 	"webknock/internal/atomicfile"
+	"webknock/internal/store"
 )
 
 // A Journal knows which grants have commands for their end, and starts those:
 // each once at most, and at least once unless it is no longer configured.
 //
-// It is a file that says of each such grant whether it has ended, and how many
-// of its commands have been started. A start is written down before it is made;
-// what cannot be written down is not started, and tried until it can. One
-// goroutine, in Run, writes: changes that come meanwhile are the next write.
+// A bucket of the store says of each such grant whether it has ended, and how
+// many of its commands have been started. A start is written down before it is
+// made; what cannot be written down is not started, and tried until it can. Run
+// writes: changes that come meanwhile are the next write.
 type Journal struct {
-	dir      *atomicfile.Dir // nil: nothing outlives the process
+	file     *store.Store // nil: nothing outlives the process
 	runner   *Runner
 	log      *slog.Logger
 	commands func(sequence string) []Command // for the end of a grant, as configured now
-	write    func(data []byte) error
+	write    func(records map[string][]byte) error
 	wake     chan struct{}
 
 	mu      sync.Mutex
 	records map[string]*record // by grant
 	due     []*record          // those with commands to be started, in the order of their ends
-	dirty   bool               // records are not as the file has them
-	failing error              // why the file cannot be written
+	loaded  bool               // records hold what the store held
+	settled bool               // Settle was called
+	dirty   bool               // records are not as the store has them
+	failing error              // why the store cannot be written
 }
 
 // A record is a grant that has commands for its end.
@@ -65,70 +67,151 @@ func (r *record) over(now time.Time) bool {
 }
 
 const (
-	afterlife      = 10 * time.Second
-	minRetry       = 250 * time.Millisecond // after a first failure
-	maxRetry       = 5 * time.Second        // after many
-	maxJournal     = 256 << 20              // bytes
-	journalName    = "commands.json"
-	journalVersion = 1
+	afterlife  = 10 * time.Second
+	minRetry   = 250 * time.Millisecond // after a first failure
+	maxRetry   = 5 * time.Second        // after many
+	bucket     = "commands"             // grant → its record, as JSON
+	oldFile    = "commands.json"        // of versions before
+	oldVersion = 1
 )
 
-type journalFile struct {
-	Version int       `json:"version"`
-	Grants  []*record `json:"grants"`
-}
-
-// OpenJournal reads the journal in a directory; one that cannot be read is set
-// aside. If there is no directory nothing outlives the process. Commands returns
-// what a sequence has for the end of a grant now, in the order of the
-// configuration. It is an error if another daemon has the journal: to this one,
-// its grants would seem to have ended.
-func OpenJournal(dir *atomicfile.Dir, runner *Runner, commands func(sequence string) []Command, log *slog.Logger) (*Journal, error) {
-	j := &Journal{dir: dir, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
-	if dir == nil {
-		j.write = func([]byte) error { return nil }
+// OpenJournal reads the journal in a file, and takes over what versions before
+// kept in commands.json. Without a file nothing outlives the process. Commands
+// returns what a sequence has for the end of a grant now, in the order of the
+// configuration. A file that cannot be read is tried again in Run; but with
+// required it is an error if another daemon has it: to this one, its grants would
+// seem to have ended.
+func OpenJournal(file *store.Store, runner *Runner, commands func(sequence string) []Command, required bool, log *slog.Logger) (*Journal, error) {
+	j := &Journal{file: file, runner: runner, log: log, commands: commands, wake: make(chan struct{}, 1), records: map[string]*record{}}
+	if file == nil {
+		j.loaded = true
+		j.write = func(map[string][]byte) error { return nil }
 		return j, nil
 	}
-	j.write = func(data []byte) error { return dir.Write(journalName, data) }
-	path := dir.Path(journalName)
-	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return j, nil // it is made, and the directory owned, when there is something to write
+	j.write = func(records map[string][]byte) error {
+		done := make(chan error, 1)
+		file.Submit(store.Write{
+			Do: func(tx *store.Tx) error {
+				b, err := tx.Bucket(bucket)
+				return errors.Join(err, b.Replace(records))
+			},
+			Done: func(err error) { done <- err },
+		})
+		return <-done
 	}
-	if err := dir.Own(); errors.Is(err, atomicfile.ErrOwned) {
-		return nil, fmt.Errorf("the journal of commands: %w", err) // any other will be met again when the file is written
-	}
-	if err := j.load(); err != nil {
-		aside := path + ".corrupt"
-		log.Error("the journal of commands cannot be used and is set aside; commands for grants that have ended meanwhile are not run",
-			"file", path, "aside", aside, "error", err)
-		if err := os.Rename(path, aside); err != nil {
-			log.Error("the journal of commands cannot be set aside", "error", err)
-		}
-		clear(j.records)
+	if err := j.load(); required && errors.Is(err, atomicfile.ErrOwned) {
+		return nil, fmt.Errorf("the journal of commands: %w", err)
 	}
 	return j, nil
 }
 
+// load reads the journal, unless that was done.
 func (j *Journal) load() error {
-	data, err := j.dir.Read(journalName, maxJournal)
-	if err != nil || data == nil {
-		return err
+	j.mu.Lock()
+	loaded := j.loaded
+	j.mu.Unlock()
+	if loaded {
+		return nil
 	}
-	var file journalFile
-	if err := json.Unmarshal(data, &file); err != nil {
-		return err
-	}
-	if file.Version != journalVersion {
-		return fmt.Errorf("version %d is not known (%d)", file.Version, journalVersion)
-	}
-	for _, r := range file.Grants {
-		if r == nil || r.Grant == "" || r.Sequence == "" || !r.Client.IsValid() || r.Started < 0 {
-			return errors.New("a record without a grant, a sequence or a client")
+	var damaged error
+	err := j.file.TakeOver(oldFile, func(tx *store.Tx, content []byte) error {
+		var records map[string][]byte
+		if records, damaged = decodeOld(content); damaged != nil {
+			return damaged
 		}
-		j.records[r.Grant] = r
+		b, err := tx.Bucket(bucket)
+		for grant, r := range records {
+			err = errors.Join(err, b.Put([]byte(grant), r))
+		}
+		return err
+	})
+	if damaged != nil {
+		path := j.file.OldPath(oldFile)
+		aside := path + ".corrupt"
+		j.log.Error("the journal of commands cannot be used and is set aside; commands for grants that have ended meanwhile are not run",
+			"file", path, "aside", aside, "error", err)
+		err = os.Rename(path, aside)
 	}
-	j.dirty = len(j.records) > 0
+	if err != nil {
+		return err
+	}
+	records := map[string]*record{}
+	err = j.file.View(func(tx *store.Tx) error {
+		b, err := tx.Bucket(bucket)
+		if err != nil {
+			return err
+		}
+		return b.ForEach(func(grant, value []byte) error {
+			r := new(record)
+			if err := errors.Join(json.Unmarshal(value, r), r.check()); err != nil {
+				j.log.Error("a record of a grant cannot be used; its commands are not run", "grant", string(grant), "error", err)
+				return nil
+			}
+			records[r.Grant] = r
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.loaded = true
+	for grant, r := range records {
+		if _, known := j.records[grant]; !known {
+			j.records[grant] = r
+		}
+	}
+	j.dirty = j.dirty || len(j.records) > 0
+	if j.settled {
+		j.settle()
+	}
 	return nil
+}
+
+func (r *record) check() error {
+	if r.Grant == "" || r.Sequence == "" || !r.Client.IsValid() || r.Started < 0 {
+		return errors.New("a record without a grant, a sequence or a client")
+	}
+	return nil
+}
+
+// decodeOld reads the file of versions before, and returns its records as the
+// store keeps them.
+func decodeOld(content []byte) (map[string][]byte, error) {
+	var file struct {
+		Version int       `json:"version"`
+		Grants  []*record `json:"grants"`
+	}
+	if err := json.Unmarshal(content, &file); err != nil {
+		return nil, err
+	}
+	if file.Version != oldVersion {
+		return nil, fmt.Errorf("version %d is not known (%d)", file.Version, oldVersion)
+	}
+	records := map[string]*record{}
+	for _, r := range file.Grants {
+		if r == nil {
+			return nil, errors.New("no record where one should be")
+		}
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		records[r.Grant] = r
+	}
+	return encode(records)
+}
+
+func encode(records map[string]*record) (map[string][]byte, error) {
+	values := map[string][]byte{}
+	for grant, r := range records {
+		value, err := json.Marshal(r)
+		if err != nil {
+			return nil, err
+		}
+		values[grant] = value
+	}
+	return values, nil
 }
 
 // Began notes a grant that is new or adopted.
@@ -180,9 +263,17 @@ func (j *Journal) Ended(g firewall.Grant, reason string) {
 func (j *Journal) Settle() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.settled = true
+	if j.loaded {
+		j.settle()
+	}
+}
+
+func (j *Journal) settle() {
 	for _, r := range slices.SortedFunc(maps.Values(j.records), func(a, b *record) int { return a.Expires.Compare(b.Expires) }) {
 		switch {
 		case r.Done:
+		case slices.Contains(j.due, r): // it has ended in this run
 		case r.Reason != "":
 			j.end(r, r.Reason)
 		case !r.running:
@@ -231,7 +322,7 @@ func (j *Journal) Problem() error {
 	if j.failing == nil {
 		return nil
 	}
-	return fmt.Errorf("commands for the end of grants wait: the journal %s cannot be written: %w", j.dir.Path(journalName), j.failing)
+	return fmt.Errorf("commands for the end of grants wait: their journal cannot be written: %w", j.failing)
 }
 
 // Run writes the file and starts commands until ctx is done.
@@ -290,6 +381,15 @@ func (j *Journal) waiting() (n int) {
 // are slots, and then starts those. If the file cannot be written nothing is
 // started and the slots are given back.
 func (j *Journal) flush(slots int) {
+	if err := j.load(); err != nil {
+		j.mu.Lock()
+		j.failed(err)
+		j.mu.Unlock()
+		for range slots {
+			<-j.runner.slots
+		}
+		return
+	}
 	j.mu.Lock()
 	if !j.dirty && slots == 0 {
 		j.mu.Unlock()
@@ -306,21 +406,20 @@ func (j *Journal) flush(slots int) {
 			started[r]++
 		}
 	}
-	file := journalFile{Version: journalVersion, Grants: make([]*record, 0, len(j.records))}
-	for _, r := range j.records {
+	records := map[string]*record{}
+	for grant, r := range j.records {
 		after := *r
 		if n, ok := started[r]; ok {
 			after.Started, after.Done = n, n >= len(r.commands)
 		}
-		file.Grants = append(file.Grants, &after)
+		records[grant] = &after
 	}
 	j.dirty = false
 	j.mu.Unlock()
 
-	slices.SortFunc(file.Grants, func(a, b *record) int { return strings.Compare(a.Grant, b.Grant) })
-	data, err := json.Marshal(file)
+	values, err := encode(records)
 	if err == nil {
-		err = j.write(data)
+		err = j.write(values)
 	}
 
 	j.mu.Lock()

@@ -14,8 +14,8 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"webknock/httpd"
-	"webknock/internal/atomicfile"
 	"webknock/internal/onetime"
+	"webknock/internal/onetime/onetimetest"
 )
 
 // onetimers starts shards with users and a verifier in a directory of its own. A
@@ -40,7 +40,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier := onetime.New(atomicfile.NewDir(dir), slog.New(slog.DiscardHandler))
+	verifier := onetime.New(onetimetest.NewMemory(), slog.New(slog.DiscardHandler))
 	verifier.Configure(oneTimeUsers(cfg))
 	all, completed := watched(t, r, verifier)
 	return all, func(words string) string {

@@ -16,8 +16,8 @@ import (
 	"pgregory.net/rapid"
 
 	"webknock/httpd"
-	"webknock/internal/atomicfile"
 	"webknock/internal/onetime"
+	"webknock/internal/onetime/onetimetest"
 )
 
 // The sequences that the definition is tried on. Each has its steps as paths, in
@@ -258,9 +258,7 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state := atomicfile.NewDir(dir)
-		defer state.Close()
-		verifier := onetime.New(state, slog.New(slog.DiscardHandler))
+		verifier := onetime.New(onetimetest.NewMemory(), slog.New(slog.DiscardHandler))
 		verifier.Configure(oneTimeUsers(cfg))
 		var events []string
 		all := newShards(100, r, verifier, func(c completion) { events = append(events, "completed "+c.sequence.Name) },

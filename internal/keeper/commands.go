@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,13 +39,16 @@ func (k *Keeper) newCommands(cfg *config.Config) (*commands, error) {
 			Program: what.Argv[0], On: string(o.Event), Sequence: o.Sequence, Client: o.Client, User: o.User, Door: o.Door, Grant: o.Grant, Result: string(result),
 		})
 	}
-	dir := k.state
+	file := k.store
 	if k.options.DryRun {
-		dir = nil
+		file = nil
 	}
 	closing := func(sequence string) []command.Command { return c.of(sequence, command.Close) }
 	var err error
-	if c.journal, err = command.OpenJournal(dir, c.runner, closing, k.log); err != nil {
+	required := slices.ContainsFunc(cfg.Sequences, func(s config.Sequence) bool {
+		return slices.ContainsFunc(s.Run, func(r config.Command) bool { return r.On == string(command.Close) })
+	})
+	if c.journal, err = command.OpenJournal(file, c.runner, closing, required, k.log); err != nil {
 		return nil, err
 	}
 	c.use(cfg)

@@ -24,7 +24,9 @@ import (
 	"webknock/internal/closed"
 	"webknock/internal/event"
 	"webknock/internal/notice"
+	"webknock/internal/onetime"
 	"webknock/internal/seam"
+	"webknock/internal/store"
 )
 
 // Options are what a Keeper is made of.
@@ -47,7 +49,7 @@ type Options struct {
 // FrontOptions are what the keeper gives to the front.
 type FrontOptions struct {
 	Keeper seam.Keeper
-	State  *atomicfile.Dir // for used codes
+	Used   onetime.Store // what one-time codes were used
 	Events *event.Bus
 	Log    *slog.Logger
 }
@@ -68,6 +70,7 @@ type Keeper struct {
 	backend     firewall.Backend
 	gate        *firewall.Gate
 	state       *atomicfile.Dir
+	store       *store.Store // in state
 	kept        *kept
 	closed      *closed.Journal // nil: the backend outlives this process in nothing
 	notices     *notice.Sender

@@ -16,6 +16,8 @@ import (
 	"webknock/internal/atomicfile"
 	"webknock/internal/closed"
 	"webknock/internal/event"
+	"webknock/internal/onetime"
+	"webknock/internal/store"
 )
 
 // Start starts all parts, in an order that guarantees:
@@ -32,7 +34,7 @@ import (
 // Stop goes the other way: nobody asks for anything new; then the way of a knock
 // runs dry, so that nothing on it is lost: listeners, queues, codes, completions,
 // bans, the gate; then the events that were published; then notices and commands,
-// side by side; and in the end the firewall's connection, the state, the socket,
+// side by side; and in the end the firewall's connection, what waits for the disk, the state, the socket,
 // whose end tells the next daemon that it may start, and the lock.
 //
 // If Start returns an error, call Stop all the same.
@@ -46,6 +48,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 		cfg = k.withoutCommands(cfg, err)
 	}
 	k.state = atomicfile.NewDir(cfg.State)
+	k.store = store.New(k.state)
 	k.kept = newKept(k.state, k.backendName(cfg), k.options)
 
 	cfg, err := k.claim(ctx, cfg)
@@ -88,9 +91,10 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 		socket.Close() // the server may have closed it
 		return nil
 	})
-	k.lifecycle.onClose("the state", k.state.Close)
+	k.lifecycle.onClose("the state", func() error { return errors.Join(k.store.Close(), k.state.Close()) })
+	k.lifecycle.background(ctx, "the writes to the state", 0, k.store.Run)
 
-	k.front = k.options.Front(FrontOptions{Keeper: k, State: k.state, Events: &k.events, Log: k.log})
+	k.front = k.options.Front(FrontOptions{Keeper: k, Used: onetime.NewDisk(k.store), Events: &k.events, Log: k.log})
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
 	}
@@ -126,9 +130,8 @@ func (k *Keeper) startTelling(ctx context.Context, cfg *config.Config) (err erro
 func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 	k.gate = firewall.NewGate(k.backend, k.log, k.observe)
 	if k.backendName(cfg) == config.BackendNFTables {
-		k.closed = closed.Open(k.state, k.log, nft.BootTime, nft.BootID())
+		k.closed = closed.Open(k.store, k.log, nft.BootTime, nft.BootID())
 		k.gate.Remember(k.closed)
-		k.lifecycle.background(ctx, "the journal of closed grants", lastWords, k.closed.Run)
 	}
 	k.lifecycle.background(ctx, "the gate", lastWords, k.gate.Run)
 	if err := k.gate.Configure(ctx, guardOf(cfg, *k.listeners.Load())); errors.Is(err, firewall.ErrPermission) || errors.Is(err, firewall.ErrUnsupported) {

@@ -1,6 +1,7 @@
 package onetime
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -184,7 +185,7 @@ func TestTheEdgesOfValidity(t *testing.T) {
 
 // A code that opens nothing, as the last step of no run, is used as well.
 func TestABurnWakesTheWriterThoughNobodyWaitsForIt(t *testing.T) {
-	l := on(t.TempDir())
+	l := on(t, t.TempDir())
 	for len(l.wake) > 0 {
 		<-l.wake
 	}
@@ -198,7 +199,7 @@ func TestABurnWakesTheWriterThoughNobodyWaitsForIt(t *testing.T) {
 
 // Strangers cause no writing: a wrong code burns nothing.
 func TestAWrongCodeIsNotWrittenDown(t *testing.T) {
-	l := on(t.TempDir())
+	l := on(t, t.TempDir())
 	l.write()
 	for len(l.wake) > 0 {
 		<-l.wake
@@ -225,12 +226,19 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 	if l.ticket(sealed, start) == "" || l.totp(totpAt(t, bobSecret, start), start) == "" {
 		t.Fatal("good codes count for nobody")
 	}
-	whole := l.burnt.encode()
-	if got, err := decodeBurnt(whole); err != nil || len(got.Secrets) != 2 || got.Mark != start.Unix() {
+	whole, err := json.Marshal(struct {
+		Version int `json:"version"`
+		Used
+	}{oldVersion, l.burnt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole = append(whole, '\n')
+	if got, err := decodeOld(whole); err != nil || len(got.Secrets) != 2 || got.Mark != start.Unix() {
 		t.Fatalf("the whole file: %+v, %v", got, err)
 	}
 	for n := range len(whole) - 1 { // the last byte is a newline
-		if got, err := decodeBurnt(whole[:n]); err == nil {
+		if got, err := decodeOld(whole[:n]); err == nil {
 			t.Errorf("the first %d of %d bytes pass: %+v", n, len(whole), got)
 		}
 	}
@@ -240,15 +248,15 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 		`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":-1,"tickets":{}}}}`,
 		`{"version":1,"mark":1,"secrets":{"0102030405060708":{"tickets":{},"counter":1,"x":1}}}`,
 	} {
-		if _, err := decodeBurnt([]byte(other)); err == nil {
+		if _, err := decodeOld([]byte(other)); err == nil {
 			t.Errorf("a file of another form passes: %s", other)
 		}
 	}
-	if _, err := decodeBurnt([]byte(`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{}}}}`)); err != nil {
+	if _, err := decodeOld([]byte(`{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{}}}}`)); err != nil {
 		t.Errorf("a small file that is right: %v", err)
 	}
 	for _, more := range []string{"x", "{}", string(whole)} {
-		if _, err := decodeBurnt(append(whole[:len(whole):len(whole)], more...)); err == nil {
+		if _, err := decodeOld(append(whole[:len(whole):len(whole)], more...)); err == nil {
 			t.Errorf("the file passes with %q behind it", more)
 		}
 	}
@@ -295,7 +303,7 @@ func TestATicketThatComesEarlyMakesNoRoom(t *testing.T) {
 	before := start.Unix() - 10
 	l.burnt.Mark = before
 	for i := range maxTickets {
-		l.burnt.of(key).Tickets[ticket.Nonce{byte(i >> 8), byte(i)}] = before
+		l.burnt.Of(key).Tickets[ticket.Nonce{byte(i >> 8), byte(i)}] = before
 	}
 	early, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start.Add(2 * time.Minute)})
 	if err != nil {
@@ -304,8 +312,8 @@ func TestATicketThatComesEarlyMakesNoRoom(t *testing.T) {
 	if got := l.ticket(early, start); got != "" {
 		t.Errorf("a ticket of two minutes later counts for %q", got)
 	}
-	if l.burnt.Mark != before || len(l.burnt.of(key).Tickets) != maxTickets {
-		t.Errorf("the mark moved by %d s, %d tickets are known", l.burnt.Mark-before, len(l.burnt.of(key).Tickets))
+	if l.burnt.Mark != before || len(l.burnt.Of(key).Tickets) != maxTickets {
+		t.Errorf("the mark moved by %d s, %d tickets are known", l.burnt.Mark-before, len(l.burnt.Of(key).Tickets))
 	}
 }
 
@@ -320,14 +328,14 @@ func TestTheMarkOutlivesARestart(t *testing.T) {
 		return sealed
 	}
 	dir := t.TempDir()
-	l := on(dir)
+	l := on(t, dir)
 	if l.ticket(seal(start), start) == "" {
 		t.Fatal("a good ticket counts for nobody")
 	}
 	l.write()
-	l.dir.Close()
+	l.kill()
 	back := start.Add(-10 * time.Minute)
-	next := on(dir)
+	next := on(t, dir)
 	if got := next.ticket(seal(back), back); got != "" {
 		t.Errorf("a ticket from before the mark is one of %q", got)
 	}

@@ -20,7 +20,6 @@ import (
 
 	"github.com/pquerna/otp/hotp"
 
-	"webknock/internal/atomicfile"
 	"webknock/internal/ticket"
 	"webknock/sequence"
 )
@@ -56,23 +55,24 @@ type User struct {
 // A Verifier knows the users and what they have used. It may be used from several
 // goroutines.
 type Verifier struct {
-	dir  *atomicfile.Dir
-	log  *slog.Logger
-	wake chan struct{} // something waits for the writer
+	store Store
+	log   *slog.Logger
+	wake  chan struct{} // something is to be recorded
 
-	loading sync.Mutex // held while the file is read
+	loading sync.Mutex // held while the record is read
 
 	mu      sync.Mutex
 	users   []*user
 	keys    map[ticket.KeyID]*user
 	wrong   map[netip.Prefix]wrong
-	loaded  bool // burnt holds what the file held; until then nothing passes
-	burnt   burnt
+	loaded  bool // burnt holds what the record held; until then nothing passes
+	burnt   Used
+	fresh   Used   // of it, what the store was not told yet
+	whole   bool   // the store is to be told all of burnt, burns or not
 	burns   uint64 // burns so far
-	written uint64 // of them on the disk
-	dirty   bool   // the file is to be written, burns or not
+	written uint64 // of them recorded
 	waiting []waiter
-	writing time.Time // since when the file is being written; zero: it is not
+	sent    time.Time // since when a burn is being recorded; zero: none is
 	problem error     // why nothing can be recorded; nil: it can
 }
 
@@ -97,13 +97,17 @@ type wrong struct {
 	since time.Time
 }
 
-// New returns a ledger without users, whose memory is a file in a directory.
-func New(dir *atomicfile.Dir, log *slog.Logger) *Verifier {
-	return &Verifier{dir: dir, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{}, burnt: burnt{Secrets: map[ticket.KeyID]*spent{}}}
+// New returns a verifier without users, whose memory is a store.
+func New(store Store, log *slog.Logger) *Verifier {
+	return &Verifier{
+		store: store, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{},
+		burnt: NewUsed(), fresh: NewUsed(), whole: true,
+	}
 }
 
 // Configure makes users the ones whose codes count. What was used stays used.
-// A ledger touches its file only once it has users.
+// A verifier touches its store only
+// once it has users.
 func (l *Verifier) Configure(users []User) {
 	var all []*user
 	keys := map[ticket.KeyID]*user{}
@@ -240,19 +244,6 @@ func (l *Verifier) countWrong(client netip.Prefix, at time.Time) {
 	l.wrong[client] = w
 }
 
-// burned notes that something was burnt, for the writer.
-func (l *Verifier) burned() {
-	l.burns++
-	l.rouse()
-}
-
-func (l *Verifier) rouse() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
 // burnTOTP compares a code with those of all users and counters, whichever of
 // them it is. A counter that is not above the latest used one is used: so a
 // clock that is set back brings none back, and a code that is by chance that of
@@ -271,7 +262,7 @@ func (l *Verifier) burnTOTP(code string, at time.Time) (bearers []bearer) {
 			}
 		}
 		if latest > l.burnt.counter(u.id) {
-			l.burnt.of(u.id).Counter = latest
+			l.useCounter(u.id, latest)
 			bearers = append(bearers, bearer{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
 		}
 	}
@@ -315,7 +306,7 @@ func (l *Verifier) burnTicket(code string, clock time.Time) ([]bearer, *ticket.R
 	now := max(clock.Unix(), l.burnt.Mark)
 	at := t.Time.Unix()
 	off := max(at-now, now-at)
-	if at < l.burnt.forgotten() || off > burnable || l.burnt.has(u.id, n) {
+	if at < l.burnt.Forgotten() || off > burnable || l.burnt.has(u.id, n) {
 		return nil, nil
 	}
 	good := off <= validity
@@ -325,7 +316,7 @@ func (l *Verifier) burnTicket(code string, clock time.Time) ([]bearer, *ticket.R
 	if l.burnt.full(u.id) {
 		return nil, nil
 	}
-	l.burnt.of(u.id).Tickets[n] = at
+	l.useTicket(u.id, n, at)
 	if good {
 		l.burnt.advance(now)
 	}

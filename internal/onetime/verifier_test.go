@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"pgregory.net/rapid"
 
 	"webknock/internal/atomicfile"
+	"webknock/internal/store"
 	"webknock/sequence"
 )
 
@@ -48,11 +51,32 @@ func ledger(users ...User) *Verifier {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
-	l := New(atomicfile.NewDir("/nowhere"), slog.New(slog.DiscardHandler))
-	l.loaded = true
-	l.burnt, _ = decodeBurnt(nil)
+	l := New(nowhere{}, slog.New(slog.DiscardHandler))
 	l.Configure(users)
 	return l
+}
+
+// nowhere is a Store that keeps nothing.
+type nowhere struct{}
+
+func (nowhere) Load() (Used, error)           { return NewUsed(), nil }
+func (nowhere) Burn(_ Used, done func(error)) { done(nil) }
+
+// recorded returns what another verifier finds after the whole record of l was
+// written to the disk and read again.
+func recorded(t testing.TB, l *Verifier) (used Used) {
+	t.Helper()
+	dir := atomicfile.NewDir(t.TempDir())
+	file := store.New(dir)
+	defer func() { file.Close(); dir.Close() }()
+	if err := file.Update(func(tx *store.Tx) error { return put(tx, l.burnt) }); err != nil {
+		t.Fatal(err)
+	}
+	used, err := NewDisk(file).Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
 }
 
 func (l *Verifier) totp(code string, at time.Time) string {
@@ -276,7 +300,7 @@ func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
 	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
-	if n := len(l.burnt.of(l.users[0].id).Tickets); n != 1 {
+	if n := len(l.burnt.Of(l.users[0].id).Tickets); n != 1 {
 		t.Errorf("%d tickets are kept", n)
 	}
 }
@@ -318,11 +342,7 @@ func TestAUserThatComesBackFindsWhatWasUsed(t *testing.T) {
 	l.totp(code, start)
 	l.ticket(ticket, start)
 	l.Configure([]User{{"bob", bobSecret}})
-	b, err := decodeBurnt(l.burnt.encode())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.burnt = b
+	l.burnt = recorded(t, l)
 	l.Configure([]User{{"carol", aliceSecret}, {"alice", aliceSecret}})
 	if a, b := l.totp(code, start), l.ticket(ticket, start); a+b != "" {
 		t.Errorf("used again by %q, %q", a, b)
@@ -338,15 +358,11 @@ func TestNothingOpensTwice(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		now := start
-		var disk []byte
+		disk := NewUsed()
 		opened := map[code]int{}
 		boot := func() *Verifier {
 			l := ledger(User{"alice", aliceSecret}, User{"bob", bobSecret})
-			b, err := decodeBurnt(disk)
-			if err != nil {
-				t.Fatal(err)
-			}
-			l.burnt = b
+			l.burnt = disk.clone()
 			return l
 		}
 		l := boot()
@@ -415,8 +431,8 @@ func TestNothingOpensTwice(t *testing.T) {
 					t.Skip("one write at a time")
 				}
 				b := l.begin()
-				if b.data != nil {
-					disk = b.data
+				if b.used != nil {
+					disk.Add(*b.used)
 				}
 				l.end(b)
 			},
@@ -431,20 +447,20 @@ func TestNothingOpensTwice(t *testing.T) {
 				writing = &b
 			},
 			"the disk has it": func(t *rapid.T) {
-				if writing != nil && writing.data != nil {
-					disk = writing.data
+				if writing != nil && writing.used != nil {
+					disk.Add(*writing.used)
 				}
 				finish()
 			},
 			"the disk is full": func(t *rapid.T) {
-				if writing != nil && writing.data != nil {
+				if writing != nil && writing.used != nil {
 					writing.err = os.ErrInvalid
 				}
 				finish()
 			},
 			"a crash": func(t *rapid.T) {
-				if writing != nil && writing.data != nil && rapid.Bool().Draw(t, "written") {
-					disk = writing.data
+				if writing != nil && writing.used != nil && rapid.Bool().Draw(t, "written") {
+					disk.Add(*writing.used)
 				}
 				writing = nil
 				l = boot()
@@ -453,18 +469,45 @@ func TestNothingOpensTwice(t *testing.T) {
 	})
 }
 
-// on returns a ledger of alice with a file in a directory.
-func on(dir string) *Verifier {
-	l := New(atomicfile.NewDir(dir), slog.New(slog.DiscardHandler))
-	l.Configure([]User{{"alice", aliceSecret}})
-	return l
+// A process is a verifier of alice with a file in a state directory.
+type process struct {
+	*Verifier
+	file *store.Store
+	kill func()
+}
+
+func on(t testing.TB, path string) process {
+	dir := atomicfile.NewDir(path)
+	file := store.New(dir)
+	ctx, stop := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { file.Run(ctx) })
+	p := process{New(NewDisk(file), slog.New(slog.DiscardHandler)), file, sync.OnceFunc(func() {
+		stop()
+		run.Wait()
+		file.Close()
+		dir.Close()
+	})}
+	t.Cleanup(p.kill)
+	p.Configure([]User{{"alice", aliceSecret}})
+	return p
+}
+
+// write has what is burnt recorded, and waits for it.
+func (p process) write() {
+	for p.flush() {
+		runtime.Gosched()
+	}
+	answered := make(chan struct{}) // those that wait are, in the order of writes
+	p.file.Submit(store.Write{Do: func(*store.Tx) error { return nil }, Done: func(error) { close(answered) }})
+	<-answered
 }
 
 func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	var done []error
 	wait := func(err error) { done = append(done, err) }
-	l := on(dir)
+	l := on(t, dir)
 	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 	l.Await(p, wait)
 	if len(done) != 0 {
@@ -480,11 +523,11 @@ func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
 	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
-	if other := on(dir); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
+	if other := on(t, dir); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
 		t.Errorf("another process uses the same file: %v", other.Problem())
 	}
-	l.dir.Close()
-	next := on(dir)
+	l.kill()
+	next := on(t, dir)
 	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
 		t.Errorf("after a restart it is a code of %q", got)
 	}
@@ -498,7 +541,7 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		state := filepath.Join(dir, "state")
-		l := on(state)
+		l := on(t, state)
 		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
 			t.Fatal(err)
 		}
@@ -538,9 +581,58 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 	})
 }
 
+func TestWhoAsksWhileTheUseIsBeingRecordedIsAnsweredWithIt(t *testing.T) {
+	for _, failure := range []error{nil, os.ErrInvalid} {
+		l := on(t, t.TempDir())
+		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+		b := l.begin()
+		answers := 0
+		l.Await(p, func(err error) {
+			if answers++; !errors.Is(err, failure) {
+				t.Errorf("answer %v, want %v", err, failure)
+			}
+		})
+		b.err = failure
+		l.end(b)
+		if answers != 1 {
+			t.Errorf("%d answers", answers)
+		}
+	}
+}
+
+// A file that is put away while codes come gets a successor that knows all that
+// was used.
+func TestAFileThatIsReplacedKnowsWhatWasUsedBefore(t *testing.T) {
+	dir := t.TempDir()
+	l := on(t, dir)
+	used := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+	l.write()
+	if err := os.Remove(filepath.Join(dir, "webknock.db")); err != nil {
+		t.Fatal(err)
+	}
+	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
+	p := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
+	answers := 0
+	l.Await(p, func(err error) {
+		if answers++; err != nil {
+			t.Error(err)
+		}
+	})
+	l.write()
+	l.write() // the first has found out
+	l.kill()
+	if answers != 1 {
+		t.Errorf("%d answers", answers)
+	}
+	next := on(t, dir)
+	if used == nil || next.totp(totpAt(t, aliceSecret, start), start)+next.ticket(ticket, start) != "" {
+		t.Error("a code that was used before the file was replaced is good again")
+	}
+}
+
 func TestADiskThatHangsIsAProblem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := on(t.TempDir())
+		l := on(t, t.TempDir())
 		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 		var answer error
 		l.Await(p, func(err error) { answer = err })
@@ -561,7 +653,7 @@ func TestADiskThatHangsIsAProblem(t *testing.T) {
 }
 
 func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
-	valid := string(ledger().burnt.encode())
+	const valid = `{"version":1,"mark":0,"secrets":{}}` + "\n"
 	for _, content := range []string{"", "{}", "null", valid + "x", valid[:len(valid)-3], strings.Replace(valid, ":1,", ":2,", 1),
 		`{"version":1,"mark":-1,"secrets":{}}`, `{"version":1,"mark":1,"secrets":{"0102":{"counter":1,"tickets":{}}}}`,
 		`{"version":1,"mark":1,"secrets":{"0102030405060708":null}}`, `{"version":1,"mark":1,"secrets":{"0102030405060708":{"counter":1,"tickets":{"00":1}}}}`} {
@@ -570,7 +662,7 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l := on(dir)
+		l := on(t, dir)
 		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" {
 			t.Errorf("%q: a code of %q counts", content, got)
 		}
@@ -598,7 +690,7 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 // process has noted meanwhile.
 func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
 	dir := t.TempDir()
-	first, second := on(dir), on(dir)
+	first, second := on(t, dir), on(t, dir)
 	ticket := func() string { return mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}) }
 	seen, used := ticket(), ticket()
 	if got := second.totp(totpAt(t, aliceSecret, start), start) + second.ticket(seen, start); got != "" {
@@ -608,7 +700,7 @@ func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
 		t.Fatalf("a ticket of %q", got)
 	}
 	first.write()
-	first.dir.Close()
+	first.kill()
 	second.write()
 	if err := second.Problem(); err != nil {
 		t.Fatal(err)
@@ -620,8 +712,8 @@ func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
 		t.Errorf("a new ticket of %q", got)
 	}
 	second.write()
-	second.dir.Close()
-	if third := on(dir); third.ticket(seen, start)+third.ticket(used, start) != "" || third.Problem() != nil {
+	second.kill()
+	if third := on(t, dir); third.ticket(seen, start)+third.ticket(used, start) != "" || third.Problem() != nil {
 		t.Errorf("after a restart they are good again, %v", third.Problem())
 	}
 }
