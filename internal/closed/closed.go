@@ -51,6 +51,7 @@ type Journal struct {
 	ends      map[string]time.Duration // of grants, by id, by clock
 	unknown   error                    // why it is not known which were closed
 	damaged   bool                     // because of the file of the version before
+	loaded    bool                     // ends holds what the file held
 	first     bool                     // nothing was ever remembered
 	marked    bool                     // now it is
 	noted     uint64                   // changes so far
@@ -74,7 +75,11 @@ func Open(file File, log *slog.Logger, clock func() time.Duration, boot string) 
 	if j.unknown == nil {
 		j.unknown = file.View(j.load)
 	}
+	j.loaded = j.unknown == nil || j.damaged
 	j.marked = !j.first
+	if !j.loaded {
+		j.note() // so that the problem ends when the disk recovers
+	}
 	return j
 }
 
@@ -168,6 +173,10 @@ func (j *Journal) put(tx *store.Tx) error {
 	defer j.mu.Unlock()
 	if j.began.IsZero() {
 		j.began = time.Now()
+	}
+	if first := j.first; !j.loaded { // late, but before it is overwritten
+		j.load(tx) // a damaged record is overwritten
+		j.loaded, j.first = true, first
 	}
 	j.sweep(j.clock())
 	j.read = j.noted

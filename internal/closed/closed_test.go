@@ -277,3 +277,33 @@ func TestADamagedFileOfTheVersionBeforeIsPutAside(t *testing.T) {
 		t.Errorf("aside is %q, %v", aside, err)
 	}
 }
+
+// What another process had closed is known when that has gone.
+func TestWhatCannotBeReadAtTheStartIsReadLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, b := newDisk(t), boot{"11111111", time.Now()}
+		first := b.open(t, dir)
+		first.Close(grant("a", time.Hour))
+		first.Settle(t.Context())
+		kill(first)
+		var owned atomic.Bool
+		owned.Store(true)
+		dir.fail(func() error {
+			if owned.Load() {
+				return atomicfile.ErrOwned
+			}
+			return nil
+		})
+		second := b.open(t, dir)
+		synctest.Wait()
+		if !errors.Is(second.Known(), atomicfile.ErrOwned) || !errors.Is(second.Problem(), atomicfile.ErrOwned) {
+			t.Errorf("known %v, problem %v", second.Known(), second.Problem())
+		}
+		owned.Store(false)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if err := second.Problem(); err != nil || !second.Closed("a") || dir.ids(t) != "a" {
+			t.Errorf("problem %v, closed %v, in the file %s", err, second.ends, dir.ids(t))
+		}
+	})
+}
