@@ -358,13 +358,19 @@ func (j *Journal) Run(ctx context.Context) {
 			break
 		}
 		j.flush(slots)
-		if j.Problem() != nil {
+		if j.Problem() != nil || !j.isLoaded() {
 			timer.Reset(retry)
 			retry = min(2*retry, maxRetry)
 		} else {
 			retry = minRetry
 		}
 	}
+}
+
+func (j *Journal) isLoaded() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.loaded
 }
 
 // waiting returns how many commands are due.
@@ -383,7 +389,9 @@ func (j *Journal) waiting() (n int) {
 func (j *Journal) flush(slots int) {
 	if err := j.load(); err != nil {
 		j.mu.Lock()
-		j.failed(err)
+		if j.dirty { // else there is nothing to wait, as far as is known
+			j.failed(err)
+		}
 		j.mu.Unlock()
 		for range slots {
 			<-j.runner.slots
@@ -391,7 +399,7 @@ func (j *Journal) flush(slots int) {
 		return
 	}
 	j.mu.Lock()
-	if !j.dirty && slots == 0 {
+	if !j.dirty && slots == 0 && j.failing == nil {
 		j.mu.Unlock()
 		return
 	}
