@@ -272,7 +272,7 @@ func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
 		}
 		return sealed
 	}
-	for off, want := range map[int]string{validity + 1: "", burnable - 1: "", burnable: "", burnable + 1: "alice"} {
+	for off, want := range map[int]string{validity + 1: "", maxEarly - 1: "", maxEarly: "", maxEarly + 1: "alice"} {
 		at := start.Add(time.Duration(off) * time.Second)
 		l, sealed := ledger(), seal(at)
 		if got := l.ticket(sealed, start); got != "" {

@@ -1,9 +1,11 @@
-// Package onetime verifies one-time codes and tickets, and burns them: each
-// counts once, whatever happens to the process, the machine and its clock.
+// Package onetime verifies one-time codes (TOTP) and tickets, and keeps the
+// replay log: each code counts once, whatever happens to the process, the
+// machine and its clock.
 //
-// A [Verifier] burns a code in memory the moment it is verified. What the code
-// buys waits ([Verifier.Await]) until the burn is on the disk, so that no crash
-// can make a code that has opened a door unused again.
+// Start with [Verifier.Verify]. It marks a code as used in memory before it
+// returns a credential for it. The completion that the credential leads to waits
+// ([Verifier.Await]) until the use is recorded on the disk, so that no crash can
+// make a code that has opened a door unused again.
 package onetime
 
 import (
@@ -28,22 +30,23 @@ import (
 const (
 	period = 30 * time.Second
 	digits = 6
-	skew   = 1 // counters before and after the current one that are accepted
+	skew   = 1 // how many counters before and after the current one are accepted
 )
 
 const (
-	// validity is how far a ticket's time may be from the server's, in seconds: a
-	// time.Duration does not hold all that a ticket may say.
+	// validity is how far a ticket's time may be from the server's, in seconds. It
+	// is not a time.Duration, which cannot hold all times that a ticket may have.
 	validity = 60
-	// An authentic ticket that is refused is burnt as well, as it could come
-	// into its time when a clock is set right; but not one that is further off.
-	burnable = 24 * 60 * 60
+	// maxEarly is how far off the time of an authentic ticket may be for the
+	// ticket to be marked as used although it is refused. Otherwise it could
+	// become valid later, when somebody sets a clock.
+	maxEarly = 24 * 60 * 60
 
-	maxTickets = 1024 // burnt tickets of a user that could still matter; beyond it none is accepted
+	maxTickets = 1024 // used tickets of a user that are remembered; beyond it no more are accepted
 
-	maxWrong    = 5           // codes of a client in wrongWithin, before its codes are not looked at
-	wrongWithin = time.Minute // of the first of them
-	maxClients  = 1 << 16     // whose wrong codes are counted; beyond it all are forgotten
+	maxWrong    = 5           // wrong codes of a client within wrongWithin; after them its codes are not verified
+	wrongWithin = time.Minute // from the first of them
+	maxClients  = 1 << 16     // clients whose wrong codes are counted; beyond it all counts are forgotten
 )
 
 // A User is a named secret.
@@ -82,16 +85,16 @@ type user struct {
 	base32 string // secret
 	id     ticket.KeyID
 	key    ticket.Key
-	codes  [2*skew + 2]totp // by counter, modulo
+	codes  [2*skew + 2]totp // a ring buffer, by counter
 }
 
-// totp is the code of a counter.
+// totp is the code for a counter.
 type totp struct {
 	counter int64
 	code    int32
 }
 
-// wrong is how many wrong codes a client has brought since a time.
+// wrong is how many wrong codes a client has sent since a time.
 type wrong struct {
 	codes int
 	since time.Time
@@ -125,8 +128,8 @@ func (l *Verifier) Configure(users []User) {
 	}
 }
 
-// WellFormed reports whether a path segment has the form of a code; none that has
-// not is good.
+// WellFormed reports whether a path segment has the form of a code. A segment
+// without it cannot be valid.
 func WellFormed(variable, segment string) bool {
 	if variable == sequence.Ticket {
 		return ticket.WellFormed(segment)
@@ -137,96 +140,102 @@ func WellFormed(variable, segment string) bool {
 // A Claim is a step for which a code may count.
 type Claim struct {
 	Variable     string // sequence.TOTP or sequence.Ticket
-	Code         string // what stood in its place
+	Code         string // the path segment in its place
 	Admits       func(user string) bool
 	Opens        []string             // doors that a ticket may name
 	AllowAddress bool                 // a ticket may name an address
-	Run          *sequence.Credential // of the run that goes on with it, whose user it must be; nil: anybody's
+	Run          *sequence.Credential // of the run that goes on with the code, which must be of the same user; nil: any user
 }
 
-// proof is whose unused code a code was.
-type proof struct {
+// match is what is known of a code: whose valid and unused code it was.
+type match struct {
 	variable, code string
-	burn           uint64
-	bearers        []bearer
-	request        *ticket.Request // of a ticket
+	use            uint64 // the number under which its use is recorded
+	owners         []owner
+	request        *ticket.Request // of a ticket; nil: it is a TOTP code
 }
 
-type bearer struct {
+// owner is a user whose code it is, and until when it is valid.
+type owner struct {
 	*user
 	until time.Time
 }
 
-// Verify burns the codes of a knock made at a time of the wall clock, each for
-// all users whose code it is, and returns for each claim the pass of the first
-// user that it admits, or nil. A knock that gets no pass counts against its
-// client, and after too many of them that client's codes are not looked at for
-// a while. Again says that the client has just sent the same request, as browsers
-// do by themselves: that does not count once more.
+// Verify verifies the codes of a knock that a client made at a time of the wall
+// clock. For each claim it returns the credential of the first user whose code it
+// is and whom the claim admits, or nil. It marks each code as used for all users
+// whose code it is.
+//
+// A knock without any valid code is counted against its client, and after too
+// many of them Verify refuses all codes of the client for a while. Again says
+// that the client has just sent the same request, as browsers do by themselves;
+// such a knock is not counted.
 func (l *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Credential {
-	passes := make([]*sequence.Credential, len(claims))
+	credentials := make([]*sequence.Credential, len(claims))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.limited(client, at) {
-		return passes
+		return credentials
 	}
-	var proofs []proof // nearly always one
-	passed := false
+	var matches []match // nearly always one; each code of the knock is used once, for all its claims
+	valid := false
 	for i, claim := range claims {
-		of := slices.IndexFunc(proofs, func(p proof) bool { return p.variable == claim.Variable && p.code == claim.Code })
+		of := slices.IndexFunc(matches, func(m match) bool { return m.variable == claim.Variable && m.code == claim.Code })
 		if of < 0 {
-			of = len(proofs)
-			proofs = append(proofs, l.prove(claim.Variable, claim.Code, at))
+			of = len(matches)
+			matches = append(matches, l.match(claim.Variable, claim.Code, at))
 		}
-		if passes[i] = claim.pass(proofs[of]); passes[i] != nil {
-			passed = true
+		if credentials[i] = claim.credential(matches[of]); credentials[i] != nil {
+			valid = true
 		}
 	}
-	if !passed && !again {
+	if !valid && !again {
 		l.countWrong(client, at)
 	}
-	if !l.loaded { // nobody knows whether they were used before; now they are
-		clear(passes)
+	if !l.loaded {
+		clear(credentials) // the codes may have been used before the restart; now they certainly are
 	}
-	return passes
+	return credentials
 }
 
-// prove burns a code.
-func (l *Verifier) prove(variable, code string, at time.Time) proof {
-	p := proof{variable: variable, code: code}
+// match finds the owners of a code, and marks it as used for all of them.
+func (l *Verifier) match(variable, code string, at time.Time) match {
+	m := match{variable: variable, code: code}
 	if variable == sequence.Ticket {
-		p.bearers, p.request = l.burnTicket(code, at)
+		m.owners, m.request = l.matchTicket(code, at)
 	} else {
-		p.bearers = l.burnTOTP(code, at)
+		m.owners = l.matchTOTP(code, at)
 	}
-	p.burn = l.burns
-	return p
+	m.use = l.burns
+	return m
 }
 
-// pass returns what a proof buys, or nil.
-func (c Claim) pass(p proof) *sequence.Credential {
-	for _, b := range p.bearers {
-		if !c.admits(b, p.request) {
+// credential returns the credential of the first owner that the claim admits, or
+// nil.
+func (c Claim) credential(m match) *sequence.Credential {
+	for _, o := range m.owners {
+		if !c.admits(o, m.request) {
 			continue
 		}
-		pass := &sequence.Credential{User: b.name, KeyID: b.id, Code: p.code, Until: b.until, Use: p.burn}
-		if p.request != nil {
-			pass.Request = p.request
+		credential := &sequence.Credential{User: o.name, KeyID: o.id, Code: m.code, Until: o.until, Use: m.use}
+		if m.request != nil {
+			credential.Request = m.request
 		} else if c.Run != nil {
-			pass.Request = c.Run.Request
+			credential.Request = c.Run.Request
 		}
-		return pass
+		return credential
 	}
 	return nil
 }
 
-func (c Claim) admits(b bearer, r *ticket.Request) bool {
-	if !c.Admits(b.name) || c.Run != nil && (c.Run.User != b.name || c.Run.KeyID != b.id) {
+func (c Claim) admits(o owner, r *ticket.Request) bool {
+	if !c.Admits(o.name) || c.Run != nil && (c.Run.User != o.name || c.Run.KeyID != o.id) {
 		return false
 	}
 	return r.Permitted(c.Opens, c.AllowAddress)
 }
 
+// limited reports whether the client has sent too many wrong codes.
 func (l *Verifier) limited(client netip.Prefix, at time.Time) bool {
 	w := l.wrong[client]
 	return w.codes >= maxWrong && at.Sub(w.since) <= wrongWithin
@@ -244,11 +253,12 @@ func (l *Verifier) countWrong(client netip.Prefix, at time.Time) {
 	l.wrong[client] = w
 }
 
-// burnTOTP compares a code with those of all users and counters, whichever of
-// them it is. A counter that is not above the latest used one is used: so a
-// clock that is set back brings none back, and a code that is by chance that of
-// two counters counts once.
-func (l *Verifier) burnTOTP(code string, at time.Time) (bearers []bearer) {
+// matchTOTP returns the users whose unused code it is. It compares the code with
+// those of all users and counters, so that the time taken does not depend on
+// which of them it is. Counters up to the latest used one count as used: so a
+// clock that is set back makes none unused again, and a code that happens to be
+// the code of two counters counts once.
+func (l *Verifier) matchTOTP(code string, at time.Time) (owners []owner) {
 	given, err := strconv.Atoi(code)
 	if err != nil || !WellFormed(sequence.TOTP, code) {
 		return nil
@@ -263,17 +273,17 @@ func (l *Verifier) burnTOTP(code string, at time.Time) (bearers []bearer) {
 		}
 		if latest > l.burnt.counter(u.id) {
 			l.useCounter(u.id, latest)
-			bearers = append(bearers, bearer{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
+			owners = append(owners, owner{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
 		}
 	}
-	if len(bearers) > 0 {
+	if len(owners) > 0 {
 		l.burned()
 	}
-	return bearers
+	return owners
 }
 
-// code returns the code of a counter, and remembers those of the window. No
-// code stands for a counter before 1970.
+// code returns the code for a counter, and remembers the codes around the current
+// one. Counters before 1970 have no code.
 func (u *user) code(counter int64) int32 {
 	if counter < 1 {
 		return -1
@@ -290,9 +300,10 @@ func (u *user) code(counter int64) int32 {
 	return t.code
 }
 
-// burnTicket opens a ticket. The time that counts is the later of the clock and
-// the mark, so that no clock that is set back makes an old ticket young again.
-func (l *Verifier) burnTicket(code string, clock time.Time) ([]bearer, *ticket.Request) {
+// matchTicket returns whose valid and unused ticket it is, and what it asks for.
+// The ticket's time is compared with the later of the clock and the mark, so that
+// a clock that is set back does not make an old ticket valid again.
+func (l *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.Request) {
 	t, id, n, ok := ticket.Open(code, func(id ticket.KeyID) *ticket.Key {
 		if u := l.keys[id]; u != nil {
 			return &u.key
@@ -306,26 +317,26 @@ func (l *Verifier) burnTicket(code string, clock time.Time) ([]bearer, *ticket.R
 	now := max(clock.Unix(), l.burnt.Mark)
 	at := t.Time.Unix()
 	off := max(at-now, now-at)
-	if at < l.burnt.Forgotten() || off > burnable || l.burnt.has(u.id, n) {
+	if at < l.burnt.Forgotten() || off > maxEarly || l.burnt.has(u.id, n) {
 		return nil, nil
 	}
-	good := off <= validity
-	if good && l.burnt.full(u.id) {
+	valid := off <= validity
+	if valid && l.burnt.full(u.id) {
 		l.burnt.advance(now)
 	}
 	if l.burnt.full(u.id) {
 		return nil, nil
 	}
 	l.useTicket(u.id, n, at)
-	if good {
+	if valid {
 		l.burnt.advance(now)
 	}
 	l.burned()
-	if !good {
+	if !valid {
 		return nil, nil
 	}
-	return []bearer{{u, t.Time.Add(validity * time.Second)}}, &t.Request
+	return []owner{{u, t.Time.Add(validity * time.Second)}}, &t.Request
 }
 
-// errGone ends a run whose user has gone.
+// errGone refuses a completion whose user is no longer configured.
 var errGone = errors.New("its user was removed meanwhile, or has another secret")
