@@ -29,25 +29,25 @@ func TestOnlySixDigitsHaveTheFormOfACode(t *testing.T) {
 
 // A code that begins with 0 counts as it is written, and in no other way that is
 // the same number.
-func TestACodeCountsAsItIsWritten(t *testing.T) {
+func TestACodeHasOneSpelling(t *testing.T) {
 	at := start
 	for !strings.HasPrefix(totpAt(t, aliceSecret, at), "00") {
 		at = at.Add(period)
 	}
 	code := totpAt(t, aliceSecret, at)
-	l := ledger()
+	v := newVerifier()
 	for _, wrong := range []string{code[1:], code[2:], "+" + code[1:], "0" + code, " " + code[1:], "+0" + code[2:]} {
-		if got := l.totp(wrong, at); got != "" {
+		if got := v.totp(wrong, at); got != "" {
 			t.Errorf("%q counts as the code %q", wrong, code)
 		}
 	}
-	if got := l.totp(code, at); got != "alice" {
+	if got := v.totp(code, at); got != "alice" {
 		t.Errorf("the code %q is one of %q", code, got)
 	}
 }
 
-// Claims of one knock share a proof only if they are of one kind and for one code.
-func TestClaimsOfAKnockAreProvedApart(t *testing.T) {
+// Claims of one knock share a match only if they are of one kind and for one code.
+func TestEachClaimOfAKnockIsVerified(t *testing.T) {
 	good := totpAt(t, aliceSecret, start)
 	wrong := "000000"
 	if good == wrong {
@@ -67,16 +67,16 @@ func TestClaimsOfAKnockAreProvedApart(t *testing.T) {
 		{"another code first", []Claim{claim(sequence.TOTP, wrong), claim(sequence.TOTP, good)}, []bool{false, true}},
 		{"the same twice", []Claim{claim(sequence.TOTP, good), claim(sequence.TOTP, good)}, []bool{true, true}},
 	} {
-		for i, pass := range ledger().Verify(home, start, tt.claims, false) {
-			if (pass != nil) != tt.want[i] {
-				t.Errorf("%s: claim %d passes: %v", tt.name, i, pass != nil)
+		for i, credential := range newVerifier().Verify(home, start, tt.claims, false) {
+			if (credential != nil) != tt.want[i] {
+				t.Errorf("%s: claim %d passes: %v", tt.name, i, credential != nil)
 			}
 		}
 	}
 }
 
 // A run goes on with the user it began with, and with the same secret.
-func TestARunIsOfOneUserAndOneSecret(t *testing.T) {
+func TestCodesOfARunAreOfOneUserAndOneSecret(t *testing.T) {
 	alice, bob := ticket.NewKey(aliceSecret).ID, ticket.NewKey(bobSecret).ID
 	for _, tt := range []struct {
 		run  *sequence.Credential
@@ -88,75 +88,75 @@ func TestARunIsOfOneUserAndOneSecret(t *testing.T) {
 		{&sequence.Credential{User: "bob", KeyID: alice}, false},
 		{&sequence.Credential{User: "bob", KeyID: bob}, false},
 	} {
-		pass := ledger().Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: tt.run}}, false)[0]
-		if (pass != nil) != tt.want {
-			t.Errorf("a run of %+v goes on: %v", tt.run, pass != nil)
+		credential := newVerifier().Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: tt.run}}, false)[0]
+		if (credential != nil) != tt.want {
+			t.Errorf("a run of %+v goes on: %v", tt.run, credential != nil)
 		}
 	}
 }
 
-func TestTheMinuteOfWrongCodes(t *testing.T) {
-	wrong := func(l *Verifier, client string, at time.Time) {
-		l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: "x", Admits: everybody}}, false)
+func TestWrongCodesLimitTheirClientForAMinute(t *testing.T) {
+	wrong := func(v *Verifier, client string, at time.Time) {
+		v.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: "x", Admits: everybody}}, false)
 	}
-	limited := func(l *Verifier, client string, at time.Time) bool {
-		return l.limited(netip.MustParsePrefix(client), at)
+	limited := func(v *Verifier, client string, at time.Time) bool {
+		return v.limited(netip.MustParsePrefix(client), at)
 	}
 	const alice, bob = "192.0.2.1/32", "192.0.2.2/32"
 
-	l := ledger()
+	v := newVerifier()
 	for range maxWrong - 1 {
-		wrong(l, alice, start)
+		wrong(v, alice, start)
 	}
-	if limited(l, alice, start) {
+	if limited(v, alice, start) {
 		t.Errorf("limited after %d wrong codes", maxWrong-1)
 	}
-	wrong(l, bob, start) // counts for himself alone, and takes nothing away
-	wrong(l, alice, start.Add(wrongWithin))
-	if !limited(l, alice, start.Add(wrongWithin)) {
+	wrong(v, bob, start) // counts for himself alone, and takes nothing away
+	wrong(v, alice, start.Add(wrongWithin))
+	if !limited(v, alice, start.Add(wrongWithin)) {
 		t.Error("not limited after the last wrong code just within the minute")
 	}
-	if limited(l, alice, start.Add(wrongWithin+1)) {
+	if limited(v, alice, start.Add(wrongWithin+1)) {
 		t.Error("limited after the minute")
 	}
-	if limited(l, bob, start) {
+	if limited(v, bob, start) {
 		t.Error("limited for the codes of another client")
 	}
 
-	l = ledger()
+	v = newVerifier()
 	for range maxWrong - 1 {
-		wrong(l, alice, start)
+		wrong(v, alice, start)
 	}
-	wrong(l, alice, start.Add(wrongWithin+1)) // begins a new minute
-	if limited(l, alice, start.Add(wrongWithin+1)) {
+	wrong(v, alice, start.Add(wrongWithin+1)) // begins a new minute
+	if limited(v, alice, start.Add(wrongWithin+1)) {
 		t.Error("wrong codes of the minute before count")
 	}
 	for range maxWrong - 1 {
-		wrong(l, alice, start.Add(wrongWithin+2))
+		wrong(v, alice, start.Add(wrongWithin+2))
 	}
-	if !limited(l, alice, start.Add(wrongWithin+2)) {
+	if !limited(v, alice, start.Add(wrongWithin+2)) {
 		t.Error("the new minute does not count")
 	}
 
-	l = ledger()
+	v = newVerifier()
 	for i := range maxClients {
-		wrong(l, fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), start)
+		wrong(v, fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), start)
 	}
-	if len(l.wrong) != maxClients {
-		t.Errorf("%d clients are remembered, of %d", len(l.wrong), maxClients)
+	if len(v.wrong) != maxClients {
+		t.Errorf("%d clients are remembered, of %d", len(v.wrong), maxClients)
 	}
-	wrong(l, "10.0.0.0/32", start) // known already
-	if len(l.wrong) != maxClients {
+	wrong(v, "10.0.0.0/32", start) // known already
+	if len(v.wrong) != maxClients {
 		t.Error("a client that is known makes all others forgotten")
 	}
-	wrong(l, alice, start)
-	if len(l.wrong) != 1 {
-		t.Errorf("%d clients are remembered after the bound was reached", len(l.wrong))
+	wrong(v, alice, start)
+	if len(v.wrong) != 1 {
+		t.Errorf("%d clients are remembered after the bound was reached", len(v.wrong))
 	}
 }
 
 // The edges of the times at which a code and a ticket count.
-func TestTheEdgesOfValidity(t *testing.T) {
+func TestCodesAndTicketsAreValidUpToTheirEdges(t *testing.T) {
 	counter := start.Unix() / 30
 	begins := time.Unix(counter*30, 0)
 	code := totpAt(t, aliceSecret, begins)
@@ -164,72 +164,72 @@ func TestTheEdgesOfValidity(t *testing.T) {
 		-31 * time.Second: false, -30*time.Second - 1: false, -30 * time.Second: true, -1: true, 0: true,
 		59*time.Second + 999*time.Millisecond: true, 60 * time.Second: false,
 	} {
-		if got := ledger().totp(code, begins.Add(off)) != ""; got != want {
+		if got := newVerifier().totp(code, begins.Add(off)) != ""; got != want {
 			t.Errorf("a code is good %v after its time began: %v", off, got)
 		}
 	}
-	pass := ledger().Verify(home, begins, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0]
-	if pass == nil || !pass.Until.Equal(begins.Add(60*time.Second)) {
-		t.Errorf("the code counts until %+v", pass)
+	credential := newVerifier().Verify(home, begins, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0]
+	if credential == nil || !credential.Until.Equal(begins.Add(60*time.Second)) {
+		t.Errorf("the code counts until %+v", credential)
 	}
 	for off, want := range map[int]bool{-validity - 1: false, -validity: true, 0: true, validity: true, validity + 1: false} {
 		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ledger().ticket(sealed, start.Add(time.Duration(off)*time.Second)) != ""; got != want {
+		if got := newVerifier().ticket(sealed, start.Add(time.Duration(off)*time.Second)) != ""; got != want {
 			t.Errorf("a ticket is good %d s after its time: %v", off, got)
 		}
 	}
 }
 
 // A code that opens nothing, as the last step of no run, is used as well.
-func TestABurnWakesTheWriterThoughNobodyWaitsForIt(t *testing.T) {
-	l := on(t, t.TempDir())
-	for len(l.wake) > 0 {
-		<-l.wake
+func TestAUseIsRecordedThoughNobodyWaitsForIt(t *testing.T) {
+	v := on(t, t.TempDir())
+	for len(v.wake) > 0 {
+		<-v.wake
 	}
-	if l.totp(totpAt(t, aliceSecret, start), start) == "" {
+	if v.totp(totpAt(t, aliceSecret, start), start) == "" {
 		t.Fatal("a good code counts for nobody")
 	}
-	if len(l.wake) == 0 {
+	if len(v.wake) == 0 {
 		t.Error("nothing is written until somebody waits for it")
 	}
 }
 
-// Strangers cause no writing: a wrong code burns nothing.
-func TestAWrongCodeIsNotWrittenDown(t *testing.T) {
-	l := on(t, t.TempDir())
-	l.write()
-	for len(l.wake) > 0 {
-		<-l.wake
+// Strangers cause no writing: a wrong code is not recorded.
+func TestAWrongCodeIsNotRecorded(t *testing.T) {
+	v := on(t, t.TempDir())
+	v.write()
+	for len(v.wake) > 0 {
+		<-v.wake
 	}
-	burns := l.burns
+	uses := v.uses
 	for _, code := range []string{"x", "", "12345a", totpAt(t, aliceSecret, start.Add(time.Hour))} {
-		if l.totp(code, start) != "" || l.ticket(code, start) != "" {
+		if v.totp(code, start) != "" || v.ticket(code, start) != "" {
 			t.Errorf("%q is a good code", code)
 		}
 	}
-	if l.burns != burns || len(l.wake) > 0 {
-		t.Errorf("wrong codes burn %d times, and wake the writer: %v", l.burns-burns, len(l.wake) > 0)
+	if v.uses != uses || len(v.wake) > 0 {
+		t.Errorf("wrong codes cause %d uses, and wake the writer: %v", v.uses-uses, len(v.wake) > 0)
 	}
 }
 
 // A file that was cut off, wherever, is damaged: it never passes for one that
 // knows of fewer codes.
 func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
-	l := ledger()
+	v := newVerifier()
 	sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.ticket(sealed, start) == "" || l.totp(totpAt(t, bobSecret, start), start) == "" {
+	if v.ticket(sealed, start) == "" || v.totp(totpAt(t, bobSecret, start), start) == "" {
 		t.Fatal("good codes count for nobody")
 	}
 	whole, err := json.Marshal(struct {
 		Version int `json:"version"`
 		Used
-	}{oldVersion, l.burnt})
+	}{oldVersion, v.used})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 
 // A ticket whose time is up to a day off is used up, so that it opens nothing when
 // a clock is set right; one that is further off is not looked at.
-func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
+func TestWhichRefusedTicketsAreUsed(t *testing.T) {
 	seal := func(at time.Time) string {
 		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
 		if err != nil {
@@ -274,22 +274,22 @@ func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
 	}
 	for off, want := range map[int]string{validity + 1: "", maxEarly - 1: "", maxEarly: "", maxEarly + 1: "alice"} {
 		at := start.Add(time.Duration(off) * time.Second)
-		l, sealed := ledger(), seal(at)
-		if got := l.ticket(sealed, start); got != "" {
+		v, sealed := newVerifier(), seal(at)
+		if got := v.ticket(sealed, start); got != "" {
 			t.Errorf("a ticket of %d s later counts for %q", off, got)
 		}
-		if got := l.ticket(sealed, at); got != want {
+		if got := v.ticket(sealed, at); got != want {
 			t.Errorf("a ticket that came %d s early is one of %q in its time, want %q", off, got, want)
 		}
 	}
 	// The mark is the time of the latest good ticket: what is older than it by more
 	// than the validity may have been forgotten.
 	for off, want := range map[int]string{-validity - 1: "", -validity: "alice", 0: "alice"} {
-		l := ledger()
-		if l.ticket(seal(start), start) == "" || l.burnt.Mark != start.Unix() {
-			t.Fatalf("the mark is %d, not %d", l.burnt.Mark, start.Unix())
+		v := newVerifier()
+		if v.ticket(seal(start), start) == "" || v.used.Mark != start.Unix() {
+			t.Fatalf("the mark is %d, not %d", v.used.Mark, start.Unix())
 		}
-		if got := l.ticket(seal(start.Add(time.Duration(off)*time.Second)), start); got != want {
+		if got := v.ticket(seal(start.Add(time.Duration(off)*time.Second)), start); got != want {
 			t.Errorf("a ticket %d s from the mark is one of %q, want %q", off, got, want)
 		}
 	}
@@ -297,29 +297,29 @@ func TestTheEdgesOfWhatIsUsedUp(t *testing.T) {
 
 // Only a good ticket moves the mark, by which older ones may be forgotten: one that
 // comes early makes no room for itself.
-func TestATicketThatComesEarlyMakesNoRoom(t *testing.T) {
-	l := ledger()
+func TestATicketThatComesEarlyForgetsNoOther(t *testing.T) {
+	v := newVerifier()
 	key := ticket.NewKey(aliceSecret).ID
 	before := start.Unix() - 10
-	l.burnt.Mark = before
+	v.used.Mark = before
 	for i := range maxTickets {
-		l.burnt.Of(key).Tickets[ticket.Nonce{byte(i >> 8), byte(i)}] = before
+		v.used.Of(key).Tickets[ticket.Nonce{byte(i >> 8), byte(i)}] = before
 	}
 	early, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: start.Add(2 * time.Minute)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := l.ticket(early, start); got != "" {
+	if got := v.ticket(early, start); got != "" {
 		t.Errorf("a ticket of two minutes later counts for %q", got)
 	}
-	if l.burnt.Mark != before || len(l.burnt.Of(key).Tickets) != maxTickets {
-		t.Errorf("the mark moved by %d s, %d tickets are known", l.burnt.Mark-before, len(l.burnt.Of(key).Tickets))
+	if v.used.Mark != before || len(v.used.Of(key).Tickets) != maxTickets {
+		t.Errorf("the mark moved by %d s, %d tickets are known", v.used.Mark-before, len(v.used.Of(key).Tickets))
 	}
 }
 
 // The mark is in the file: after a restart no clock that is set back makes an old
 // ticket young again.
-func TestTheMarkOutlivesARestart(t *testing.T) {
+func TestTheMarkSurvivesARestart(t *testing.T) {
 	seal := func(at time.Time) string {
 		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
 		if err != nil {
@@ -328,12 +328,12 @@ func TestTheMarkOutlivesARestart(t *testing.T) {
 		return sealed
 	}
 	dir := t.TempDir()
-	l := on(t, dir)
-	if l.ticket(seal(start), start) == "" {
+	v := on(t, dir)
+	if v.ticket(seal(start), start) == "" {
 		t.Fatal("a good ticket counts for nobody")
 	}
-	l.write()
-	l.kill()
+	v.write()
+	v.kill()
 	back := start.Add(-10 * time.Minute)
 	next := on(t, dir)
 	if got := next.ticket(seal(back), back); got != "" {

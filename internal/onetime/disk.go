@@ -21,7 +21,7 @@ type Disk struct {
 	file *store.Store
 
 	mu sync.Mutex
-	id string // of the file that holds what was loaded and burnt; empty: any does
+	id string // of the file that holds what was loaded and recorded; empty: any file
 }
 
 const (
@@ -64,8 +64,8 @@ func (d *Disk) Load() (Used, error) {
 	return used, nil
 }
 
-// Burn implements Store.
-func (d *Disk) Burn(used Used, done func(error)) {
+// Record implements Store.
+func (d *Disk) Record(used Used, done func(error)) {
 	var id string
 	d.file.Submit(store.Write{
 		Do: func(tx *store.Tx) error {

@@ -11,195 +11,197 @@ import (
 )
 
 const (
-	retry   = time.Second      // after a use that could not be recorded
-	maxWait = 10 * time.Second // for the store; what waits longer is refused
+	retry   = time.Second      // after uses could not be recorded
+	maxWait = 10 * time.Second // for the store; completions that wait longer are refused
 )
 
-// A Store keeps what was used, so that it outlives the process. Arguments are
-// values alone, since it may be in another process one day. The tests of
-// onetimetest are its contract.
+// A Store is where the replay log outlives the process. Its arguments are plain
+// values, because the store may be in another process one day. The tests of
+// package onetimetest are its contract.
 type Store interface {
-	// Load returns all that is recorded. It fails if another process has the
+	// Load returns all recorded uses. It fails if another process has opened the
 	// record.
 	Load() (Used, error)
-	// Burn adds uses to the record, all or none of them, and then calls done once,
-	// from whatever goroutine: with nil when no crash can lose them. It does not
-	// wait. Used belongs to the store from then on.
-	Burn(used Used, done func(error))
+	// Record adds uses to the record, all or none of them, and returns at once. It
+	// calls done once, from any goroutine: with nil when no crash can lose the uses
+	// any more. The caller must not change used afterwards.
+	Record(used Used, done func(error))
 }
 
-// ErrForgotten is the outcome of a Burn whose store no longer holds what was
-// recorded before: somebody has replaced its file. Nothing was burnt; the
-// verifier burns all that it remembers again.
+// ErrForgotten is the outcome of Record when the store no longer holds what was
+// recorded before: somebody has replaced its file. Nothing was recorded; the
+// verifier has all that it remembers recorded again.
 var ErrForgotten = errors.New("the record of what was used was replaced")
 
-// load reads the record, unless that was done.
-func (l *Verifier) load() {
-	l.loading.Lock()
-	defer l.loading.Unlock()
-	l.mu.Lock()
-	done := l.loaded || len(l.users) == 0
-	l.mu.Unlock()
+// load loads the record, unless it is loaded already.
+func (v *Verifier) load() {
+	v.loading.Lock()
+	defer v.loading.Unlock()
+	v.mu.Lock()
+	done := v.loaded || len(v.users) == 0
+	v.mu.Unlock()
 	if done {
 		return
 	}
-	used, err := l.store.Load()
+	used, err := v.store.Load()
 	if err != nil {
-		l.setProblem(err)
+		v.setProblem(err)
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.burnt.Add(used)
-	l.loaded, l.whole = true, true // recorded once at once, to know whether it can be
-	l.rouse()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.used.Add(used)
+	v.loaded, v.whole = true, true // record once, to find out whether that is possible
+	v.wakeWriter()
 }
 
-// useCounter notes a TOTP counter as used. The caller holds l.mu.
-func (l *Verifier) useCounter(id ticket.KeyID, counter int64) {
-	l.burnt.Of(id).Counter = counter
-	if !l.whole {
-		l.fresh.Of(id).Counter = counter
+// useCounter notes a TOTP counter as used. The caller holds v.mu.
+func (v *Verifier) useCounter(id ticket.KeyID, counter int64) {
+	v.used.Of(id).Counter = counter
+	if !v.whole {
+		v.unrecorded.Of(id).Counter = counter
 	}
 }
 
-// useTicket notes a ticket as used. The caller holds l.mu.
-func (l *Verifier) useTicket(id ticket.KeyID, n ticket.Nonce, at int64) {
-	l.burnt.Of(id).Tickets[n] = at
-	if !l.whole {
-		l.fresh.Of(id).Tickets[n] = at
+// useTicket notes a ticket as used. The caller holds v.mu.
+func (v *Verifier) useTicket(id ticket.KeyID, n ticket.Nonce, at int64) {
+	v.used.Of(id).Tickets[n] = at
+	if !v.whole {
+		v.unrecorded.Of(id).Tickets[n] = at
 	}
 }
 
-// burned has what was noted recorded. The caller holds l.mu.
-func (l *Verifier) burned() {
-	l.burns++
-	l.fresh.advance(l.burnt.Mark)
-	l.rouse()
+// recordSoon has the noted uses recorded. The caller holds v.mu.
+func (v *Verifier) recordSoon() {
+	v.uses++
+	v.unrecorded.advance(v.used.Mark)
+	v.wakeWriter()
 }
 
-func (l *Verifier) rouse() {
+func (v *Verifier) wakeWriter() {
 	select {
-	case l.wake <- struct{}{}:
+	case v.wake <- struct{}{}:
 	default:
 	}
 }
 
-// waiter is what waits for burns to be recorded.
+// waiter is a completion that waits for its uses to be recorded.
 type waiter struct {
-	pass  *sequence.Credential
-	since time.Time
-	done  func(error)
+	credential *sequence.Credential
+	since      time.Time
+	done       func(error)
 }
 
-// Await calls done once all burns up to the pass's are recorded, or with an error
-// if they cannot be, at once or from the store's goroutine; it must not block.
-func (l *Verifier) Await(p *sequence.Credential, done func(error)) {
-	l.mu.Lock()
-	if p.Use > l.written {
-		l.waiting = append(l.waiting, waiter{p, time.Now(), done})
-		l.rouse()
-		l.mu.Unlock()
+// Await calls done when the uses up to the credential's are recorded, or with an
+// error if that fails. It calls done at once or from the store's goroutine; done
+// must not block.
+func (v *Verifier) Await(p *sequence.Credential, done func(error)) {
+	v.mu.Lock()
+	if p.Use > v.recorded {
+		v.waiting = append(v.waiting, waiter{p, time.Now(), done})
+		v.wakeWriter()
+		v.mu.Unlock()
 		return
 	}
-	err := l.valid(p)
-	l.mu.Unlock()
+	err := v.valid(p)
+	v.mu.Unlock()
 	done(err)
 }
 
-// valid returns an error if the user of a pass is none any more.
-func (l *Verifier) valid(p *sequence.Credential) error {
-	if u := l.keys[p.KeyID]; u == nil || u.name != p.User {
+// valid returns an error if the user of a credential is no longer configured.
+func (v *Verifier) valid(p *sequence.Credential) error {
+	if u := v.keys[p.KeyID]; u == nil || u.name != p.User {
 		return errGone
 	}
 	return nil
 }
 
-// Run has what is burnt recorded until ctx is done, and then what is left; it
+// Run has uses recorded until ctx is done, and then those that are left. It
 // returns when the store has answered.
-func (l *Verifier) Run(ctx context.Context) {
+func (v *Verifier) Run(ctx context.Context) {
 	again := time.NewTicker(retry)
 	defer again.Stop()
 	for stopping := ctx.Done(); ; {
 		select {
-		case <-l.wake:
+		case <-v.wake:
 		case <-again.C:
-			if l.Problem() == nil {
+			if v.Problem() == nil {
 				continue
 			}
 		case <-stopping:
 			stopping = nil
 		}
 		if stopping != nil {
-			l.flush()
-		} else if !l.flush() {
+			v.flush()
+		} else if !v.flush() {
 			return
 		}
 	}
 }
 
-// flush has the store record what it was not told. One call of Burn is under way
-// at a time, so that what comes meanwhile is the next. It reports whether one is.
-func (l *Verifier) flush() bool {
-	l.load()
-	b := l.begin()
+// flush has the store record the uses that it does not have. Only one call of Record
+// is under way at a time; uses that come meanwhile go with the next. It reports
+// whether one is under way.
+func (v *Verifier) flush() bool {
+	v.load()
+	b := v.begin()
 	if b.used != nil {
-		l.store.Burn(*b.used, func(err error) {
+		v.store.Record(*b.used, func(err error) {
 			b.err = err
-			l.end(b)
+			v.end(b)
 		})
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.sent.IsZero()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !v.sent.IsZero()
 }
 
-// A batch is what one call of Burn records.
+// A batch is what one call of Record records.
 type batch struct {
 	used  *Used // nil: there is nothing to record
 	whole bool  // used is all that there is
-	burns uint64
+	uses  uint64
 	err   error
 }
 
-func (l *Verifier) begin() (b batch) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.loaded || !l.sent.IsZero() || !l.whole && l.burns == l.written {
+func (v *Verifier) begin() (b batch) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.loaded || !v.sent.IsZero() || !v.whole && v.uses == v.recorded {
 		return batch{}
 	}
-	b = batch{whole: l.whole, burns: l.burns}
-	used := l.fresh
-	if l.whole {
-		used = l.burnt.clone()
+	b = batch{whole: v.whole, uses: v.uses}
+	used := v.unrecorded
+	if v.whole {
+		used = v.used.clone()
 	}
-	used.Mark = l.burnt.Mark
+	used.Mark = v.used.Mark
 	b.used = &used
-	l.fresh, l.whole = NewUsed(), false
-	l.sent = time.Now()
+	v.unrecorded, v.whole = NewUsed(), false
+	v.sent = time.Now()
 	return b
 }
 
-func (l *Verifier) end(b batch) {
+func (v *Verifier) end(b batch) {
 	replaced := errors.Is(b.err, ErrForgotten) && !b.whole
 	if !replaced {
-		l.setProblem(b.err)
+		v.setProblem(b.err)
 	}
-	l.mu.Lock()
-	l.sent = time.Time{}
+	v.mu.Lock()
+	v.sent = time.Time{}
 	var answered, waiting []waiter
-	for _, w := range l.waiting {
-		if w.pass.Use <= b.burns && !replaced {
+	for _, w := range v.waiting {
+		if w.credential.Use <= b.uses && !replaced {
 			answered = append(answered, w)
 		} else {
 			waiting = append(waiting, w)
 		}
 	}
-	l.waiting = waiting
+	v.waiting = waiting
 	if b.err != nil {
-		l.fresh, l.whole = NewUsed(), true
+		v.unrecorded, v.whole = NewUsed(), true
 	} else {
-		l.written = b.burns
+		v.recorded = b.uses
 	}
 	errs := make([]error, len(answered))
 	for i, w := range answered {
@@ -209,45 +211,45 @@ func (l *Verifier) end(b batch) {
 		case time.Since(w.since) > maxWait:
 			errs[i] = errSlow
 		default:
-			errs[i] = l.valid(w.pass)
+			errs[i] = v.valid(w.credential)
 		}
 	}
-	l.rouse() // for what came meanwhile, and for Run to return
-	l.mu.Unlock()
+	v.wakeWriter() // for what came meanwhile, and for Run to return
+	v.mu.Unlock()
 	for i, w := range answered {
 		w.done(errs[i])
 	}
 }
 
-// Problem returns why one-time codes open nothing; nil: they do.
-func (l *Verifier) Problem() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// Problem returns why one-time codes open nothing, or nil if they do.
+func (v *Verifier) Problem() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	switch {
-	case len(l.users) == 0:
+	case len(v.users) == 0:
 		return nil
-	case !l.sent.IsZero() && time.Since(l.sent) > maxWait:
+	case !v.sent.IsZero() && time.Since(v.sent) > maxWait:
 		return errSlow
 	}
-	return l.problem
+	return v.problem
 }
 
-// errSlow is the error of a disk that hangs.
+// errSlow reports a disk that hangs.
 var errSlow = fmt.Errorf("one-time codes and tickets open nothing: it takes the disk of the state directory more than %v to record their use", maxWait)
 
-// setProblem logs changes of the problem.
-func (l *Verifier) setProblem(err error) {
+// setProblem sets the problem, and logs it if it has changed.
+func (v *Verifier) setProblem(err error) {
 	if err != nil {
 		err = fmt.Errorf("one-time codes and tickets open nothing, as their use cannot be recorded: %w", err)
 	}
-	l.mu.Lock()
-	old := l.problem
-	l.problem = err
-	l.mu.Unlock()
+	v.mu.Lock()
+	old := v.problem
+	v.problem = err
+	v.mu.Unlock()
 	switch {
 	case err != nil && (old == nil || old.Error() != err.Error()):
-		l.log.Error(err.Error())
+		v.log.Error(err.Error())
 	case err == nil && old != nil:
-		l.log.Info("the use of one-time codes and tickets is recorded again")
+		v.log.Info("the use of one-time codes and tickets is recorded again")
 	}
 }

@@ -55,28 +55,28 @@ type User struct {
 	Secret []byte
 }
 
-// A Verifier knows the users and what they have used. It may be used from several
-// goroutines.
+// A Verifier knows the users, and the replay log of the codes that they have
+// used. Goroutines may share it.
 type Verifier struct {
 	store Store
 	log   *slog.Logger
-	wake  chan struct{} // something is to be recorded
+	wake  chan struct{} // there are uses to record
 
 	loading sync.Mutex // held while the record is read
 
-	mu      sync.Mutex
-	users   []*user
-	keys    map[ticket.KeyID]*user
-	wrong   map[netip.Prefix]wrong
-	loaded  bool // burnt holds what the record held; until then nothing passes
-	burnt   Used
-	fresh   Used   // of it, what the store was not told yet
-	whole   bool   // the store is to be told all of burnt, burns or not
-	burns   uint64 // burns so far
-	written uint64 // of them recorded
-	waiting []waiter
-	sent    time.Time // since when a burn is being recorded; zero: none is
-	problem error     // why nothing can be recorded; nil: it can
+	mu         sync.Mutex
+	users      []*user
+	keys       map[ticket.KeyID]*user
+	wrong      map[netip.Prefix]wrong
+	loaded     bool // used holds what the record held; until then no code is accepted
+	used       Used
+	unrecorded Used   // the part of used that the store does not have yet
+	whole      bool   // the store is to record all of used, whether or not anything is new
+	uses       uint64 // how many uses there were
+	recorded   uint64 // how many of them are recorded
+	waiting    []waiter
+	sent       time.Time // since when the store has been recording uses; zero: it is not
+	problem    error     // why uses cannot be recorded; nil: they can
 }
 
 // user is a configured user.
@@ -100,18 +100,17 @@ type wrong struct {
 	since time.Time
 }
 
-// New returns a verifier without users, whose memory is a store.
+// New returns a verifier without users that records uses in a store.
 func New(store Store, log *slog.Logger) *Verifier {
 	return &Verifier{
 		store: store, log: log, wake: make(chan struct{}, 1), wrong: map[netip.Prefix]wrong{},
-		burnt: NewUsed(), fresh: NewUsed(), whole: true,
+		used: NewUsed(), unrecorded: NewUsed(), whole: true,
 	}
 }
 
-// Configure makes users the ones whose codes count. What was used stays used.
-// A verifier touches its store only
-// once it has users.
-func (l *Verifier) Configure(users []User) {
+// Configure sets the users whose codes count. Used codes stay used. The verifier
+// does not touch its store before it has users.
+func (v *Verifier) Configure(users []User) {
 	var all []*user
 	keys := map[ticket.KeyID]*user{}
 	for _, u := range users {
@@ -120,11 +119,11 @@ func (l *Verifier) Configure(users []User) {
 		all = append(all, of)
 		keys[key.ID] = of
 	}
-	l.mu.Lock()
-	l.users, l.keys = all, keys
-	l.mu.Unlock()
+	v.mu.Lock()
+	v.users, v.keys = all, keys
+	v.mu.Unlock()
 	if len(users) > 0 {
-		l.load()
+		v.load()
 	}
 }
 
@@ -170,11 +169,11 @@ type owner struct {
 // many of them Verify refuses all codes of the client for a while. Again says
 // that the client has just sent the same request, as browsers do by themselves;
 // such a knock is not counted.
-func (l *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Credential {
+func (v *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Credential {
 	credentials := make([]*sequence.Credential, len(claims))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.limited(client, at) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.limited(client, at) {
 		return credentials
 	}
 	var matches []match // nearly always one; each code of the knock is used once, for all its claims
@@ -183,30 +182,30 @@ func (l *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, aga
 		of := slices.IndexFunc(matches, func(m match) bool { return m.variable == claim.Variable && m.code == claim.Code })
 		if of < 0 {
 			of = len(matches)
-			matches = append(matches, l.match(claim.Variable, claim.Code, at))
+			matches = append(matches, v.match(claim.Variable, claim.Code, at))
 		}
 		if credentials[i] = claim.credential(matches[of]); credentials[i] != nil {
 			valid = true
 		}
 	}
 	if !valid && !again {
-		l.countWrong(client, at)
+		v.countWrong(client, at)
 	}
-	if !l.loaded {
+	if !v.loaded {
 		clear(credentials) // the codes may have been used before the restart; now they certainly are
 	}
 	return credentials
 }
 
 // match finds the owners of a code, and marks it as used for all of them.
-func (l *Verifier) match(variable, code string, at time.Time) match {
+func (v *Verifier) match(variable, code string, at time.Time) match {
 	m := match{variable: variable, code: code}
 	if variable == sequence.Ticket {
-		m.owners, m.request = l.matchTicket(code, at)
+		m.owners, m.request = v.matchTicket(code, at)
 	} else {
-		m.owners = l.matchTOTP(code, at)
+		m.owners = v.matchTOTP(code, at)
 	}
-	m.use = l.burns
+	m.use = v.uses
 	return m
 }
 
@@ -236,21 +235,21 @@ func (c Claim) admits(o owner, r *ticket.Request) bool {
 }
 
 // limited reports whether the client has sent too many wrong codes.
-func (l *Verifier) limited(client netip.Prefix, at time.Time) bool {
-	w := l.wrong[client]
+func (v *Verifier) limited(client netip.Prefix, at time.Time) bool {
+	w := v.wrong[client]
 	return w.codes >= maxWrong && at.Sub(w.since) <= wrongWithin
 }
 
-func (l *Verifier) countWrong(client netip.Prefix, at time.Time) {
-	w, known := l.wrong[client]
-	if !known && len(l.wrong) >= maxClients {
-		clear(l.wrong)
+func (v *Verifier) countWrong(client netip.Prefix, at time.Time) {
+	w, known := v.wrong[client]
+	if !known && len(v.wrong) >= maxClients {
+		clear(v.wrong)
 	}
 	if !known || at.Sub(w.since) > wrongWithin {
 		w = wrong{since: at}
 	}
 	w.codes++
-	l.wrong[client] = w
+	v.wrong[client] = w
 }
 
 // matchTOTP returns the users whose unused code it is. It compares the code with
@@ -258,26 +257,26 @@ func (l *Verifier) countWrong(client netip.Prefix, at time.Time) {
 // which of them it is. Counters up to the latest used one count as used: so a
 // clock that is set back makes none unused again, and a code that happens to be
 // the code of two counters counts once.
-func (l *Verifier) matchTOTP(code string, at time.Time) (owners []owner) {
+func (v *Verifier) matchTOTP(code string, at time.Time) (owners []owner) {
 	given, err := strconv.Atoi(code)
 	if err != nil || !WellFormed(sequence.TOTP, code) {
 		return nil
 	}
 	now := at.Unix() / int64(period/time.Second)
-	for _, u := range l.users {
+	for _, u := range v.users {
 		var latest int64
 		for counter := now - skew; counter <= now+skew; counter++ {
 			if subtle.ConstantTimeEq(u.code(counter), int32(given)) == 1 {
 				latest = counter
 			}
 		}
-		if latest > l.burnt.counter(u.id) {
-			l.useCounter(u.id, latest)
+		if latest > v.used.counter(u.id) {
+			v.useCounter(u.id, latest)
 			owners = append(owners, owner{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
 		}
 	}
 	if len(owners) > 0 {
-		l.burned()
+		v.recordSoon()
 	}
 	return owners
 }
@@ -303,35 +302,35 @@ func (u *user) code(counter int64) int32 {
 // matchTicket returns whose valid and unused ticket it is, and what it asks for.
 // The ticket's time is compared with the later of the clock and the mark, so that
 // a clock that is set back does not make an old ticket valid again.
-func (l *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.Request) {
+func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.Request) {
 	t, id, n, ok := ticket.Open(code, func(id ticket.KeyID) *ticket.Key {
-		if u := l.keys[id]; u != nil {
+		if u := v.keys[id]; u != nil {
 			return &u.key
 		}
 		return nil
 	})
-	u := l.keys[id]
+	u := v.keys[id]
 	if !ok || t.User != u.name {
 		return nil, nil
 	}
-	now := max(clock.Unix(), l.burnt.Mark)
+	now := max(clock.Unix(), v.used.Mark)
 	at := t.Time.Unix()
 	off := max(at-now, now-at)
-	if at < l.burnt.Forgotten() || off > maxEarly || l.burnt.has(u.id, n) {
+	if at < v.used.Forgotten() || off > maxEarly || v.used.has(u.id, n) {
 		return nil, nil
 	}
 	valid := off <= validity
-	if valid && l.burnt.full(u.id) {
-		l.burnt.advance(now)
+	if valid && v.used.full(u.id) {
+		v.used.advance(now)
 	}
-	if l.burnt.full(u.id) {
+	if v.used.full(u.id) {
 		return nil, nil
 	}
-	l.useTicket(u.id, n, at)
+	v.useTicket(u.id, n, at)
 	if valid {
-		l.burnt.advance(now)
+		v.used.advance(now)
 	}
-	l.burned()
+	v.recordSoon()
 	if !valid {
 		return nil, nil
 	}

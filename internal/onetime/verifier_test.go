@@ -46,30 +46,30 @@ func totpAt(t testing.TB, secret []byte, at time.Time) string {
 	return code
 }
 
-// ledger returns a ledger of alice and bob in memory alone.
-func ledger(users ...User) *Verifier {
+// newVerifier returns a verifier of alice and bob, in memory only.
+func newVerifier(users ...User) *Verifier {
 	if users == nil {
 		users = []User{{"alice", aliceSecret}, {"bob", bobSecret}}
 	}
-	l := New(nowhere{}, slog.New(slog.DiscardHandler))
-	l.Configure(users)
-	return l
+	v := New(nowhere{}, slog.New(slog.DiscardHandler))
+	v.Configure(users)
+	return v
 }
 
 // nowhere is a Store that keeps nothing.
 type nowhere struct{}
 
-func (nowhere) Load() (Used, error)           { return NewUsed(), nil }
-func (nowhere) Burn(_ Used, done func(error)) { done(nil) }
+func (nowhere) Load() (Used, error)             { return NewUsed(), nil }
+func (nowhere) Record(_ Used, done func(error)) { done(nil) }
 
-// recorded returns what another verifier finds after the whole record of l was
+// recorded returns what another verifier finds after the whole record of v was
 // written to the disk and read again.
-func recorded(t testing.TB, l *Verifier) (used Used) {
+func recorded(t testing.TB, v *Verifier) (used Used) {
 	t.Helper()
 	dir := atomicfile.NewDir(t.TempDir())
 	file := store.New(dir)
 	defer func() { file.Close(); dir.Close() }()
-	if err := file.Update(func(tx *store.Tx) error { return put(tx, l.burnt) }); err != nil {
+	if err := file.Update(func(tx *store.Tx) error { return put(tx, v.used) }); err != nil {
 		t.Fatal(err)
 	}
 	used, err := NewDisk(file).Load()
@@ -79,52 +79,52 @@ func recorded(t testing.TB, l *Verifier) (used Used) {
 	return used
 }
 
-func (l *Verifier) totp(code string, at time.Time) string {
-	return l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody}, at)
+func (v *Verifier) totp(code string, at time.Time) string {
+	return v.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody}, at)
 }
 
-func (l *Verifier) ticket(code string, at time.Time) string {
-	return l.one(Claim{Variable: sequence.Ticket, Code: code, Admits: everybody}, at)
+func (v *Verifier) ticket(code string, at time.Time) string {
+	return v.one(Claim{Variable: sequence.Ticket, Code: code, Admits: everybody}, at)
 }
 
 // one returns the user that a claim of a client of its own names; empty: none.
-func (l *Verifier) one(c Claim, at time.Time) string {
-	delete(l.wrong, home)
-	if p := l.Verify(home, at, []Claim{c}, false)[0]; p != nil {
+func (v *Verifier) one(c Claim, at time.Time) string {
+	delete(v.wrong, home)
+	if p := v.Verify(home, at, []Claim{c}, false)[0]; p != nil {
 		return p.User
 	}
 	return ""
 }
 
 // RFC 6238 appendix B, SHA-1; the last six of its eight digits.
-func TestTheVectorsOfRFC6238(t *testing.T) {
+func TestTOTPVectorsOfRFC6238(t *testing.T) {
 	for at, code := range map[int64]string{
 		59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130",
 	} {
-		if got := ledger().totp(code, time.Unix(at, 0)); got != "alice" {
+		if got := newVerifier().totp(code, time.Unix(at, 0)); got != "alice" {
 			t.Errorf("at %d %s is a code of %q", at, code, got)
 		}
 	}
 }
 
-func TestTheWindowIsOneCounterBeforeAndAfter(t *testing.T) {
+func TestCodesOfTheCounterBeforeAndAfterAreAccepted(t *testing.T) {
 	for off, want := range map[time.Duration]string{-2 * period: "", -period: "alice", 0: "alice", period: "alice", 2 * period: ""} {
-		if got := ledger().totp(totpAt(t, aliceSecret, start.Add(off)), start); got != want {
+		if got := newVerifier().totp(totpAt(t, aliceSecret, start.Add(off)), start); got != want {
 			t.Errorf("a code of %v: %q, want %q", off, got, want)
 		}
 	}
 	for _, code := range []string{"", "12345", "1234567", "-12345", "+12345", "12 456", "０１２３４５"} {
-		if got := ledger().totp(code, start); got != "" {
+		if got := newVerifier().totp(code, start); got != "" {
 			t.Errorf("%q is a code of %q", code, got)
 		}
 	}
-	if got := ledger().totp(totpAt(t, aliceSecret, time.Unix(0, 0)), time.Unix(-40, 0)); got != "" {
+	if got := newVerifier().totp(totpAt(t, aliceSecret, time.Unix(0, 0)), time.Unix(-40, 0)); got != "" {
 		t.Errorf("before 1970: %q", got)
 	}
 }
 
-func TestACodeIsUsedOnceAndSoIsWhatIsOlder(t *testing.T) {
-	l := ledger()
+func TestAUsedCodeAndOlderCodesAreRefused(t *testing.T) {
+	v := newVerifier()
 	before, now, after := totpAt(t, aliceSecret, start.Add(-period)), totpAt(t, aliceSecret, start), totpAt(t, aliceSecret, start.Add(period))
 	for i, step := range []struct {
 		code string
@@ -141,7 +141,7 @@ func TestACodeIsUsedOnceAndSoIsWhatIsOlder(t *testing.T) {
 		{totpAt(t, aliceSecret, start.Add(-10*time.Minute)), start.Add(-10 * time.Minute), ""},
 		{totpAt(t, bobSecret, start), start, "bob"},
 	} {
-		if got := l.totp(step.code, step.at); got != step.want {
+		if got := v.totp(step.code, step.at); got != step.want {
 			t.Errorf("step %d: %q, want %q", i, got, step.want)
 		}
 	}
@@ -163,7 +163,7 @@ func twins(t *testing.T) (User, User, time.Time) {
 	return User{}, User{}, start
 }
 
-func TestACodeOfSeveralUsersIsBurntForAll(t *testing.T) {
+func TestACodeOfSeveralUsersIsUsedForAll(t *testing.T) {
 	carol, dave, at := twins(t)
 	code := totpAt(t, carol.Secret, at)
 	for _, tt := range []struct {
@@ -175,79 +175,79 @@ func TestACodeOfSeveralUsersIsBurntForAll(t *testing.T) {
 		{"the first that is admitted", only("dave"), "dave"},
 		{"nobody that is admitted", only("erin"), ""},
 	} {
-		l := ledger(carol, dave)
-		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: tt.admits}, at); got != tt.want {
+		v := newVerifier(carol, dave)
+		if got := v.one(Claim{Variable: sequence.TOTP, Code: code, Admits: tt.admits}, at); got != tt.want {
 			t.Errorf("%s: %q", tt.name, got)
 		}
 		for _, name := range []string{"carol", "dave"} {
-			if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: only(name)}, at); got != "" {
+			if got := v.one(Claim{Variable: sequence.TOTP, Code: code, Admits: only(name)}, at); got != "" {
 				t.Errorf("%s: and then %q", tt.name, got)
 			}
 		}
 	}
 }
 
-func TestOneKnockIsOneUseForAllItsClaims(t *testing.T) {
-	l := ledger()
+func TestAKnockUsesItsCodeOnceForAllClaims(t *testing.T) {
+	v := newVerifier()
 	claim := Claim{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}
 	bobs, run := claim, claim
 	bobs.Admits = only("bob")
 	run.Run = &sequence.Credential{User: "bob"}
-	passes := l.Verify(home, start, []Claim{claim, bobs, claim, run}, false)
-	if passes[0] == nil || passes[1] != nil || passes[2] == nil || passes[3] != nil || len(l.wrong) != 0 {
-		t.Errorf("passes %v, wrong %v", passes, l.wrong)
+	passes := v.Verify(home, start, []Claim{claim, bobs, claim, run}, false)
+	if passes[0] == nil || passes[1] != nil || passes[2] == nil || passes[3] != nil || len(v.wrong) != 0 {
+		t.Errorf("passes %v, wrong %v", passes, v.wrong)
 	}
 }
 
-func TestARunIsOfOneUser(t *testing.T) {
-	l := ledger()
-	first := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+func TestCodesOfARunAreOfOneUser(t *testing.T) {
+	v := newVerifier()
+	first := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 	for code, want := range map[string]string{totpAt(t, bobSecret, start): "", totpAt(t, aliceSecret, start.Add(period)): "alice"} {
-		if got := l.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody, Run: first}, start); got != want {
+		if got := v.one(Claim{Variable: sequence.TOTP, Code: code, Admits: everybody, Run: first}, start); got != want {
 			t.Errorf("it goes on by %q, want %q", got, want)
 		}
 	}
 }
 
-func TestTicketsAreGoodForAMinuteAndOnce(t *testing.T) {
+func TestATicketIsValidOnceWithinAMinute(t *testing.T) {
 	for off, want := range map[time.Duration]string{-61: "", -60: "alice", 0: "alice", 60: "alice", 61: ""} {
-		l := ledger()
+		v := newVerifier()
 		ticket := mustSeal(t, aliceSecret, Ticket{Time: start.Add(off * time.Second), User: "alice"})
-		if got := l.ticket(ticket, start); got != want {
+		if got := v.ticket(ticket, start); got != want {
 			t.Errorf("a ticket of %d s: %q", off, got)
 		}
-		if got := l.ticket(ticket, start.Add(off*time.Second)); got != "" {
+		if got := v.ticket(ticket, start.Add(off*time.Second)); got != "" {
 			t.Errorf("a ticket of %d s, when the clock is set to its time: %q", off, got)
 		}
 	}
 }
 
-func TestATicketOfAFarFutureIsNoGoodNow(t *testing.T) {
+func TestATicketOfTheFarFutureIsRefusedAndNotRemembered(t *testing.T) {
 	for at := int64(1) << 33; at <= 1<<40; at += 1 << 33 { // most are further off than a time.Duration tells
-		l := ledger()
+		v := newVerifier()
 		ticket := mustSeal(t, aliceSecret, Ticket{Time: time.Unix(at, 0), User: "alice"})
-		if got := l.ticket(ticket, start); got != "" || len(l.burnt.Secrets) > 0 {
+		if got := v.ticket(ticket, start); got != "" || len(v.used.Secrets) > 0 {
 			t.Errorf("a ticket of %d is good for %q at %d", at, got, start.Unix())
 		}
 	}
 }
 
-func TestAClockSetBackBringsNoTicketBack(t *testing.T) {
-	l := ledger()
+func TestATicketStaysInvalidWhenTheClockIsSetBack(t *testing.T) {
+	v := newVerifier()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
 	later := start.Add(10 * time.Minute)
-	if got := l.ticket(ticket, start) + l.ticket(mustSeal(t, bobSecret, Ticket{Time: later, User: "bob"}), later); got != "alicebob" {
+	if got := v.ticket(ticket, start) + v.ticket(mustSeal(t, bobSecret, Ticket{Time: later, User: "bob"}), later); got != "alicebob" {
 		t.Fatalf("good for %q", got)
 	}
-	if n := len(l.burnt.Secrets); n != 1 {
+	if n := len(v.used.Secrets); n != 1 {
 		t.Errorf("the first ticket is remembered for ever: %d secrets", n)
 	}
-	if got := l.ticket(ticket, start); got != "" {
+	if got := v.ticket(ticket, start); got != "" {
 		t.Errorf("it is good again for %q", got)
 	}
 }
 
-func TestWhatATicketMayAskFor(t *testing.T) {
+func TestTicketsAskOnlyForWhatTheSequencePermits(t *testing.T) {
 	address := netip.MustParseAddr("198.51.100.7")
 	for _, tt := range []struct {
 		name    string
@@ -262,53 +262,53 @@ func TestWhatATicketMayAskFor(t *testing.T) {
 		{"an address", Request{Address: address}, true, true},
 		{"an address that is not allowed", Request{Address: address}, false, false},
 	} {
-		l := ledger()
+		v := newVerifier()
 		ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: tt.request})
 		claim := Claim{Variable: sequence.Ticket, Code: ticket, Admits: everybody, Opens: []string{"ssh", "web"}, AllowAddress: tt.allow}
-		p := l.Verify(home, start, []Claim{claim}, false)[0]
+		p := v.Verify(home, start, []Claim{claim}, false)[0]
 		if (p != nil) != tt.want {
 			t.Errorf("%s: pass %+v", tt.name, p)
 		}
 		claim.Opens, claim.AllowAddress = append(claim.Opens, "vpn"), true
-		if l.Verify(home, start, []Claim{claim}, false)[0] != nil {
+		if v.Verify(home, start, []Claim{claim}, false)[0] != nil {
 			t.Errorf("%s: good a second time", tt.name)
 		}
 	}
 }
 
 func TestATicketsRequestStaysWithItsRun(t *testing.T) {
-	l := ledger()
+	v := newVerifier()
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice", Request: Request{TTL: time.Minute}})
-	first := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
-	next := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: first}}, false)[0]
+	first := v.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
+	next := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody, Run: first}}, false)[0]
 	if r, ok := next.Request.(*Request); !ok || r.TTL != time.Minute {
 		t.Errorf("request %+v", next.Request)
 	}
 }
 
-func TestTicketsThatStillMatterAreBoundedByUser(t *testing.T) {
-	l := ledger()
+func TestUsedTicketsOfEachUserAreBounded(t *testing.T) {
+	v := newVerifier()
 	for i := range maxTickets + 1 {
-		if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}), start); (got == "alice") != (i < maxTickets) {
+		if got := v.ticket(mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}), start); (got == "alice") != (i < maxTickets) {
 			t.Fatalf("ticket %d: %q", i, got)
 		}
 	}
-	if got := l.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
+	if got := v.ticket(mustSeal(t, bobSecret, Ticket{Time: start, User: "bob"}), start); got != "bob" {
 		t.Error("one user's tickets keep another out")
 	}
 	later := start.Add((validity + 1) * time.Second)
-	if got := l.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(l.burnt.Secrets) != 1 {
+	if got := v.ticket(mustSeal(t, aliceSecret, Ticket{Time: later, User: "alice"}), later); got != "alice" || len(v.used.Secrets) != 1 {
 		t.Errorf("later: %q", got)
 	}
-	if n := len(l.burnt.Of(l.users[0].id).Tickets); n != 1 {
+	if n := len(v.used.Of(v.users[0].id).Tickets); n != 1 {
 		t.Errorf("%d tickets are kept", n)
 	}
 }
 
 func TestWrongCodesAreLimitedByClient(t *testing.T) {
-	l := ledger()
+	v := newVerifier()
 	claim := func(client string, code string, at time.Time) bool {
-		return l.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0] != nil
+		return v.Verify(netip.MustParsePrefix(client), at, []Claim{{Variable: sequence.TOTP, Code: code, Admits: everybody}}, false)[0] != nil
 	}
 	good := totpAt(t, aliceSecret, start)
 	for range maxWrong {
@@ -318,7 +318,7 @@ func TestWrongCodesAreLimitedByClient(t *testing.T) {
 		t.Error("a client is looked at after too many wrong codes")
 	}
 	if !claim("198.51.100.1/32", good, start) {
-		t.Error("a code was burnt that was not looked at, or a user is locked out elsewhere")
+		t.Error("a code was used that was not verified, or a user is locked out elsewhere")
 	}
 	if claim("192.0.2.1/32", totpAt(t, aliceSecret, start.Add(period)), start.Add(wrongWithin)) {
 		t.Error("the minute is not over")
@@ -330,21 +330,21 @@ func TestWrongCodesAreLimitedByClient(t *testing.T) {
 	for i := range maxClients + 10 {
 		claim(fmt.Sprintf("10.%d.%d.%d/32", i>>16, i>>8&255, i&255), "x", start)
 	}
-	if len(l.wrong) > maxClients {
-		t.Errorf("%d clients are remembered", len(l.wrong))
+	if len(v.wrong) > maxClients {
+		t.Errorf("%d clients are remembered", len(v.wrong))
 	}
 }
 
-func TestAUserThatComesBackFindsWhatWasUsed(t *testing.T) {
-	l := ledger()
+func TestUsedCodesOfARemovedUserStayUsed(t *testing.T) {
+	v := newVerifier()
 	code := totpAt(t, aliceSecret, start)
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
-	l.totp(code, start)
-	l.ticket(ticket, start)
-	l.Configure([]User{{"bob", bobSecret}})
-	l.burnt = recorded(t, l)
-	l.Configure([]User{{"carol", aliceSecret}, {"alice", aliceSecret}})
-	if a, b := l.totp(code, start), l.ticket(ticket, start); a+b != "" {
+	v.totp(code, start)
+	v.ticket(ticket, start)
+	v.Configure([]User{{"bob", bobSecret}})
+	v.used = recorded(t, v)
+	v.Configure([]User{{"carol", aliceSecret}, {"alice", aliceSecret}})
+	if a, b := v.totp(code, start), v.ticket(ticket, start); a+b != "" {
 		t.Errorf("used again by %q, %q", a, b)
 	}
 }
@@ -352,7 +352,7 @@ func TestAUserThatComesBackFindsWhatWasUsed(t *testing.T) {
 // Whatever the order of knocks, writes, crashes and steps of the clock: nothing
 // opens twice. What opens is what Await lets through, and a crash loses all but
 // what was written.
-func TestNothingOpensTwice(t *testing.T) {
+func TestNoCodeOpensTwice(t *testing.T) {
 	type code struct {
 		variable, text string
 	}
@@ -361,26 +361,26 @@ func TestNothingOpensTwice(t *testing.T) {
 		disk := NewUsed()
 		opened := map[code]int{}
 		boot := func() *Verifier {
-			l := ledger(User{"alice", aliceSecret}, User{"bob", bobSecret})
-			l.burnt = disk.clone()
-			return l
+			v := newVerifier(User{"alice", aliceSecret}, User{"bob", bobSecret})
+			v.used = disk.clone()
+			return v
 		}
-		l := boot()
+		v := boot()
 		var writing *batch
 		finish := func() {
 			if writing != nil {
-				l.end(*writing)
+				v.end(*writing)
 				writing = nil
 			}
 		}
 		var made []code
 		knock := func(c code) {
-			clear(l.wrong)
-			p := l.Verify(home, now, []Claim{{Variable: c.variable, Code: c.text, Admits: everybody}}, false)[0]
+			clear(v.wrong)
+			p := v.Verify(home, now, []Claim{{Variable: c.variable, Code: c.text, Admits: everybody}}, false)[0]
 			if p == nil {
 				return
 			}
-			l.Await(p, func(err error) {
+			v.Await(p, func(err error) {
 				if err == nil {
 					opened[c]++
 				}
@@ -430,11 +430,11 @@ func TestNothingOpensTwice(t *testing.T) {
 				if writing != nil {
 					t.Skip("one write at a time")
 				}
-				b := l.begin()
+				b := v.begin()
 				if b.used != nil {
 					disk.Add(*b.used)
 				}
-				l.end(b)
+				v.end(b)
 			},
 			"clock": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.SampledFrom([]int{1, 30, 130, 600, -1, -30, -130, -600}).Draw(t, "step")) * time.Second)
@@ -443,7 +443,7 @@ func TestNothingOpensTwice(t *testing.T) {
 				if writing != nil {
 					t.Skip("one write at a time")
 				}
-				b := l.begin()
+				b := v.begin()
 				writing = &b
 			},
 			"the disk has it": func(t *rapid.T) {
@@ -463,7 +463,7 @@ func TestNothingOpensTwice(t *testing.T) {
 					disk.Add(*writing.used)
 				}
 				writing = nil
-				l = boot()
+				v = boot()
 			},
 		})
 	})
@@ -493,7 +493,7 @@ func on(t testing.TB, path string) process {
 	return p
 }
 
-// write has what is burnt recorded, and waits for it.
+// write has the uses recorded, and waits for it.
 func (p process) write() {
 	for p.flush() {
 		runtime.Gosched()
@@ -503,65 +503,65 @@ func (p process) write() {
 	<-answered
 }
 
-func TestAwaitIsAnsweredWhenTheDiskHasIt(t *testing.T) {
+func TestAwaitIsAnsweredWhenTheUseIsRecorded(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	var done []error
 	wait := func(err error) { done = append(done, err) }
-	l := on(t, dir)
-	p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
-	l.Await(p, wait)
+	v := on(t, dir)
+	p := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+	v.Await(p, wait)
 	if len(done) != 0 {
 		t.Fatal("answered before it was written")
 	}
-	l.write()
-	if len(done) != 1 || done[0] != nil || l.Problem() != nil {
-		t.Fatalf("answers %v, problem %v", done, l.Problem())
+	v.write()
+	if len(done) != 1 || done[0] != nil || v.Problem() != nil {
+		t.Fatalf("answers %v, problem %v", done, v.Problem())
 	}
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if l.Await(p, wait); len(done) != 2 || done[1] != nil {
+	if v.Await(p, wait); len(done) != 2 || done[1] != nil {
 		t.Errorf("a later one: %v", done)
 	}
 	if other := on(t, dir); other.totp(totpAt(t, aliceSecret, start.Add(period)), start) != "" || other.Problem() == nil {
 		t.Errorf("another process uses the same file: %v", other.Problem())
 	}
-	l.kill()
+	v.kill()
 	next := on(t, dir)
 	if got := next.totp(totpAt(t, aliceSecret, start), start); got != "" || next.Problem() != nil {
 		t.Errorf("after a restart it is a code of %q", got)
 	}
-	l.Configure([]User{{"alice", bobSecret}})
-	if l.Await(p, wait); len(done) != 3 || done[2] == nil {
+	v.Configure([]User{{"alice", bobSecret}})
+	if v.Await(p, wait); len(done) != 3 || done[2] == nil {
 		t.Errorf("with another secret: %v", done)
 	}
 }
 
-func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
+func TestCodesOpenNothingUntilTheirUseCanBeRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		state := filepath.Join(dir, "state")
-		l := on(t, state)
+		v := on(t, state)
 		if err := errors.Join(os.Remove(state), os.WriteFile(state, nil, 0o600)); err != nil { // no directory can be made here
 			t.Fatal(err)
 		}
 		ended := make(chan struct{})
 		ctx, stop := context.WithCancel(t.Context())
 		defer func() { stop(); <-ended }()
-		go func() { l.Run(ctx); close(ended) }()
+		go func() { v.Run(ctx); close(ended) }()
 		code := func(off time.Duration) error {
-			p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}}, false)[0]
+			p := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start.Add(off)), Admits: everybody}}, false)[0]
 			if p == nil {
 				return os.ErrInvalid
 			}
 			answer := make(chan error)
-			l.Await(p, func(err error) { answer <- err })
+			v.Await(p, func(err error) { answer <- err })
 			return <-answer
 		}
 		if err := code(-period); err == nil || !strings.Contains(err.Error(), state) {
 			t.Errorf("a code while nothing can be recorded: %v", err)
 		}
-		if err := l.Problem(); err == nil || !strings.Contains(err.Error(), state) {
+		if err := v.Problem(); err == nil || !strings.Contains(err.Error(), state) {
 			t.Errorf("problem %v", err)
 		}
 		if err := os.Remove(state); err != nil {
@@ -569,11 +569,11 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 		}
 		time.Sleep(retry + time.Millisecond) // in the bubble
 		synctest.Wait()
-		if err := l.Problem(); err != nil {
+		if err := v.Problem(); err != nil {
 			t.Errorf("it is not mended: %v", err)
 		}
 		if err := code(-period); err != os.ErrInvalid {
-			t.Errorf("a burnt code: %v", err)
+			t.Errorf("a used code: %v", err)
 		}
 		if err := code(0); err != nil {
 			t.Errorf("a new code: %v", err)
@@ -583,17 +583,17 @@ func TestWhatCannotBeRecordedOpensNothingAndIsMended(t *testing.T) {
 
 func TestWhoAsksWhileTheUseIsBeingRecordedIsAnsweredWithIt(t *testing.T) {
 	for _, failure := range []error{nil, os.ErrInvalid} {
-		l := on(t, t.TempDir())
-		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
-		b := l.begin()
+		v := on(t, t.TempDir())
+		p := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+		b := v.begin()
 		answers := 0
-		l.Await(p, func(err error) {
+		v.Await(p, func(err error) {
 			if answers++; !errors.Is(err, failure) {
 				t.Errorf("answer %v, want %v", err, failure)
 			}
 		})
 		b.err = failure
-		l.end(b)
+		v.end(b)
 		if answers != 1 {
 			t.Errorf("%d answers", answers)
 		}
@@ -604,23 +604,23 @@ func TestWhoAsksWhileTheUseIsBeingRecordedIsAnsweredWithIt(t *testing.T) {
 // was used.
 func TestAFileThatIsReplacedKnowsWhatWasUsedBefore(t *testing.T) {
 	dir := t.TempDir()
-	l := on(t, dir)
-	used := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
-	l.write()
+	v := on(t, dir)
+	used := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+	v.write()
 	if err := os.Remove(filepath.Join(dir, "webknock.db")); err != nil {
 		t.Fatal(err)
 	}
 	ticket := mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"})
-	p := l.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
+	p := v.Verify(home, start, []Claim{{Variable: sequence.Ticket, Code: ticket, Admits: everybody}}, false)[0]
 	answers := 0
-	l.Await(p, func(err error) {
+	v.Await(p, func(err error) {
 		if answers++; err != nil {
 			t.Error(err)
 		}
 	})
-	l.write()
-	l.write() // the first has found out
-	l.kill()
+	v.write()
+	v.write() // the first has found out
+	v.kill()
 	if answers != 1 {
 		t.Errorf("%d answers", answers)
 	}
@@ -632,22 +632,22 @@ func TestAFileThatIsReplacedKnowsWhatWasUsedBefore(t *testing.T) {
 
 func TestADiskThatHangsIsAProblem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := on(t, t.TempDir())
-		p := l.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
+		v := on(t, t.TempDir())
+		p := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
 		var answer error
-		l.Await(p, func(err error) { answer = err })
-		b := l.begin()
+		v.Await(p, func(err error) { answer = err })
+		b := v.begin()
 		time.Sleep(maxWait) // in the bubble
-		if err := l.Problem(); err != nil {
+		if err := v.Problem(); err != nil {
 			t.Errorf("too early: %v", err)
 		}
 		time.Sleep(time.Nanosecond)
-		if l.Problem() == nil {
+		if v.Problem() == nil {
 			t.Error("nobody is told")
 		}
-		l.end(b)
-		if answer == nil || l.Problem() != nil {
-			t.Errorf("when it is done: answer %v, problem %v", answer, l.Problem())
+		v.end(b)
+		if answer == nil || v.Problem() != nil {
+			t.Errorf("when it is done: answer %v, problem %v", answer, v.Problem())
 		}
 	})
 }
@@ -662,25 +662,25 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l := on(t, dir)
-		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" {
+		v := on(t, dir)
+		if got := v.totp(totpAt(t, aliceSecret, start), start); got != "" {
 			t.Errorf("%q: a code of %q counts", content, got)
 		}
-		if err := l.Problem(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move it away") {
+		if err := v.Problem(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move it away") {
 			t.Errorf("%q: problem %v", content, err)
 		}
-		l.write()
+		v.write()
 		if data, err := os.ReadFile(path); err != nil || string(data) != content {
 			t.Errorf("%q was replaced by %q, %v", content, data, err)
 		}
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		l.write()
-		if got := l.totp(totpAt(t, aliceSecret, start), start); got != "" || l.Problem() != nil {
-			t.Errorf("%q moved away: a code that came before is one of %q, %v", content, got, l.Problem())
+		v.write()
+		if got := v.totp(totpAt(t, aliceSecret, start), start); got != "" || v.Problem() != nil {
+			t.Errorf("%q moved away: a code that came before is one of %q, %v", content, got, v.Problem())
 		}
-		if got := l.totp(totpAt(t, aliceSecret, start.Add(period)), start); got != "alice" {
+		if got := v.totp(totpAt(t, aliceSecret, start.Add(period)), start); got != "alice" {
 			t.Errorf("%q moved away: a new code is one of %q", content, got)
 		}
 	}
@@ -688,7 +688,7 @@ func TestAFileThatCannotBeReadIsNotForgotten(t *testing.T) {
 
 // What comes while another process has the file is used up, and so is what that
 // process has noted meanwhile.
-func TestWhatCameBeforeTheFileIsReadIsUsed(t *testing.T) {
+func TestCodesVerifiedBeforeTheRecordIsLoadedAreUsed(t *testing.T) {
 	dir := t.TempDir()
 	first, second := on(t, dir), on(t, dir)
 	ticket := func() string { return mustSeal(t, aliceSecret, Ticket{Time: start, User: "alice"}) }
@@ -723,7 +723,7 @@ func BenchmarkWrong(b *testing.B) {
 	for i := range 100 {
 		users = append(users, User{fmt.Sprint("user", i), fmt.Appendf(nil, "a secret of number %d", i)})
 	}
-	l := ledger(users...)
+	v := newVerifier(users...)
 	sealed := mustSeal(b, users[7].Secret, Ticket{Time: start, User: "user7"})
 	unknown := mustSeal(b, aliceSecret, Ticket{Time: start, User: "alice"})
 	bad := sealed[:len(sealed)-4] + "AAAA"
@@ -737,8 +737,8 @@ func BenchmarkWrong(b *testing.B) {
 			b.ReportAllocs()
 			claims := []Claim{{Variable: bb.variable, Code: bb.code, Admits: everybody}}
 			for b.Loop() {
-				clear(l.wrong)
-				l.Verify(home, start, claims, false)
+				clear(v.wrong)
+				v.Verify(home, start, claims, false)
 			}
 		})
 	}

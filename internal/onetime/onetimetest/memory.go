@@ -25,8 +25,8 @@ func (m *Memory) Load() (onetime.Used, error) {
 	return used, nil
 }
 
-// Burn implements onetime.Store.
-func (m *Memory) Burn(used onetime.Used, done func(error)) {
+// Record implements onetime.Store.
+func (m *Memory) Record(used onetime.Used, done func(error)) {
 	m.mu.Lock()
 	m.used.Add(used)
 	m.mu.Unlock()

@@ -33,20 +33,20 @@ func TestStore(t *testing.T, open func(t *testing.T) (s onetime.Store, reopen fu
 		mustHold(t, s, onetime.NewUsed())
 		mustHold(t, reopen(), onetime.NewUsed())
 	})
-	t.Run("what is burnt outlives a restart", func(t *testing.T) {
+	t.Run("recorded uses outlive a restart", func(t *testing.T) {
 		s, reopen := open(t)
 		want := uses(now, map[ticket.KeyID]int64{alice: 56666667, bob: 1}, map[ticket.KeyID][]int64{alice: {now, now + 60, now - 60}, bob: {now}})
-		burn(t, s, clone(want))
+		record(t, s, clone(want))
 		mustHold(t, s, want)
 		mustHold(t, reopen(), want)
 	})
-	t.Run("burns add up", func(t *testing.T) {
+	t.Run("records add up", func(t *testing.T) {
 		s, reopen := open(t)
 		want := onetime.NewUsed()
 		for i := range int64(20) {
 			used := uses(now+i, map[ticket.KeyID]int64{alice: 100 + i}, map[ticket.KeyID][]int64{bob: {now + i}})
 			want.Add(used)
-			burn(t, s, clone(used))
+			record(t, s, clone(used))
 			if i%5 == 0 {
 				s = reopen()
 			}
@@ -55,14 +55,14 @@ func TestStore(t *testing.T, open func(t *testing.T) (s onetime.Store, reopen fu
 	})
 	t.Run("no counter and no time goes back", func(t *testing.T) {
 		s, reopen := open(t)
-		burn(t, s, uses(now, map[ticket.KeyID]int64{alice: 100}, nil))
-		burn(t, s, uses(now-100, map[ticket.KeyID]int64{alice: 99}, nil))
+		record(t, s, uses(now, map[ticket.KeyID]int64{alice: 100}, nil))
+		record(t, s, uses(now-100, map[ticket.KeyID]int64{alice: 99}, nil))
 		mustHold(t, reopen(), uses(now, map[ticket.KeyID]int64{alice: 100}, nil))
 	})
 	t.Run("a ticket that could still count is not forgotten", func(t *testing.T) {
 		s, reopen := open(t)
-		burn(t, s, uses(now, nil, map[ticket.KeyID][]int64{alice: {now - 60, now, now + 86400}}))
-		burn(t, s, uses(now+100, nil, nil))
+		record(t, s, uses(now, nil, map[ticket.KeyID][]int64{alice: {now - 60, now, now + 86400}}))
+		record(t, s, uses(now+100, nil, nil))
 		got := load(t, reopen())
 		tickets := map[int64]bool{}
 		for _, at := range got.Of(alice).Tickets {
@@ -75,10 +75,10 @@ func TestStore(t *testing.T, open func(t *testing.T) (s onetime.Store, reopen fu
 	t.Run("times before 1970", func(t *testing.T) {
 		s, reopen := open(t)
 		want := uses(5, nil, map[ticket.KeyID][]int64{alice: {-50, 3}})
-		burn(t, s, clone(want))
+		record(t, s, clone(want))
 		mustHold(t, reopen(), want)
 	})
-	t.Run("burns of many goroutines", func(t *testing.T) {
+	t.Run("records of many goroutines", func(t *testing.T) {
 		s, reopen := open(t)
 		want := onetime.NewUsed()
 		var all sync.WaitGroup
@@ -86,7 +86,7 @@ func TestStore(t *testing.T, open func(t *testing.T) (s onetime.Store, reopen fu
 			used := uses(now, map[ticket.KeyID]int64{alice: i + 1}, map[ticket.KeyID][]int64{bob: {now + i}})
 			want.Add(used)
 			all.Add(1)
-			go s.Burn(clone(used), func(err error) {
+			go s.Record(clone(used), func(err error) {
 				defer all.Done()
 				if err != nil {
 					t.Error(err)
@@ -182,10 +182,10 @@ func clone(u onetime.Used) onetime.Used {
 	return c
 }
 
-func burn(t *testing.T, s onetime.Store, used onetime.Used) {
+func record(t *testing.T, s onetime.Store, used onetime.Used) {
 	t.Helper()
 	done := make(chan error, 2)
-	s.Burn(used, func(err error) { done <- err })
+	s.Record(used, func(err error) { done <- err })
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
