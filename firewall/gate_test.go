@@ -258,34 +258,6 @@ func TestARenewalExtendsAndNeverShortens(t *testing.T) {
 	})
 }
 
-func TestATTLIsBoundedByTheDoor(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		for _, tt := range []struct{ asked, want time.Duration }{
-			{0, ssh.TTL}, {time.Minute, time.Minute}, {48 * time.Hour, ssh.MaxTTL},
-		} {
-			grants, err := h.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}, TTL: tt.asked})
-			if err != nil || time.Until(grants[0].Expires) != tt.want {
-				t.Errorf("asked for %v, got %v, %v; want %v", tt.asked, grants, err, tt.want)
-			}
-		}
-	})
-}
-
-func TestADoorHasRoomForSoManyGrants(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		for i := range ssh.MaxGrants {
-			h.mustOpen(fmt.Sprint("192.0.2.", i+1), "ssh")
-		}
-		if _, err := h.open("192.0.2.99", "ssh"); !errors.Is(err, ErrFull) {
-			t.Errorf("one grant too many: %v", err)
-		}
-		h.mustOpen(alice, "ssh") // a renewal needs no room
-		h.mustOpen("192.0.2.99", "vpn")
-		time.Sleep(ssh.TTL)
-		h.mustOpen("192.0.2.99", "ssh") // at the very instant the others end
-	})
-}
-
 func TestCloseEndsAGrant(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
@@ -299,104 +271,6 @@ func TestCloseEndsAGrant(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		h.mustSay() // its end, when it comes, is nobody's
-	})
-}
-
-func TestWaitingRequestsShareOneTransaction(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		release := make(chan struct{})
-		var once sync.Once
-		h.backend.setFail(func(op string, _ []Change) error {
-			if op == "commit" {
-				once.Do(func() { <-release })
-			}
-			return nil
-		})
-		var mu sync.Mutex
-		results := map[error]int{}
-		submit := func(client string) {
-			h.Submit(OpenRequest{Client: netip.MustParseAddr(client), Doors: []string{"vpn"}}, func(_ []Grant, err error) {
-				mu.Lock()
-				results[err]++
-				mu.Unlock()
-			})
-		}
-		submit("10.0.0.0")
-		synctest.Wait()
-		for i := range 100 {
-			submit(fmt.Sprint("10.0.1.", i))
-			submit(fmt.Sprint("10.0.1.", i)) // and again: one change
-		}
-		close(release)
-		synctest.Wait()
-		if n := len(h.backend.commits); n != 2 || len(h.backend.commits[1]) != 100 {
-			t.Errorf("%d transactions, want 2, the second of 100 changes", n)
-		}
-		if results[nil] != 201 {
-			t.Errorf("results %v", results)
-		}
-		if got := len(h.held()); got != 101 {
-			t.Errorf("%d grants", got)
-		}
-	})
-}
-
-func TestRequestsCloseTogetherShareATransaction(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		h.mustOpen(alice, "ssh")
-		before := len(h.backend.commits)
-		h.minCommitInterval = time.Millisecond // none is being carried out
-		for i := range 20 {                    // a fifth of a millisecond apart
-			h.Submit(OpenRequest{Client: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Doors: []string{"vpn"}}, func([]Grant, error) {})
-			time.Sleep(time.Millisecond / 5)
-		}
-		synctest.Wait()
-		if n := len(h.backend.commits) - before; n < 4 || n > 6 {
-			t.Errorf("%d transactions in 4 ms", n)
-		}
-		time.Sleep(time.Second)
-		began := time.Now()
-		h.mustOpen(bob, "ssh")
-		if waited := time.Since(began); waited > 0 {
-			t.Errorf("an order that comes alone waited %v", waited)
-		}
-	})
-}
-
-func TestOneFailingRequestKeepsNoOtherOut(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		bad := netip.MustParsePrefix("10.0.0.13/32")
-		release := make(chan struct{})
-		var once sync.Once
-		h.backend.setFail(func(op string, changes []Change) error {
-			if op == "commit" {
-				once.Do(func() { <-release })
-			}
-			if slices.ContainsFunc(changes, func(c Change) bool { return c.Grant.Client == bad }) {
-				return errors.New("bad luck")
-			}
-			return nil
-		})
-		var mu sync.Mutex
-		var failed []string
-		for i := range 50 {
-			addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
-			h.Submit(OpenRequest{Client: addr, Doors: []string{"vpn"}}, func(_ []Grant, err error) {
-				if err != nil {
-					mu.Lock()
-					failed = append(failed, addr.String())
-					mu.Unlock()
-				}
-			})
-			if i == 0 {
-				synctest.Wait()
-			}
-		}
-		close(release)
-		synctest.Wait()
-		if !slices.Equal(failed, []string{"10.0.0.13"}) || len(h.held()) != 49 {
-			t.Errorf("failed: %v; %d let in", failed, len(h.held()))
-		}
 	})
 }
 
@@ -603,20 +477,6 @@ func TestAStoppedGateSaysSoAndLeavesTheGuard(t *testing.T) {
 	})
 }
 
-func TestRenewalsTakeUpNoMemory(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		for range 5000 {
-			h.mustOpen(alice, "vpn")
-			time.Sleep(time.Millisecond)
-		}
-		var ends int
-		h.wait(t.Context(), request{exclusive: func(context.Context) error { ends = len(h.expiries); return nil }})
-		if ends > 2000 {
-			t.Errorf("one grant, renewed, has %d ends", ends)
-		}
-	})
-}
-
 func TestIDsAreShortAndDiffer(t *testing.T) {
 	g := NewGate(NewMemory(), nil, nil)
 	seen := map[string]bool{}
@@ -626,65 +486,6 @@ func TestIDsAreShortAndDiffer(t *testing.T) {
 			t.Fatalf("id %q", id)
 		}
 		seen[id] = true
-	}
-}
-
-func TestBansComeBackWithTheGuard(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		ban := func(client string, until time.Time) {
-			t.Helper()
-			if err := h.Ban(t.Context(), []Ban{{netip.MustParsePrefix(client), until}}, false); err != nil {
-				t.Fatal(err)
-			}
-		}
-		shielded := Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}
-		if err := h.Configure(t.Context(), shielded); err != nil {
-			t.Fatal(err)
-		}
-		later := time.Now().Add(time.Hour)
-		ban("192.0.2.66/32", later)
-		ban("192.0.2.68/32", later)
-		if err := h.Unguard(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		ban("192.0.2.67/32", later) // nothing is guarded
-		ban("192.0.2.68/32", time.Time{})
-		if err := h.Configure(t.Context(), shielded); err != nil {
-			t.Fatal(err)
-		}
-		h.mustSay() // bans that come with a configuration are no repair
-		if bans, foreign, err := h.backend.Bans(t.Context()); err != nil || len(bans) != 2 || len(foreign) != 0 {
-			t.Errorf("the firewall holds %v, %v, %v", bans, foreign, err)
-		}
-		time.Sleep(2 * time.Hour)
-		ban("192.0.2.69/32", time.Now().Add(time.Hour))
-		if len(h.bans) != 1 {
-			t.Errorf("%d bans are remembered after their time", len(h.bans))
-		}
-	})
-}
-
-func TestWaitingRequestsAreCommittedBeforeTheStop(t *testing.T) {
-	backend := &faulty{Memory: NewMemory()}
-	g := NewGate(backend, slog.New(slog.DiscardHandler), func(Event) {})
-	many := vpn
-	many.MaxGrants = maxRequests
-	ctx, cancel := context.WithCancel(t.Context())
-	ready := make(chan error, 1)
-	g.requests <- request{exclusive: func(ctx context.Context) error { return g.configure(ctx, Guard{Doors: []Door{many}}) }, done: func(err error) { ready <- err }}
-	opened := 0 // by Run
-	for i := range maxRequests - 1 {
-		client := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		g.Submit(OpenRequest{Client: client, Doors: []string{"vpn"}}, func(_ []Grant, err error) {
-			if err == nil {
-				opened++
-			}
-		})
-	}
-	cancel()
-	g.Run(ctx)
-	if err := <-ready; err != nil || opened != maxRequests-1 {
-		t.Errorf("%d of %d opened, %v", opened, maxRequests-1, err)
 	}
 }
 

@@ -25,12 +25,12 @@ func (n *notes) Close(grants []Grant) {
 		n.closed[g.ID] = true
 	}
 }
+
 func (n *notes) Closed(id string) bool  { return n.closed[id] }
 func (n *notes) Known() error           { return n.unknown }
 func (n *notes) Upgrade() bool          { return n.upgrade }
 func (n *notes) Settle(context.Context) {}
-
-func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func prefix(s string) netip.Prefix      { return netip.MustParsePrefix(s) }
 
 func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 	for _, tt := range []struct {
@@ -267,137 +267,6 @@ func TestASuspendOfTheMachineCounts(t *testing.T) {
 	})
 }
 
-func TestSomebodyElsesBansAreNone(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}); err != nil {
-			t.Fatal(err)
-		}
-		until := time.Now().Add(time.Hour)
-		must := func() {
-			t.Helper()
-			h.mustSay("repair")
-			if ours, foreign, err := h.backend.Bans(t.Context()); err != nil || len(foreign) != 0 || !slices.Equal(ours, []Ban{{prefix("192.0.2.66/32"), until}}) {
-				t.Errorf("bans %v, of others %v, %v", ours, foreign, err)
-			}
-		}
-		if err := h.Ban(t.Context(), []Ban{{prefix("192.0.2.66/32"), until}}, false); err != nil {
-			t.Fatal(err)
-		}
-		h.backend.PutBan(Ban{prefix("192.0.2.67/32"), until})
-		must()
-		h.backend.PutBan(Ban{Client: prefix("192.0.2.66/32")})
-		must()
-		h.backend.PutBan(Ban{prefix("192.0.2.66/32"), until.Add(time.Hour)})
-		must()
-		time.Sleep(2 * repairsApart) // or else it is told in a sum
-		h.backend.Memory.Ban(t.Context(), []Ban{{prefix("192.0.2.66/32"), until.Add(time.Hour)}, {prefix("192.0.2.68/32"), until}})
-		h.backend.signal()
-		must()
-	})
-}
-
-func TestBansOfAnEarlierRunAreAdopted(t *testing.T) {
-	for _, upgrade := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			backend := &faulty{Memory: NewMemory()}
-			guard := Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}
-			until := time.Now().Add(time.Hour)
-			err := errors.Join(backend.Guard(t.Context(), guard, nil), backend.Ban(t.Context(), []Ban{{prefix("192.0.2.1/32"), until}}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			backend.PutBan(Ban{prefix("192.0.2.2/32"), until}) // without a mark, as the version before left them
-			h := newHouse(t, backend)
-			h.Remember(&notes{closed: map[string]bool{}, upgrade: upgrade})
-			if err := h.Configure(t.Context(), guard); err != nil {
-				t.Fatal(err)
-			}
-			want := 1
-			if upgrade {
-				want = 2
-			}
-			bans, err := h.Bans(t.Context())
-			ours, foreign, _ := backend.Bans(t.Context())
-			if err != nil || len(bans) != want || len(ours) != want || len(foreign) != 0 {
-				t.Errorf("upgrade %v: bans %v, %v; in the firewall %v, of others %v", upgrade, bans, err, ours, foreign)
-			}
-			h.mustSay()
-		})
-	}
-}
-
-func TestABanThatFailsIsTriedAgain(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}); err != nil {
-			t.Fatal(err)
-		}
-		h.mustOpen(alice, "ssh")
-		h.said()
-		until := time.Now().Add(time.Hour)
-		h.backend.setFail(func(op string, _ []Change) error {
-			if op == "ban" {
-				return errors.New("no luck")
-			}
-			return nil
-		})
-		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), until}}, true); err == nil || !strings.Contains(err.Error(), "no luck") {
-			t.Fatalf("error %v", err)
-		}
-		h.mustSay("grant.closed ssh " + alice + " its client was banned") // all the same
-		if _, err := h.Guarding(t.Context()); err == nil {
-			t.Error("the gate is sure of itself")
-		}
-		h.backend.setFail(nil)
-		time.Sleep(maxRetry)
-		synctest.Wait()
-		if ours, _, _ := h.backend.Bans(t.Context()); len(ours) != 1 {
-			t.Errorf("bans %v", ours)
-		}
-		h.mustSay() // that is no repair
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestABanEndsGrantsOfItsClientAlone(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		h.mustOpen(alice, "ssh", "vpn")
-		h.mustOpen(bob, "ssh")
-		h.said()
-		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), time.Now().Add(time.Hour)}}, false); err != nil {
-			t.Fatal(err)
-		}
-		h.mustSay()
-		if err := h.Ban(t.Context(), []Ban{{Client: prefix(alice + "/32")}}, true); err != nil { // lifted
-			t.Fatal(err)
-		}
-		h.mustSay()
-		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), time.Now().Add(time.Hour)}}, true); err != nil {
-			t.Fatal(err)
-		}
-		got := h.said()
-		slices.Sort(got)
-		if want := []string{"grant.closed ssh " + alice + " " + Banned, "grant.closed vpn " + alice + " " + Banned}; !slices.Equal(got, want) {
-			t.Errorf("events %q, want %q", got, want)
-		}
-		h.mustHold("ssh " + bob)
-	})
-}
-
-func TestABanThatCannotEndGrantsSaysSo(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		h.mustOpen(alice, "ssh")
-		h.fails(1, "commit")
-		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), time.Now().Add(time.Hour)}}, true); err == nil {
-			t.Error("no error")
-		}
-		time.Sleep(maxRetry)
-		synctest.Wait()
-		h.mustHold()
-	})
-}
-
 // Grants that somebody else took away unseen are back with a configuration, and
 // so is the configuration before if it fails.
 func TestAConfigurationPutsGrantsBack(t *testing.T) {
@@ -423,22 +292,6 @@ func TestAConfigurationPutsGrantsBack(t *testing.T) {
 		}
 		h.mustHold("ssh " + alice)
 		h.mustSay()
-	})
-}
-
-func TestBansArePutBackAfterAFlush(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}); err != nil {
-			t.Fatal(err)
-		}
-		if err := h.Ban(t.Context(), []Ban{{prefix("192.0.2.66/32"), time.Now().Add(time.Hour)}}, false); err != nil {
-			t.Fatal(err)
-		}
-		h.backend.Flush()
-		h.mustSay("repair")
-		if ours, _, _ := h.backend.Bans(t.Context()); len(ours) != 1 {
-			t.Errorf("bans %v", ours)
-		}
 	})
 }
 
@@ -509,152 +362,6 @@ func TestAnUnsignalledChangeIsFoundByPolling(t *testing.T) {
 		time.Sleep(pollInterval)
 		h.mustSay("repair")
 		h.mustHold("vpn " + alice)
-	})
-}
-
-func TestAFailedRepairIsTriedEveryTenthOfASecondAndNotAnnounced(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		var tries []time.Time
-		h.backend.setFail(func(op string, _ []Change) error {
-			if op == "guard" {
-				tries = append(tries, time.Now())
-				return errors.New("no luck")
-			}
-			return nil
-		})
-		h.backend.Flush()
-		time.Sleep(10 * time.Second)
-		h.mustSay()
-		if guarded, err := h.Guarding(t.Context()); err == nil {
-			t.Errorf("guarding: %v, %v", guarded, err)
-		}
-		for i := range tries[1:] {
-			if apart := tries[i+1].Sub(tries[i]); apart > maxExposedRetry {
-				t.Fatalf("a repair is put off by %v", apart)
-			}
-		}
-		if len(tries) < 100 || len(tries) > 110 {
-			t.Errorf("%d tries in 10 s", len(tries))
-		}
-		h.backend.setFail(nil)
-		time.Sleep(maxExposedRetry)
-		h.mustSay("repair")
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func TestFailuresAreRetriedLessAndLessOften(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		reads := 0
-		h.backend.setFail(func(op string, _ []Change) error {
-			if op == "read" {
-				reads++
-				return errors.New("no luck")
-			}
-			return nil
-		})
-		if _, err := h.Grants(t.Context()); err == nil || !strings.Contains(err.Error(), "no luck") {
-			t.Errorf("a read failure is hidden: %v", err)
-		}
-		if guarded, err := h.Guarding(t.Context()); !guarded || err == nil || !strings.Contains(err.Error(), "no luck") {
-			t.Errorf("guarding: %v, %v", guarded, err)
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if reads < 12 || reads > 30 {
-			t.Errorf("%d looks in a minute", reads)
-		}
-		h.backend.setFail(nil)
-		time.Sleep(maxRetry)
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Error(err)
-		}
-		// The next failure is tried again soon, whoever comes upon it.
-		for _, find := range []func(){func() { time.Sleep(pollInterval + time.Second/2) }, func() { h.Grants(t.Context()) }} {
-			h.fails(1, "read")
-			find()
-			time.Sleep(minRetry)
-			if _, err := h.Guarding(t.Context()); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-}
-
-// Somebody flushes twenty times a second: each time the guard is back at once,
-// and what is said of it grows quiet.
-func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		h.mustOpen(alice, "vpn")
-		h.said()
-		var all []Event
-		h.mu.Lock()
-		h.hear = func(e Event) { all = append(all, e) }
-		h.mu.Unlock()
-		for range 20 * 30 {
-			h.backend.Flush()
-			synctest.Wait()
-			h.mustHold("vpn " + alice)
-			time.Sleep(50 * time.Millisecond)
-		}
-		_, err := h.Guarding(t.Context())
-		if !errors.Is(err, ErrContested) || !strings.Contains(err.Error(), "firewall.owner: true") || !strings.Contains(err.Error(), "nft (process 4711)") {
-			t.Errorf("guarding: %v", err)
-		}
-		time.Sleep(sumInterval)
-		synctest.Wait()
-		h.mu.Lock()
-		h.hear = nil
-		h.mu.Unlock()
-		repairs := 0
-		for _, e := range all {
-			repairs += e.Repairs
-			if e.Kind != Repaired || e.Repairs < 1 || !strings.Contains(e.Reason, "nft (process 4711)") {
-				t.Errorf("event %+v", e)
-			}
-		}
-		if repairs != 600 || len(all) > 7 {
-			t.Errorf("%d events tell of %d repairs, of 600", len(all), repairs)
-		}
-		for i := range all[1:] {
-			if apart := all[i+1].Time.Sub(all[i].Time); apart > sumInterval {
-				t.Errorf("a sum comes after %v", apart)
-			}
-		}
-		time.Sleep(repairsApart)
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Errorf("long after: %v", err)
-		}
-		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Owner: true}); err != nil {
-			t.Fatal(err)
-		}
-		for range fewRepairs {
-			h.backend.Flush()
-			synctest.Wait()
-		}
-		if _, err := h.Guarding(t.Context()); err != nil {
-			t.Errorf("after a few repairs: %v", err)
-		}
-		h.backend.Flush()
-		synctest.Wait()
-		if _, err := h.Guarding(t.Context()); !errors.Is(err, ErrContested) || strings.Contains(err.Error(), "firewall.owner") {
-			t.Errorf("guarding with an owner: %v", err)
-		}
-	})
-}
-
-func TestRepairsFarApartAreNotContested(t *testing.T) {
-	inHouse(t, func(t *testing.T, h *house) {
-		for range 3 * fewRepairs {
-			h.backend.Flush()
-			h.mustSay("repair")
-			if _, err := h.Guarding(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(repairsApart + time.Second)
-		}
 	})
 }
 
