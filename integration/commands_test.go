@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -456,6 +457,38 @@ func TestABrokenJournalKeepsNothingFromStarting(t *testing.T) {
 	w.mustBecome("ssh " + aliceIP)
 	w.must("close", "--all")
 	w.daemon.wait(t, "goodbye")
+}
+
+// Versions before kept a file each for used codes, commands to come and closed grants.
+func TestStateOfTheVersionBeforeIsTakenOver(t *testing.T) {
+	w := newWorld(t)
+	if err := os.Mkdir(w.dir+"/state", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"onetime.json":  `{"version":1,"mark":5,"secrets":{}}`,
+		"commands.json": `{"version":1,"grants":[{"grant":"gone","door":"ssh","client":"192.0.2.7/32","sequence":"ssh","expires":"2026-01-02T03:04:05Z"}]}`,
+		"closed.json":   `{"version":1,"boot":"00000000","closed":{"other":5000}}`,
+	} {
+		if err := os.WriteFile(w.dir+"/state/"+name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_GRANT" >> %s/closed`, w.dir))
+	k := newKeyring(w, "anna")
+	config := w.running("1h", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye)) + strings.Replace(k.config, "\nstate: "+w.dir+"/state\n", "", 1)
+	w.serve(config)
+	until(t, "the command", func() bool { return w.closings()["gone"] > 0 })
+	for _, name := range []string{"onetime.json", "commands.json", "closed.json"} {
+		if _, err := os.Stat(w.dir + "/state/" + name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
+	}
+	w.again(syscall.SIGKILL)
+	w.daemon.stop(t, syscall.SIGTERM)
+	if n := w.closings()["gone"]; n != 1 {
+		t.Errorf("the command ran %d times", n)
+	}
 }
 
 // The recipe of docs/recipes, as it is there.
