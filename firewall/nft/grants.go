@@ -75,7 +75,7 @@ const (
 	// An element ends by this much before its grant: the kernel counts its time from
 	// the moment when it reads the element, perhaps after another's transaction, and
 	// must not let anybody in after the time that was promised.
-	endMargin = 20 * time.Millisecond
+	endMargin = 60 * time.Millisecond
 	// endMarginEach is added for each element that is written in the same transaction.
 	endMarginEach = 5 * time.Microsecond
 	// maxEndMargin is less than what the gate takes for a difference of clocks.
