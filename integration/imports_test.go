@@ -23,7 +23,7 @@ var may = map[string][]string{
 	"webknock/httpd/admin":           {},
 	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
 	"webknock/internal/event":        {"webknock/sequence", "webknock/firewall"},
-	"webknock/internal/seam":         {"webknock/config", "webknock/firewall", "webknock/internal/event", "webknock/internal/ticket"},
+	"webknock/internal/seam":         {"webknock/config", "webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/ticket"},
 	"webknock/internal/front": {
 		"webknock/config", "webknock/firewall", "webknock/httpd", "webknock/internal/acme", "webknock/internal/event", "webknock/internal/hostname",
 		"webknock/internal/onetime", "webknock/internal/seam", "webknock/internal/ticket", "webknock/sequence", "webknock/sequence/track",

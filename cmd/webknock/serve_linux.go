@@ -17,7 +17,6 @@ import (
 
 	"webknock/internal/front"
 	"webknock/internal/keeper"
-	"webknock/internal/onetime"
 	"webknock/internal/seam"
 )
 
@@ -115,7 +114,7 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
 	o.Front = func(f keeper.FrontOptions) seam.Front {
-		return front.New(front.Options{Keeper: f.Keeper, Verifier: onetime.New(f.Used, f.Log), Events: f.Events, Sockets: sockets, Log: f.Log})
+		return front.New(front.Options{Keeper: f.Keeper, Events: f.Events, Sockets: sockets, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -11,6 +11,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/onetime"
+	"webknock/internal/seam"
 	"webknock/sequence"
 )
 
@@ -93,6 +94,17 @@ func (k *knock) bringsUsedCode() bool {
 		until, known := used[usedCode{k.client, c.Code}]
 		return known && !k.received.At.After(until)
 	})
+}
+
+// A record is the keeper's record of used codes, as the verifier asks for it.
+type record struct{ keeper seam.Keeper }
+
+// Load implements onetime.Store.
+func (r record) Load() (onetime.Used, error) { return r.keeper.UsedCodes() }
+
+// Burn implements onetime.Store.
+func (r record) Burn(used onetime.Used, done func(error)) {
+	go func() { done(r.keeper.BurnCodes(used)) }()
 }
 
 // oneTimeUsers returns the users of a configuration.

@@ -10,6 +10,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/sequence"
 )
@@ -26,6 +27,10 @@ func (k *told) Complete(c seam.Completion) {
 	defer k.mu.Unlock()
 	k.names = append(k.names, c.Sequence)
 }
+
+func (*told) UsedCodes() (onetime.Used, error) { return onetime.NewUsed(), nil }
+
+func (*told) BurnCodes(onetime.Used) error { return nil }
 
 func (k *told) Ban(b seam.Ban) {
 	k.mu.Lock()

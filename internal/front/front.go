@@ -33,11 +33,10 @@ var _ seam.Front = (*Front)(nil)
 
 // Options are what a Front is made of.
 type Options struct {
-	Keeper   seam.Keeper
-	Verifier *onetime.Verifier
-	Events   *event.Bus
-	Sockets  map[string][]net.Listener // from systemd, by name
-	Log      *slog.Logger
+	Keeper  seam.Keeper
+	Events  *event.Bus
+	Sockets map[string][]net.Listener // from systemd, by name
+	Log     *slog.Logger
 }
 
 // A Front talks to strangers. The first Commit starts it.
@@ -69,11 +68,12 @@ type state struct {
 
 // New returns a front that does nothing until its first Commit.
 func New(o Options) *Front {
+	verifier := onetime.New(record{o.Keeper}, o.Log)
 	f := &Front{
-		keeper: o.Keeper, log: o.Log, sockets: o.Sockets, verifier: o.Verifier,
-		completions: newCompletions(o.Keeper, o.Verifier, o.Log),
+		keeper: o.Keeper, log: o.Log, sockets: o.Sockets, verifier: verifier,
+		completions: newCompletions(o.Keeper, verifier, o.Log),
 	}
-	f.shards = newShards(0, nil, o.Verifier, f.completions.add, f.ban)
+	f.shards = newShards(0, nil, verifier, f.completions.add, f.ban)
 	f.shards.events = o.Events
 	f.current.Store(&state{})
 	return f

@@ -13,8 +13,6 @@ import (
 	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/event"
-	"webknock/internal/onetime"
-	"webknock/internal/onetime/onetimetest"
 	"webknock/internal/seam"
 )
 
@@ -22,7 +20,7 @@ import (
 func fresh(t *testing.T, events *event.Bus) (*Front, *told) {
 	keeper := new(told)
 	log := slog.New(slog.DiscardHandler)
-	f := New(Options{Keeper: keeper, Verifier: onetime.New(onetimetest.NewMemory(), log), Events: events, Log: log})
+	f := New(Options{Keeper: keeper, Events: events, Log: log})
 	t.Cleanup(func() { f.Stop(context.Background()) })
 	return f, keeper
 }

@@ -7,6 +7,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/event"
+	"webknock/internal/onetime"
 	"webknock/internal/seam"
 )
 
@@ -39,6 +40,16 @@ func (k *Keeper) Complete(c seam.Completion) {
 			k.events.Publish(event.GrantRefused{Completion: done, Doors: opening.Doors, Closes: opening.Closes, Err: err})
 		}
 	})
+}
+
+// UsedCodes implements seam.Keeper.
+func (k *Keeper) UsedCodes() (onetime.Used, error) { return k.used.Load() }
+
+// BurnCodes implements seam.Keeper.
+func (k *Keeper) BurnCodes(used onetime.Used) error {
+	done := make(chan error, 1)
+	k.used.Burn(used, func(err error) { done <- err })
+	return <-done
 }
 
 func sequenceOf(cfg *config.Config, name string) *config.Sequence {

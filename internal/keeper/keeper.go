@@ -49,7 +49,6 @@ type Options struct {
 // FrontOptions are what the keeper gives to the front.
 type FrontOptions struct {
 	Keeper seam.Keeper
-	Used   onetime.Store // what one-time codes were used
 	Events *event.Bus
 	Log    *slog.Logger
 }
@@ -70,7 +69,8 @@ type Keeper struct {
 	backend     firewall.Backend
 	gate        *firewall.Gate
 	state       *atomicfile.Dir
-	store       *store.Store // in state
+	store       *store.Store  // in state
+	used        onetime.Store // in store
 	kept        *kept
 	closed      *closed.Journal // nil: the backend outlives this process in nothing
 	notices     *notice.Sender

@@ -18,7 +18,6 @@ import (
 	"webknock/firewall"
 	"webknock/httpd/admin"
 	"webknock/internal/front"
-	"webknock/internal/onetime"
 	"webknock/internal/seam"
 )
 
@@ -82,7 +81,7 @@ func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
 
 // newFront makes the other half of a daemon.
 func newFront(o FrontOptions) seam.Front {
-	return front.New(front.Options{Keeper: o.Keeper, Verifier: onetime.New(o.Used, o.Log), Events: o.Events, Log: o.Log})
+	return front.New(front.Options{Keeper: o.Keeper, Events: o.Events, Log: o.Log})
 }
 
 // What Start's comment guarantees.

@@ -94,7 +94,8 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	k.lifecycle.onClose("the state", func() error { return errors.Join(k.store.Close(), k.state.Close()) })
 	k.lifecycle.background(ctx, "the writes to the state", 0, k.store.Run)
 
-	k.front = k.options.Front(FrontOptions{Keeper: k, Used: onetime.NewDisk(k.store), Events: &k.events, Log: k.log})
+	k.used = onetime.NewDisk(k.store)
+	k.front = k.options.Front(FrontOptions{Keeper: k, Events: &k.events, Log: k.log})
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
 	}

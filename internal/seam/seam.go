@@ -19,13 +19,14 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/event"
+	"webknock/internal/onetime"
 	"webknock/internal/ticket"
 )
 
 // ErrStopped is what a half answers that has been stopped.
 var ErrStopped = errors.New("webknock is stopping")
 
-// Keeper is what the front asks of the keeper. Its methods do not wait.
+// Keeper is what the front asks of the keeper. Complete and Ban do not wait.
 type Keeper interface {
 	// Complete carries out a completion: it opens and closes doors, and runs
 	// commands. The keeper looks at once more whether the configuration allows
@@ -33,6 +34,12 @@ type Keeper interface {
 	Complete(Completion)
 	// Ban keeps a client from the listeners in the kernel too, where that can be.
 	Ban(Ban)
+	// UsedCodes returns which one-time codes and tickets were used. It fails if
+	// another process has the record.
+	UsedCodes() (onetime.Used, error)
+	// BurnCodes records uses, all or none of them, and returns when no crash can
+	// lose them. Its errors are those of onetime.Store.
+	BurnCodes(onetime.Used) error
 }
 
 // A Completion is a client that has finished a sequence. The codes of its run are
