@@ -34,8 +34,9 @@ import (
 // Stop goes the other way: nobody asks for anything new; then the way of a knock
 // runs dry, so that nothing on it is lost: listeners, queues, codes, completions,
 // bans, the gate; then the events that were published; then notices and commands,
-// side by side; and in the end the firewall's connection, what waits for the disk, the state, the socket,
-// whose end tells the next daemon that it may start, and the lock.
+// side by side; and in the end the firewall's connection, what waits for the disk,
+// the state, the socket, whose end tells the next daemon that it may start, and the
+// lock.
 //
 // If Start returns an error, call Stop all the same.
 func (k *Keeper) Start(ctx context.Context) error {
