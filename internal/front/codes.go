@@ -102,9 +102,9 @@ type record struct{ keeper seam.Keeper }
 // Load implements onetime.Store.
 func (r record) Load() (onetime.Used, error) { return r.keeper.UsedCodes() }
 
-// Burn implements onetime.Store.
-func (r record) Burn(used onetime.Used, done func(error)) {
-	go func() { done(r.keeper.BurnCodes(used)) }()
+// Record implements onetime.Store.
+func (r record) Record(used onetime.Used, done func(error)) {
+	go func() { done(r.keeper.RecordCodes(used)) }()
 }
 
 // oneTimeUsers returns the users of a configuration.

@@ -30,7 +30,7 @@ func (k *told) Complete(c seam.Completion) {
 
 func (*told) UsedCodes() (onetime.Used, error) { return onetime.NewUsed(), nil }
 
-func (*told) BurnCodes(onetime.Used) error { return nil }
+func (*told) RecordCodes(onetime.Used) error { return nil }
 
 func (k *told) Ban(b seam.Ban) {
 	k.mu.Lock()

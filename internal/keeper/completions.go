@@ -45,10 +45,10 @@ func (k *Keeper) Complete(c seam.Completion) {
 // UsedCodes implements seam.Keeper.
 func (k *Keeper) UsedCodes() (onetime.Used, error) { return k.used.Load() }
 
-// BurnCodes implements seam.Keeper.
-func (k *Keeper) BurnCodes(used onetime.Used) error {
+// RecordCodes implements seam.Keeper.
+func (k *Keeper) RecordCodes(used onetime.Used) error {
 	done := make(chan error, 1)
-	k.used.Burn(used, func(err error) { done <- err })
+	k.used.Record(used, func(err error) { done <- err })
 	return <-done
 }
 

@@ -37,9 +37,9 @@ type Keeper interface {
 	// UsedCodes returns which one-time codes and tickets were used. It fails if
 	// another process has the record.
 	UsedCodes() (onetime.Used, error)
-	// BurnCodes records uses, all or none of them, and returns when no crash can
+	// RecordCodes records uses, all or none of them, and returns when no crash can
 	// lose them. Its errors are those of onetime.Store.
-	BurnCodes(onetime.Used) error
+	RecordCodes(onetime.Used) error
 }
 
 // A Completion is a client that has finished a sequence. The codes of its run are
