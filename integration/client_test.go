@@ -134,6 +134,21 @@ func TestKnockURLs(t *testing.T) {
 	}
 }
 
+func TestEachOfSeveralServersGetsEveryKnock(t *testing.T) {
+	w := newWorld(t)
+	w.listen(22)
+	w.serve(strings.Replace(standard, `- address: ":8080"`, `- address: "`+serverIP+`:8080"
+  - address: "[`+serverIP6+`]:8081"`, 1))
+	w.profile("home", "servers: [http://"+serverIP+":8080, 'http://["+serverIP6+"]:8081', http://"+serverIP+":9]\nsteps: [/a, /b, /c]\nwait: home.test:22\n")
+	out, _ := w.mustKnock(true, "home") // although one of them cannot be reached
+	w.mustBecome("ssh "+aliceIP, "ssh "+aliceIP6)
+	for _, want := range []string{"http://" + serverIP + ":8080", "http://[" + serverIP6 + "]:8081", "refused"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+}
+
 func TestKnockPrintsJSON(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
