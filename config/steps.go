@@ -91,7 +91,7 @@ func (s *step) validate(d *decoder, key string) {
 		return
 	}
 	if (s.Path == "") == (s.Regex == "") {
-		d.errorAt(key, "a step needs exactly one of path, regex, template and hash")
+		d.errorAt(key, "a step needs exactly one of path and regex")
 	} else if err := s.step().Validate(); err != nil {
 		d.errorAt(key, "%v", err)
 	} else if !strings.HasPrefix(s.Path, hashPrefix) && strings.Contains(s.Path, "*") {

@@ -194,7 +194,8 @@ func (g *Gate) adoption() func(Held) bool {
 	}
 }
 
-// closeLate revokes the grants that are pending, because revoking them failed.
+// closeLate revokes the grants that are still to be revoked: those of banned clients, and
+// those that could not be revoked before.
 func (g *Gate) closeLate(ctx context.Context) error {
 	var changes []Change
 	for k := range g.pendingRevokes {

@@ -216,7 +216,7 @@ func TestOnlyUsersOfASequenceAndOneInARun(t *testing.T) {
 	w.knock(w.alice, serverIP, "/one/"+code, "/two/"+k.ticket("anna"))
 	w.settled(w.alice)
 	w.knock(w.alice, serverIP, "/one/"+code, "/two/"+k.ticket("carl"))
-	w.settled(w.alice) // burnt before
+	w.settled(w.alice) // used before
 }
 
 func TestWrongCodesKeepOutTheirClientAlone(t *testing.T) {

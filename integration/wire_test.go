@@ -407,7 +407,7 @@ sequences:
 	text := get("/" + strings.Repeat("x", 1200)) // takes long to match
 	var clients []netip.AddrPort
 	var conns []net.Conn
-	for range 1000 { // a mailbox has room for 256
+	for range 1000 { // a queue has room for 256
 		conn := alice.dial()
 		conns = append(conns, conn)
 		clients = append(clients, conn.LocalAddr().(*net.TCPAddr).AddrPort())

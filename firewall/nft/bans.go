@@ -17,7 +17,7 @@ func (b *Backend) Ban(ctx context.Context, bans []firewall.Ban) error {
 	return b.call(ctx, func() error { return b.banLocked(bans) })
 }
 
-// ban is Ban for a caller that holds b.lock.
+// banLocked is Ban for a caller that holds b.lock.
 func (b *Backend) banLocked(bans []firewall.Ban) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded
@@ -61,7 +61,7 @@ func (b *Backend) Bans(ctx context.Context) (ours, foreign []firewall.Ban, err e
 	return bans.ours, bans.foreign, err
 }
 
-// bans is Bans for a caller that holds b.lock.
+// bansLocked is Bans for a caller that holds b.lock.
 func (b *Backend) bansLocked() (ours, foreign []firewall.Ban, err error) {
 	if b.guard == nil || !shielded(*b.guard) {
 		return nil, nil, nil

@@ -23,7 +23,7 @@ func (b *Backend) Commit(ctx context.Context, changes []firewall.Change) error {
 	return b.call(ctx, func() error { return b.commitLocked(changes) })
 }
 
-// commit is Commit for a caller that holds b.lock.
+// commitLocked is Commit for a caller that holds b.lock.
 func (b *Backend) commitLocked(changes []firewall.Change) error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded

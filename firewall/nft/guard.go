@@ -364,7 +364,7 @@ func (b *Backend) unguardLocked() error {
 // Check implements firewall.Backend.
 func (b *Backend) Check(ctx context.Context) error { return b.call(ctx, b.checkLocked) }
 
-// check is Check for a caller that holds b.lock.
+// checkLocked is Check for a caller that holds b.lock.
 func (b *Backend) checkLocked() error {
 	if b.guard == nil {
 		return firewall.ErrNotGuarded

@@ -185,7 +185,9 @@ func (f *Front) serve(ctx context.Context, listeners, old []*listener) {
 	endManagers(ctx, old, listeners)
 }
 
-// Drain implements seam.Front. After it nothing can be prepared.
+// Drain closes the listeners and waits until the shards have read what is in
+// their queues. Completions may still wait for their codes to be recorded; Stop
+// waits for those too. After it nothing can be prepared.
 func (f *Front) Drain(ctx context.Context) error {
 	f.configuring.Lock()
 	defer f.configuring.Unlock()

@@ -81,7 +81,7 @@ func watched(t *testing.T, r *rules, verifier *onetime.Verifier) (*shards, func(
 				runtime.Gosched()
 			}
 		}
-		// A shard does what it is asked after the letter that it reads.
+		// A shard does what it is asked after the knock that it reads.
 		if err := all.each(context.Background(), func(*shard, time.Duration) {}); err != nil {
 			t.Fatal(err)
 		}

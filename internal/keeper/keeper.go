@@ -130,7 +130,7 @@ func run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	for {
 		select {
 		case <-reload:
-			k.hangUp(ctx)
+			k.reloadBySignal(ctx)
 		case <-ctx.Done():
 			return nil
 		}

@@ -12,9 +12,9 @@ const (
 	// seconds that users are promised.
 	stopTimeout = 1800 * time.Millisecond
 
-	// lastWords is how much of stopTimeout is kept for notices and commands: parts
+	// keptForLast is how much of stopTimeout is kept for notices and commands: parts
 	// that stop before them may take the rest.
-	lastWords = 1100 * time.Millisecond
+	keptForLast = 1100 * time.Millisecond
 
 	// stopGrace is for a part whose turn comes when the time is over already: most
 	// need no time.

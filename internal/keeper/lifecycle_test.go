@@ -59,9 +59,9 @@ func TestAStopHasOneDeadline(t *testing.T) {
 			return ctx.Err()
 		})
 		for range 3 {
-			l.onStop("hangs", lastWords, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			l.onStop("hangs", keptForLast, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		}
-		l.onStop("fails", lastWords, func(context.Context) error { return errors.New("broken") })
+		l.onStop("fails", keptForLast, func(context.Context) error { return errors.New("broken") })
 		l.stop()
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("the stop took %v", took)

@@ -24,10 +24,10 @@ func (k *Keeper) Reload(ctx context.Context, r admin.ReloadRequest) error {
 	return problemOf(k.reload(ctx, byCommand, confirm))
 }
 
-// hangUp reloads because of SIGHUP. A closed terminal sends that too. So, unlike
+// reloadBySignal reloads because of SIGHUP. A closed terminal sends that too. So, unlike
 // webknock reload, it puts back no guard that was taken away, and tries no file that
 // nobody has confirmed.
-func (k *Keeper) hangUp(ctx context.Context) {
+func (k *Keeper) reloadBySignal(ctx context.Context) {
 	if guarded, err := k.gate.Guarding(ctx); err == nil && !guarded {
 		k.log.Warn("not reloaded by SIGHUP, since the guard was taken away; webknock reload puts it back")
 		return

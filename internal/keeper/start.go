@@ -135,7 +135,7 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 		k.closed = closed.Open(k.store, k.log, nft.BootTime, nft.BootID())
 		k.gate.Remember(k.closed)
 	}
-	k.lifecycle.background(ctx, "the gate", lastWords, k.gate.Run)
+	k.lifecycle.background(ctx, "the gate", keptForLast, k.gate.Run)
 	if err := k.gate.Configure(ctx, guardOf(cfg, *k.listeners.Load())); errors.Is(err, firewall.ErrPermission) || errors.Is(err, firewall.ErrUnsupported) {
 		return explain(err)
 	} else if err != nil {
@@ -152,7 +152,7 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	k.front.AdoptBans(bans)
-	k.lifecycle.background(ctx, "bans", lastWords, k.enforceBans)
+	k.lifecycle.background(ctx, "bans", keptForLast, k.enforceBans)
 	return nil
 }
 
@@ -160,11 +160,11 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 	k.warnOfSessions(ctx, cfg.Firewall.Guard)
 	k.adopt(cfg, *k.listeners.Load())
-	k.lifecycle.onStop("the front", lastWords, k.front.Stop)
+	k.lifecycle.onStop("the front", keptForLast, k.front.Stop)
 	if err := k.front.Commit(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	k.lifecycle.onStop("the confirmation", lastWords, k.endConfirmation)
+	k.lifecycle.onStop("the confirmation", keptForLast, k.endConfirmation)
 	switch {
 	case k.start.fallback != nil:
 		k.fellBack(ctx)
@@ -173,13 +173,13 @@ func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 	default:
 		k.kept.inForce(cfg, false)
 	}
-	k.lifecycle.background(ctx, "the admin API", lastWords, func(ctx context.Context) {
+	k.lifecycle.background(ctx, "the admin API", keptForLast, func(ctx context.Context) {
 		if err := admin.Serve(ctx, k.adminSocket, k, k.log); err != nil {
 			k.log.Error("the admin API has failed", "error", err)
 		}
 	})
-	k.lifecycle.background(ctx, "the watchdog", lastWords, k.watchdog)
-	k.lifecycle.background(ctx, "the watch over the state", lastWords, func(ctx context.Context) {
+	k.lifecycle.background(ctx, "the watchdog", keptForLast, k.watchdog)
+	k.lifecycle.background(ctx, "the watch over the state", keptForLast, func(ctx context.Context) {
 		watchState(ctx, func(ctx context.Context) []string {
 			problems, _ := k.problems(ctx)
 			return problems
@@ -197,9 +197,9 @@ func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 		k.log.Warn("DRY RUN: no firewall is touched, no door is guarded, nothing opens")
 	}
 	if k.start.fallback != nil {
-		k.lifecycle.background(ctx, "the retry of the file", lastWords, k.retryStart)
+		k.lifecycle.background(ctx, "the retry of the file", keptForLast, k.retryStart)
 	}
-	k.lifecycle.background(ctx, "the last good configuration", lastWords, k.kept.refresh)
+	k.lifecycle.background(ctx, "the last good configuration", keptForLast, k.kept.refresh)
 	k.manager.ready()
 	k.serving = true
 	return nil

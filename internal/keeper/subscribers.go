@@ -70,7 +70,7 @@ func (k *Keeper) subscribe(ctx context.Context) {
 			k.recoverCommands()
 		}, func(r event.Record) { k.commands.handle(r.Event) })
 	})
-	k.lifecycle.onStop("the readers of events", lastWords, func(limit context.Context) error {
+	k.lifecycle.onStop("the readers of events", keptForLast, func(limit context.Context) error {
 		k.events.Close()
 		done := make(chan struct{})
 		go func() {

@@ -76,10 +76,8 @@ type Front interface {
 	// CanListen returns why the front cannot listen on an address now.
 	CanListen(ctx context.Context, address string) error
 
-	// Drain closes the listeners, and returns when the keeper has been told of
-	// all that was knocked before, or ctx is done.
-	Drain(context.Context) error
-	// Stop ends everything. It returns when that is done, or ctx is.
+	// Stop closes the listeners, hands the keeper the completions of all that was
+	// knocked before, and ends everything. It returns when that is done, or ctx is.
 	Stop(context.Context) error
 
 	// Ping returns when all shards have answered.
