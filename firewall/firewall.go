@@ -7,7 +7,9 @@
 // backend ends a grant when it expires, so that doors close even if this process is dead.
 //
 // A request goes through request.go (queue and commit), plan.go (what the transaction
-// changes) and grants.go (what the gate remembers). reconcile.go compares the firewall with
+// changes) and grants.go (what the gate remembers). A grant ends by a request, when its
+// time is over (grants.go), or because its client was banned or its door is gone (bans.go,
+// guard.go): those are revoked with what could not be revoked before. reconcile.go compares the firewall with
 // the gate and repairs it. firewall/nft is the backend on nftables; [Memory] touches no
 // firewall. firewall/firewalltest is the contract of both.
 package firewall
