@@ -141,6 +141,9 @@ func TestEachOfSeveralServersGetsEveryKnock(t *testing.T) {
   - address: "[`+serverIP6+`]:8081"`, 1))
 	w.profile("home", "servers: [http://"+serverIP+":8080, 'http://["+serverIP6+"]:8081', http://"+serverIP+":9]\nsteps: [/a, /b, /c]\nwait: home.test:22\n")
 	out, _ := w.mustKnock(true, "home") // although one of them cannot be reached
+	// Where nothing is waited for, every server has to be reached.
+	w.profile("all", "servers: [http://"+serverIP+":8080, http://"+serverIP+":9]\nsteps: [/a, /b, /c]\n")
+	w.mustKnock(false, "all")
 	w.mustBecome("ssh "+aliceIP, "ssh "+aliceIP6)
 	for _, want := range []string{"http://" + serverIP + ":8080", "http://[" + serverIP6 + "]:8081", "refused"} {
 		if !strings.Contains(out, want) {
@@ -395,7 +398,7 @@ func BenchmarkSSH(b *testing.B) {
 func (w *world) proxies() (http, socks string) {
 	w.t.Helper()
 	config := filepath.Join(w.dir, "tinyproxy.conf")
-	text := "Port 8888\nListen " + malloryIP + "\nTimeout 20\nMaxClients 20\nConnectPort 8443\nAllow 10.20.0.0/24\n"
+	text := "Port 8888\nListen " + malloryIP + "\nTimeout 20\nMaxClients 20\nConnectPort 8443\nAllow 10.20.0.0/24\nBasicAuth ann password\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
@@ -407,7 +410,7 @@ func (w *world) proxies() (http, socks string) {
 	until(w.t, "the proxies listen", func() bool {
 		return w.passes(w.alice, malloryIP, 8888) && w.passes(w.alice, "127.0.0.1", 1080)
 	})
-	return "http://" + malloryIP + ":8888", "socks5://127.0.0.1:1080"
+	return "http://ann:password@" + malloryIP + ":8888", "socks5://127.0.0.1:1080"
 }
 
 func TestKnockThroughProxies(t *testing.T) {
@@ -445,10 +448,14 @@ func TestKnockThroughProxies(t *testing.T) {
 			w.mustBecome(want)
 		})
 	}
+	_, errs, code := w.clientWith(w.alice, []string{"http_proxy=" + strings.Replace(http, "ann:password@", "", 1)}, "", "knock", "http://"+serverIP+":8080/a")
+	if code != 1 || !strings.Contains(errs, "a proxy does not let the knock through") {
+		t.Errorf("without the proxy's password: exit %d, %s", code, errs)
+	}
 	// What is waited for is not open for alice, and she is told why.
 	w.profile("home", "servers: [http://"+serverIP+":8080]\nsteps: [/a, /b, /c]\nwait: "+serverIP+":22\n")
 	w.webknock("close", "--all")
-	_, errs, code := w.clientWith(w.alice, []string{"http_proxy=" + http}, "", "knock", "home", "--timeout", "2s")
+	_, errs, code = w.clientWith(w.alice, []string{"http_proxy=" + http}, "", "knock", "home", "--timeout", "2s")
 	if code != 1 || !strings.Contains(errs, "the door opens for the proxy's address") {
 		t.Errorf("exit %d, %s", code, errs)
 	}

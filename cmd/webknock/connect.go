@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -29,6 +30,7 @@ func newConnect(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer context.AfterFunc(c.Context(), func() { conn.Close() })()
 			err = client.Pipe(conn, c.InOrStdin(), c.OutOrStdout())
 			if c.Context().Err() != nil {
 				return errors.New("interrupted")

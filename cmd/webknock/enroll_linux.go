@@ -65,15 +65,19 @@ func newEnroll(a *app) *cobra.Command {
 			if _, err := client.Parse("the profile", text); err != nil {
 				return fmt.Errorf("no client could use it: %w", err)
 			}
-			if a.output == "json" {
+			switch {
+			case file != "":
+			case a.output == "json":
 				return printJSON(c.OutOrStdout(), map[string]string{"sequence": args[0], "profile": string(text)})
-			}
-			if file == "" {
+			default:
 				_, err = c.OutOrStdout().Write(text)
 				return err
 			}
 			if err := atomicfile.Create(file, text, -1, -1); err != nil {
 				return err
+			}
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), map[string]string{"sequence": args[0], "file": file})
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "the profile is in %s; on the client: webknock profile add NAME %s\n", file, file)
 			return err

@@ -107,13 +107,17 @@ func (c *codes) await(ctx context.Context, n int, announce func(until time.Time)
 		if !now.Before(from) {
 			return nil
 		}
+		late := fmt.Errorf("the next one-time code counts only at %s (a longer --timeout waits for it)", from.Format(time.TimeOnly))
+		if deadline, ok := ctx.Deadline(); ok && from.After(deadline) {
+			return late
+		}
 		announce(from)
 		timer := time.NewTimer(from.Sub(now))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return fmt.Errorf("the next one-time code counts only at %s (a longer --timeout waits for it)", from.Format(time.TimeOnly))
+			return late
 		}
 	}
 }

@@ -113,7 +113,7 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 // A conn is a connection on which one request can be made.
 type conn struct {
 	net.Conn
-	absolute bool          // a proxy wants the whole URL
+	absolute *url.URL      // the proxy that wants the whole URL; nil: none
 	took     time.Duration // until the server or the proxy accepted
 }
 
@@ -130,7 +130,9 @@ func (d dialer) dial(ctx context.Context, s Server, r route) (*conn, error) {
 		c.Conn, err = dialSOCKS(ctx, r.proxy, target)
 	default:
 		c.Conn, err = dialHTTPProxy(ctx, r.proxy, target, s.Scheme == "https")
-		c.absolute = s.Scheme == "http"
+		if s.Scheme == "http" {
+			c.absolute = r.proxy
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -337,11 +339,15 @@ func (c *conn) request(ctx context.Context, s Server, step Step, path string) (o
 		Header: http.Header{"User-Agent": {""}},
 	}
 	write := req.Write
-	if c.absolute {
+	if c.absolute != nil {
+		authorize(req, c.absolute)
 		write = req.WriteProxy
 	}
 	if err := write(c); err != nil {
-		return ended(err), 0, date
+		if o := ended(err); o == Reset {
+			return o, 0, date
+		}
+		return Failed, 0, date // it may not have left this machine
 	}
 	res, err := http.ReadResponse(bufio.NewReader(c), req)
 	if err != nil {

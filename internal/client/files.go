@@ -158,7 +158,7 @@ func List() (names []string, err error) {
 
 // Remove deletes a profile.
 func Remove(name string) error {
-	if !profileName.MatchString(name) {
+	if !profileName.MatchString(name) || strings.HasSuffix(name, ".yaml") {
 		return fmt.Errorf("%q is not a valid name of a profile", name)
 	}
 	path, err := ProfilePath(name)

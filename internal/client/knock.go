@@ -89,15 +89,20 @@ func (r *round) run(ctx context.Context) (result Result, open net.Conn, err erro
 	result = Result{Wait: r.p.Wait, Knocks: []Seen{}}
 	var waited error
 	for passes := r.passes(ctx); len(passes) > 0 && open == nil && err == nil; passes = passes[1:] {
-		patience := ctx
-		if len(passes) > 1 && r.p.Wait != "" {
-			var cancel context.CancelFunc
-			patience, cancel = context.WithTimeout(ctx, secondFamilyAfter)
-			defer cancel()
+		patience := time.Duration(0)
+		if len(passes) > 1 {
+			patience = secondFamilyAfter
 		}
 		open, waited, err = r.passAndWait(ctx, patience, passes[0])
 		if open == nil && err == nil && len(passes) > 1 && r.p.Wait != "" {
 			r.say("%s does not answer yet; knocking over the other family, with the next code", r.p.Wait)
+		}
+	}
+	if err != nil && open == nil && r.reached() { // there is no further code, but a first family was knocked
+		if r.p.Wait == "" {
+			err = nil
+		} else if open, waited = r.await(ctx); open != nil {
+			err = nil
 		}
 	}
 	r.mu.Lock()
@@ -109,7 +114,7 @@ func (r *round) run(ctx context.Context) (result Result, open net.Conn, err erro
 	switch {
 	case open != nil:
 		result.Open, result.Address = true, remoteAddr(open).String()
-	case r.p.Wait == "" && r.reached():
+	case r.p.Wait == "" && r.reachedAll():
 		result.Open = true
 	default:
 		result.Advice = r.advice(result, waited)
@@ -118,9 +123,9 @@ func (r *round) run(ctx context.Context) (result Result, open net.Conn, err erro
 }
 
 // passAndWait makes a pass, and waits for p.Wait as soon as one target has had
-// its last step. The rest of the pass goes on meanwhile. Patience ends the
-// waiting.
-func (r *round) passAndWait(ctx, patience context.Context, targets []target) (open net.Conn, waited, err error) {
+// its last step, for patience or, if that is 0, until ctx is done. The rest of the
+// pass goes on meanwhile.
+func (r *round) passAndWait(ctx context.Context, patience time.Duration, targets []target) (open net.Conn, waited, err error) {
 	walks, cancel := context.WithCancel(ctx)
 	defer cancel()
 	delivered := make(chan struct{})
@@ -136,7 +141,13 @@ func (r *round) passAndWait(ctx, patience context.Context, targets []target) (op
 		case <-passed:
 		}
 		if r.reached() {
-			open, waited = r.await(patience)
+			waiting := ctx
+			if patience > 0 {
+				var cancel context.CancelFunc
+				waiting, cancel = context.WithTimeout(ctx, patience)
+				defer cancel()
+			}
+			open, waited = r.await(waiting)
 		}
 		if open != nil && r.hurry {
 			cancel()
@@ -297,6 +308,17 @@ func (r *round) reached() bool {
 	return slices.ContainsFunc(r.seen, func(s Seen) bool { return s.Step == len(r.p.Steps) && s.Outcome.Delivered() })
 }
 
+// reachedAll reports whether a last step was delivered to each server.
+func (r *round) reachedAll() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(r.p.Servers, func(server Server) bool {
+		return !slices.ContainsFunc(r.seen, func(s Seen) bool {
+			return s.Server == server.String() && s.Step == len(r.p.Steps) && s.Outcome.Delivered()
+		})
+	})
+}
+
 func (r *round) add(s Seen) {
 	r.mu.Lock()
 	r.seen = append(r.seen, s)
@@ -375,7 +397,7 @@ func (r *round) advice(result Result, waited error) (advice []string) {
 		text    string
 	}{
 		{Unresolved, "the name of a server has no address here (look at the spelling, or use its address)"},
-		{Unreachable, "there is no route to a server (is this machine online? a network without IPv6 reaches no IPv6 address: --4)"},
+		{Unreachable, "there is no route to a server (is this machine online? a network without IPv6 reaches no IPv6 address: -4)"},
 		{Refused, "nobody listens where a knock went (is webknock running there? is the port right?)"},
 		{Timeout, "a server does not accept connections: the network between blocks the port, the server is down, or it has banned this address (webknock bans, there)"},
 		{Untrusted, "a server's certificate is not trusted: somebody may be in between (ca or pin in the profile say whom to trust)"},

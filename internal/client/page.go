@@ -93,6 +93,19 @@ func WritePage(w io.Writer, p *Profile, o PageOptions) error {
 		}
 		steps = append(steps, pageStep{s.Path, s.Method, s.Query})
 	}
+	for i, s := range steps {
+		if slices.ContainsFunc(strings.Split(s.Path, "/"), func(part string) bool { return part == "." || part == ".." }) || strings.Contains(s.Path, `\\`) {
+			return fmt.Errorf("step %d has a path that browsers shorten before they send it", i+1)
+		}
+	}
+	for _, s := range p.Servers {
+		if strings.Contains(s.Host, ":") {
+			return fmt.Errorf("%s: a page's policy cannot name an IPv6 address (use a host name)", s)
+		}
+	}
+	if p.Pin != nil || p.CA != nil {
+		return errors.New("a browser trusts what its system trusts, so a page cannot keep to ca or pin (use a certificate that the phone trusts)")
+	}
 	ttl := o.TTL
 	if ttl == 0 {
 		ttl = p.TTL
@@ -113,7 +126,7 @@ func WritePage(w io.Writer, p *Profile, o PageOptions) error {
 	}
 	if o.Poll != "" {
 		u, err := url.Parse(o.Poll)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		if err != nil || u.Host == "" || strings.Contains(u.Host, "[") || u.Scheme != "http" && u.Scheme != "https" {
 			return errors.New("what is polled is not a URL (write https://home.example.org/)")
 		}
 		connect = append(connect, u.Scheme+"://"+u.Host)

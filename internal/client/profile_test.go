@@ -1,6 +1,7 @@
 package client
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,4 +150,30 @@ func FuzzParse(f *testing.F) {
 			t.Error("a profile without servers or steps")
 		}
 	})
+}
+
+func TestAnInterfaceIsNoPlaceForOtherText(t *testing.T) {
+	for wait, ok := range map[string]bool{"[fe80::1%eth0]:22": true, "[fe80::1%x\n ProxyCommand evil]:22": false, "my_server:22": true} {
+		if err := CheckWait(wait); (err == nil) != ok {
+			t.Errorf("%q: %v", wait, err)
+		}
+	}
+	if err := SSHConfig(io.Discard, &Profile{Servers: []Server{{"http", "h", "80"}}}, "$(evil)", "home"); err == nil {
+		t.Error("a command was written into ssh_config")
+	}
+}
+
+func TestNoPageIsMadeThatNoBrowserCanCarryOut(t *testing.T) {
+	for name, p := range map[string]*Profile{
+		"a ticket":          {Servers: []Server{{"http", "h", "80"}}, Steps: []Step{{Path: "/{ticket}"}}},
+		"an IPv6 address":   {Servers: []Server{{"http", "2001:db8::1", "80"}}, Steps: []Step{{Path: "/a"}}},
+		"a path with dots":  {Servers: []Server{{"http", "h", "80"}}, Steps: []Step{{Path: "/x/../a"}}},
+		"another method":    {Servers: []Server{{"http", "h", "80"}}, Steps: []Step{{Path: "/a", Method: "PUT"}}},
+		"a host of its own": {Servers: []Server{{"http", "h", "80"}}, Steps: []Step{{Path: "/a", Host: "x"}}},
+		"a pin":             {Servers: []Server{{"https", "h", "443"}}, Steps: []Step{{Path: "/a"}}, Pin: make([]byte, 32)},
+	} {
+		if err := WritePage(io.Discard, p, PageOptions{Door: "ssh", Passphrase: "correct horse battery"}); err == nil {
+			t.Errorf("%s: a page was made", name)
+		}
+	}
 }

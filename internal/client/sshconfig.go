@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -14,6 +15,8 @@ func CheckWait(wait string) error {
 	return nil
 }
 
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9._/-]+$`)
+
 // SSHConfig writes the lines for ssh_config(5) that knock before ssh connects to
 // name. Profile is what the profile is called on the command line.
 func SSHConfig(w io.Writer, p *Profile, profile, name string) error {
@@ -24,8 +27,10 @@ func SSHConfig(w io.Writer, p *Profile, profile, name string) error {
 			return err
 		}
 	}
-	if strings.ContainsAny(profile, " \t\"%") {
-		return fmt.Errorf("%q cannot be written into ssh_config (rename the profile)", profile)
+	for _, word := range []string{profile, name} { // a shell reads the one, ssh the other
+		if !plainWord.MatchString(word) {
+			return fmt.Errorf("%q cannot be written into ssh_config (letters, digits and . _ - / alone: rename the profile, or use --name)", word)
+		}
 	}
 	_, err := fmt.Fprintf(w, `# ssh %[1]s knocks if the port does not answer, then connects.
 Host %[1]s

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/idna"
+	"webknock/internal/hostname"
 )
 
 type validator struct {
@@ -139,14 +139,19 @@ func ParseServer(s string) (Server, error) {
 	return server, nil
 }
 
+var zone = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
 // hostName returns the ASCII form of a name (IDNA, RFC 5891).
 func hostName(host string) (string, error) {
-	if _, err := netip.ParseAddr(host); err == nil {
+	if a, err := netip.ParseAddr(host); err == nil {
+		if a.Zone() != "" && !zone.MatchString(a.Zone()) {
+			return "", fmt.Errorf("%q does not end in the name of an interface", host)
+		}
 		return host, nil
 	}
-	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(host, "."))
-	if err != nil || ascii == "" {
-		return "", fmt.Errorf("%q is not the name of a host", host)
+	ascii, err := hostname.ASCII(host)
+	if err != nil {
+		return "", fmt.Errorf("%q %w", host, err)
 	}
 	return ascii, nil
 }

@@ -51,7 +51,7 @@ func dialUntilOpen(ctx context.Context, host, port string, rtt time.Duration) (n
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	found := make(chan net.Conn)
+	found := make(chan net.Conn, len(addrs))
 	var mu sync.Mutex
 	var last error
 	var wg sync.WaitGroup
@@ -66,21 +66,29 @@ func dialUntilOpen(ctx context.Context, host, port string, rtt time.Duration) (n
 				}
 				return
 			}
-			select {
-			case found <- c:
-			case <-ctx.Done():
-				c.Close()
-			}
+			found <- c
 		})
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
+	var open net.Conn
 	select {
-	case c := <-found:
-		return c, nil
+	case open = <-found:
 	case <-done:
-		return nil, last
 	}
+	cancel()
+	<-done
+	for len(found) > 0 { // others that were as fast
+		if c := <-found; open == nil {
+			open = c
+		} else {
+			c.Close()
+		}
+	}
+	if open != nil {
+		return open, nil
+	}
+	return nil, last
 }
 
 const (

@@ -15,6 +15,9 @@ const defaultTTL = 30 * time.Second
 // addressInterval is how often Watch looks at the addresses of this machine.
 const addressInterval = 2 * time.Second
 
+// failedPause is the longest pause after a round that opened nothing.
+const failedPause = 15 * time.Second
+
 // Watch knocks, and knocks again when half of the grant's time is over or an
 // own address has changed, until ctx is done. It tells each what every round
 // came to.
@@ -27,8 +30,13 @@ func Watch(ctx context.Context, p *Profile, o Options, ttl time.Duration, each f
 	}
 	for ctx.Err() == nil {
 		from := ownAddresses(ctx, p)
-		each(Knock(ctx, p, o))
-		again := time.NewTimer(ttl / 2)
+		result, err := Knock(ctx, p, o)
+		each(result, err)
+		pause := ttl / 2
+		if err != nil || !result.Open {
+			pause = min(pause, failedPause)
+		}
+		again := time.NewTimer(pause)
 		look := time.NewTicker(addressInterval)
 		for same := true; same; {
 			select {

@@ -10,9 +10,9 @@ import (
 
 	"webknock/httpd"
 	"webknock/internal/event"
-	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/internal/ticket"
+	"webknock/sequence"
 )
 
 // completions hands over to the keeper what clients have completed: once no crash
@@ -20,42 +20,36 @@ import (
 // which each client has completed it.
 type completions struct {
 	keeper   seam.Keeper
-	verifier *onetime.Verifier
+	codes    awaiter
 	log      *slog.Logger
-	working  sync.WaitGroup // completions that wait for an answer
+	working  sync.WaitGroup // completions that wait for a record, an answer or an earlier one
 	stopping chan struct{}  // closed: no answer is waited for any more
 
 	mu   sync.Mutex
 	last map[netip.Addr]chan struct{} // closed when the latest completion of a client that waits is handed over
 }
 
-func newCompletions(keeper seam.Keeper, verifier *onetime.Verifier, log *slog.Logger) *completions {
-	return &completions{keeper: keeper, verifier: verifier, log: log, stopping: make(chan struct{}), last: map[netip.Addr]chan struct{}{}}
+// An awaiter calls done once the use of a credential's codes is recorded, or with
+// an error if it cannot be. onetime.Verifier is one.
+type awaiter interface {
+	Await(used *sequence.Credential, done func(error))
+}
+
+func newCompletions(keeper seam.Keeper, codes awaiter, log *slog.Logger) *completions {
+	return &completions{keeper: keeper, codes: codes, log: log, stopping: make(chan struct{}), last: map[netip.Addr]chan struct{}{}}
 }
 
 // add takes a completion. The shard of the client calls it, so it does not wait.
+//
+// The client's place in the order is taken now, before anything is waited for: a
+// plain sequence that is completed while the codes of another are being recorded is
+// handed over behind that one.
 func (c *completions) add(done completion) {
-	if done.credential == nil {
-		c.afterAnswer(done)
-		return
-	}
-	c.verifier.Await(done.credential, func(err error) {
-		if err != nil {
-			c.log.Error("not let in", "sequence", done.sequence.Name, "client", done.knock.Client, "user", done.credential.User, "error", err)
-			return
-		}
-		c.afterAnswer(done)
-	})
-}
-
-// afterAnswer hands a completion over when its answer is out, behind whatever the
-// client has completed before.
-func (c *completions) afterAnswer(done completion) {
 	client := done.knock.Client
 	handed := make(chan struct{})
 	c.mu.Lock()
 	before := c.last[client]
-	now := done.knock.Answered == nil && before == nil
+	now := done.credential == nil && done.knock.Answered == nil && before == nil
 	if !now {
 		c.last[client] = handed
 	}
@@ -64,12 +58,27 @@ func (c *completions) afterAnswer(done completion) {
 		c.keeper.Complete(done.value())
 		return
 	}
+	var recorded chan error
+	if done.credential != nil {
+		recorded = make(chan error, 1)
+		c.codes.Await(done.credential, func(err error) { recorded <- err })
+	}
 	c.working.Go(func() {
-		c.awaitAnswer(done.knock.Answered)
+		var err error
+		if recorded != nil {
+			err = <-recorded
+		}
+		if err != nil {
+			c.log.Error("not let in", "sequence", done.sequence.Name, "client", client, "user", done.credential.User, "error", err)
+		} else {
+			c.awaitAnswer(done.knock.Answered)
+		}
 		if before != nil {
 			<-before
 		}
-		c.keeper.Complete(done.value())
+		if err == nil {
+			c.keeper.Complete(done.value())
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.last[client] == handed {

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -77,6 +78,38 @@ func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
 		}
 		if len(c.last) > 0 {
 			t.Errorf("%d clients are still waited for", len(c.last))
+		}
+	})
+}
+
+// slowDisk has a use recorded, or fails, when it is told to.
+type slowDisk []func(error)
+
+func (s *slowDisk) Await(_ *sequence.Credential, done func(error)) { *s = append(*s, done) }
+
+// A client that completes a plain sequence while the codes of another are being
+// recorded: a door that the first opens and the second closes ends up closed.
+func TestCompletionsKeepTheirOrderWhileCodesAreRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var keeper told
+		var disk slowDisk
+		c := newCompletions(&keeper, &disk, slog.New(slog.DiscardHandler))
+		add := func(name string, credential *sequence.Credential) {
+			c.add(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, credential: credential, knock: httpd.Knock{Client: netip.MustParseAddr("192.0.2.7")}})
+		}
+		add("first", new(sequence.Credential))
+		add("second", nil)
+		add("third", new(sequence.Credential))
+		add("fourth", nil)
+		disk[1](errors.New("full"))
+		synctest.Wait()
+		if got := keeper.String(); got != "" {
+			t.Errorf("before the first is recorded: %s", got)
+		}
+		disk[0](nil)
+		c.working.Wait()
+		if got := keeper.String(); got != "first second fourth" {
+			t.Errorf("in the end: %s", got)
 		}
 	})
 }

@@ -140,7 +140,7 @@ func TestEveryKnockIsAnEventIfSomebodyReadsThem(t *testing.T) {
 // Under a cover that answers, a stop does not wait for answers that stream.
 func TestAStopWaitsForNoAnswer(t *testing.T) {
 	f, keeper := fresh(t, nil)
-	f.completions.afterAnswer(completion{sequence: &parse(t, file).Sequences[0], knock: knockWithAnswer(make(chan struct{}))})
+	f.completions.add(completion{sequence: &parse(t, file).Sequences[0], knock: knockWithAnswer(make(chan struct{}))})
 	if err := f.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -52,6 +52,9 @@ func (f *file) use(write bool, do func(*Tx) error) (err error) {
 			f.drop()
 			err = fmt.Errorf("%s: %w", f.path(), err)
 		}
+		if f.db != nil { // the timer may have found the file in use
+			f.idle.Reset(idleAfter)
+		}
 	}()
 	run := f.db.View
 	if write {
@@ -123,7 +126,7 @@ func (f *file) open(write bool) error {
 
 // closeIdle closes the file after it was not used for a while.
 func (f *file) closeIdle() {
-	if f.mu.TryLock() { // else it is in use, and its timer will be set again
+	if f.mu.TryLock() { // else it is in use, and its timer is set again after that
 		defer f.mu.Unlock()
 		f.drop()
 	}

@@ -67,8 +67,8 @@
 	const nextCode = async key => {
 		for (;;) {
 			const now = Math.floor(Date.now() / 1000 / period);
-			let last = 0;
-			try { last = Number(localStorage.getItem('webknock ' + data.salt)) || 0; } catch { last = nextCode.last || 0; }
+			let last = nextCode.last || 0;
+			try { last = Math.max(last, Number(localStorage.getItem('webknock ' + data.salt)) || 0); } catch { }
 			const next = last >= now && last <= now + 1 ? last + 1 : now;
 			if (next <= now + 1) {
 				nextCode.last = next;
@@ -99,13 +99,13 @@
 
 	const encode = path => path.split('/').map(encodeURIComponent).join('/');
 
-	const knock = async () => {
+	const knock = async ({steps, key}) => {
 		const codes = [];
-		for (const step of open.steps) {
-			codes.push(step.path.includes('{totp}') ? await nextCode(open.key) : '');
+		for (const step of steps) {
+			codes.push(step.path.includes('{totp}') ? await nextCode(key) : '');
 		}
 		await Promise.all(data.servers.map(async server => {
-			for (const [i, step] of open.steps.entries()) {
+			for (const [i, step] of steps.entries()) {
 				if (i > 0 && data.gap) await sleep(data.gap);
 				await request(server, step, encode(step.path.replace('{totp}', () => codes[i])));
 			}
@@ -146,7 +146,7 @@
 				say('This device is offline.');
 				return;
 			}
-			await knock();
+			await knock(open);
 			if (!data.poll) {
 				say(`Knocked. If it was right, ${data.door} is open now; no browser can tell.`);
 			} else if (await answers()) {
