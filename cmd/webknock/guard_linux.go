@@ -110,9 +110,14 @@ func guard(ctx context.Context, a *app, state, table string, g firewall.Guard) (
 	default:
 		return ", by the running daemon", nil
 	}
+	return "", withTable(ctx, state, table, func(b *nft.Backend) error { return b.Guard(ctx, g, nil) })
+}
+
+// withTable holds the lock of a table, which no daemon has, while do writes it.
+func withTable(ctx context.Context, state, table string, do func(*nft.Backend) error) error {
 	lock, err := nft.LockTable(ctx, table, slog.Default())
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer lock.Close()
 	lock.Stopping()
@@ -120,8 +125,8 @@ func guard(ctx context.Context, a *app, state, table string, g firewall.Guard) (
 	defer dir.Close()
 	backend, err := nft.New(nft.Options{Table: table, Log: slog.Default(), Sessions: sessionsIn(dir)})
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer backend.Close()
-	return "", backend.Guard(ctx, g, nil)
+	return do(backend)
 }

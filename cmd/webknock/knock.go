@@ -166,23 +166,6 @@ func (a *app) watch(c *cobra.Command, p *client.Profile, o client.Options, ttl t
 	return c.Context().Err()
 }
 
-// notOpen is the failure of a knock; the details are printed already.
-type notOpen struct{ result client.Result }
-
-func (e notOpen) Error() string {
-	if e.result.Wait == "" {
-		return "not every knock was delivered" + adviceLines(e.result.Advice)
-	}
-	return e.result.Wait + " does not answer" + adviceLines(e.result.Advice)
-}
-
-func adviceLines(advice []string) (text string) {
-	for _, a := range advice {
-		text += "\n  - " + a
-	}
-	return text
-}
-
 // printResult writes what a round of knocks came to: what each server made of
 // them, over each address.
 func (a *app) printResult(out io.Writer, r client.Result) error {
@@ -194,7 +177,7 @@ func (a *app) printResult(out io.Writer, r client.Result) error {
 		return err
 	}
 	if !r.Open {
-		return notOpen{r}
+		return &client.NotOpenError{Result: r}
 	}
 	return nil
 }

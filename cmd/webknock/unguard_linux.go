@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,18 +72,5 @@ func unguard(ctx context.Context, a *app, stderr io.Writer) error {
 }
 
 func removeTable(ctx context.Context, state, table string) error {
-	lock, err := nft.LockTable(ctx, table, slog.Default())
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	lock.Stopping()
-	dir := atomicfile.NewDir(state)
-	defer dir.Close()
-	backend, err := nft.New(nft.Options{Table: table, Log: slog.Default(), Sessions: sessionsIn(dir)})
-	if err != nil {
-		return err
-	}
-	defer backend.Close()
-	return backend.Unguard(ctx)
+	return withTable(ctx, state, table, func(b *nft.Backend) error { return b.Unguard(ctx) })
 }

@@ -43,10 +43,10 @@ func Connect(ctx context.Context, p *Profile, host, port string, o Options) (net
 type NotOpenError struct{ Result Result }
 
 func (e *NotOpenError) Error() string {
-	if len(e.Result.Advice) == 0 {
-		return e.Result.Wait + " does not answer"
+	text := "not every knock was delivered"
+	if e.Result.Wait != "" {
+		text = e.Result.Wait + " does not answer"
 	}
-	text := e.Result.Wait + " does not answer:"
 	for _, a := range e.Result.Advice {
 		text += "\n  - " + a
 	}
