@@ -19,7 +19,10 @@ import (
 )
 
 // fake is a daemon with one door.
-type fake struct{ closed []string }
+type fake struct {
+	closed []string
+	peers  []Credentials // who has asked for unguard
+}
 
 func (f *fake) Status(context.Context) (Status, error) {
 	return Status{State: Degraded, Problems: []string{"on fire"}}, nil
@@ -35,7 +38,14 @@ func (f *fake) Open(_ context.Context, r OpenRequest) (Grant, error) {
 func (f *fake) Close(_ context.Context, id string) error    { f.closed = append(f.closed, id); return nil }
 func (f *fake) Reload(context.Context, ReloadRequest) error { return errors.New("no") }
 func (f *fake) Confirm(context.Context) error               { return nil }
-func (f *fake) Unguard(context.Context) error               { return nil }
+func (f *fake) Unguard(ctx context.Context) error {
+	p, ok := Peer(ctx)
+	if !ok {
+		return errors.New("asked by nobody")
+	}
+	f.peers = append(f.peers, p)
+	return nil
+}
 func (f *fake) Bans(context.Context) ([]Ban, error) {
 	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
 }
@@ -102,6 +112,20 @@ func TestTheClientReachesTheControl(t *testing.T) {
 	}
 	if err := api.call(ctx, "POST", "/v1/grants", map[string]string{"dor": "ssh"}, nil); !errors.As(err, &p) || p.Status != http.StatusBadRequest {
 		t.Errorf("an unknown field: %v", err)
+	}
+}
+
+func TestTheControlIsToldWhoAsks(t *testing.T) {
+	api, f := serve(t)
+	if err := api.Unguard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := Credentials{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), PID: int32(os.Getpid())}
+	if len(f.peers) != 1 || f.peers[0] != want {
+		t.Errorf("asked by %+v, want %+v", f.peers, want)
+	}
+	if _, ok := Peer(t.Context()); ok {
+		t.Error("a context of no request has a peer")
 	}
 }
 

@@ -18,6 +18,7 @@ func Serve(ctx context.Context, l net.Listener, control Control, log *slog.Logge
 	}
 	server := &http.Server{
 		Handler:           Handler(control),
+		ConnContext:       withConnPeer,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      time.Minute, // a reload waits for the firewall

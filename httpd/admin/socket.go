@@ -133,7 +133,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		cred, groups, err := peer(conn)
 		if err == nil && allowed(cred, groups, os.Geteuid(), l.gid) {
-			return conn, nil
+			return &peerConn{conn, Credentials{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}}, nil
 		}
 		l.log.Warn("refused on the admin socket", "uid", cred.Uid, "pid", cred.Pid, "error", err)
 		conn.Close()
