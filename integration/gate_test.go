@@ -401,7 +401,7 @@ func TestAStrangerIsRefusedOnTheAdminSocket(t *testing.T) {
 	}
 	os.Chmod(w.dir+"/webknock.sock", 0o666) // even if the file would let them
 	out, err := w.server.Command(t.Context(), "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
-		"curl", "--silent", "--show-error", "--unix-socket", w.dir+"/webknock.sock", "http://x/v1/status").CombinedOutput()
+		"curl", "--silent", "--show-error", "--unix-socket", w.dir+"/webknock.sock", "http://webknock/v1/status").CombinedOutput()
 	if err == nil || strings.Contains(string(out), "version") {
 		t.Errorf("a stranger gets %s, %v", out, err)
 	}

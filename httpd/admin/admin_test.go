@@ -272,7 +272,7 @@ func TestEveryRequestGetsTheRightStatus(t *testing.T) {
 		{"POST", "/v1/grants", ``, 400, ""},
 		{"POST", "/v1/grants", `{"door":"` + strings.Repeat("x", maxBody) + `"}`, 413, ""},
 	} {
-		r := httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body))
+		r := httptest.NewRequest(tt.method, "http://webknock"+tt.path, strings.NewReader(tt.body))
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -55,7 +54,7 @@ func Handler(control Control) http.Handler {
 		}
 		fail(w, NewProblem(http.StatusMethodNotAllowed, req.URL.Path+" does not take "+req.Method))
 	})
-	r.Use(middleware.GetHead)
+	r.Use(withGuardingHeaders, localHostsOnly, sameOriginOnly, jsonBodiesOnly, middleware.GetHead)
 	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) {
 		s, err := control.Status(r.Context())
 		if err == nil && s.State != OK {
@@ -156,9 +155,6 @@ func fail(w http.ResponseWriter, err error) {
 
 // decode reads a body that is exactly one JSON value. It returns a *Problem.
 func decode(w http.ResponseWriter, r *http.Request, to any) error {
-	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "application/json" {
-		return NewProblem(http.StatusUnsupportedMediaType, "the body is not application/json")
-	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	d.DisallowUnknownFields()
 	err := d.Decode(to)
