@@ -47,8 +47,9 @@ func TestOutput(t *testing.T) {
 	})
 }
 
-// steady is a daemon in which nothing ever changes.
-type steady struct{}
+// steady is a daemon in which nothing ever changes. What it does not have itself, no
+// script asks for.
+type steady struct{ admin.Control }
 
 var noon = time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
 

@@ -50,6 +50,9 @@ func (f *fake) Bans(context.Context) ([]Ban, error) {
 	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
 }
 func (f *fake) Unban(context.Context, string) error { return nil }
+func (f *fake) Stats(context.Context) (Stats, error) {
+	return Stats{Minutes: []Span{{Completions: 7}}}, nil
+}
 
 func serve(t *testing.T) (API, *fake) {
 	t.Helper()

@@ -36,6 +36,7 @@ type Control interface {
 	Unguard(context.Context) error
 	Bans(context.Context) ([]Ban, error)
 	Unban(ctx context.Context, address string) error
+	Stats(context.Context) (Stats, error)
 }
 
 const maxBody = 64 << 10 // bytes of a request body
@@ -101,6 +102,7 @@ func Handler(control Control) http.Handler {
 			}
 			done(w, err)
 		})
+		r.Get("/stats", get(control.Stats))
 		r.Get("/bans", get(func(ctx context.Context) (BanList, error) {
 			bans, err := control.Bans(ctx)
 			return BanList{bans}, err

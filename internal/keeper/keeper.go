@@ -61,6 +61,8 @@ type Keeper struct {
 	startedAt time.Time
 	lifecycle lifecycle
 	events    event.Bus
+	opened    counter // grants
+	stats     *stats
 	missed    missed
 	handlers  []*event.Subscription // of notices and commands
 

@@ -42,6 +42,7 @@ import (
 func (k *Keeper) Start(ctx context.Context) error {
 	cfg := k.start.Config
 	k.startedAt = time.Now()
+	k.stats = newStats(k.startedAt)
 	k.options.Level.Set(cfg.Log.Level)
 	if err := k.mayRun(cfg); err != nil && k.start.fallback == nil {
 		return &refusal{err}
@@ -178,6 +179,7 @@ func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 			k.log.Error("the admin API has failed", "error", err)
 		}
 	})
+	k.lifecycle.background(ctx, "the statistics", keptForLast, k.recordStats)
 	k.lifecycle.background(ctx, "the watchdog", keptForLast, k.watchdog)
 	k.lifecycle.background(ctx, "the watch over the state", keptForLast, func(ctx context.Context) {
 		watchState(ctx, func(ctx context.Context) []string {

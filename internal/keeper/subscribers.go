@@ -34,6 +34,7 @@ func (k *Keeper) observe(e firewall.Event) {
 	completion, _ := e.Cause.(*event.Completion)
 	switch e.Kind {
 	case firewall.Opened:
+		k.opened.add(1)
 		k.events.PublishAt(e.Time, event.GrantOpened{Grant: e.Grant, Completion: completion})
 	case firewall.Extended:
 		k.events.PublishAt(e.Time, event.GrantExtended{Grant: e.Grant, Completion: completion})
