@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,6 +15,17 @@ type Cover struct {
 	BodyFile string   `mapstructure:"body_file" is:"file"`
 	Body     []byte   `mapstructure:"-"` // content of BodyFile
 	Proxy    *url.URL `mapstructure:"proxy"`
+}
+
+// String names the cover as the status does.
+func (c Cover) String() string {
+	switch {
+	case c.Proxy != nil:
+		return "proxy"
+	case c.Status != 0:
+		return fmt.Sprint("status ", c.Status)
+	}
+	return "drop"
 }
 
 // Drops reports whether no request gets an answer.

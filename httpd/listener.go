@@ -98,6 +98,15 @@ func (r *Refused) count(head []byte) {
 // Listen binds a TCP address, host:port, for Serve. It calls o.Post with every
 // knock, under a cover that drops before the connection is reset.
 func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
+	tcp, err := Bind(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return Receive(tcp, o), nil
+}
+
+// Bind binds a TCP address, host:port, with the options that Receive needs.
+func Bind(ctx context.Context, address string) (*net.TCPListener, error) {
 	config := net.ListenConfig{
 		KeepAlive: -1, // connections do not live long enough
 		Control:   func(_, _ string, raw syscall.RawConn) error { return control(raw, prepare) },
@@ -111,22 +120,25 @@ func Listen(ctx context.Context, address string, o Options) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	return newListener(l.(*net.TCPListener), o), nil
+	return l.(*net.TCPListener), nil
 }
 
-// ListenOn is Listen on a socket that was bound elsewhere, for example by systemd.
-func ListenOn(l *net.TCPListener, o Options) (*Listener, error) {
+// Prepare gives a socket that was bound elsewhere, for example by systemd, the
+// options that Receive needs.
+func Prepare(l *net.TCPListener) error {
 	raw, err := l.SyscallConn()
 	if err == nil {
 		err = control(raw, prepare)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", l.Addr(), err)
+		return fmt.Errorf("listen on %s: %w", l.Addr(), err)
 	}
-	return newListener(l, o), nil
+	return nil
 }
 
-func newListener(tcp *net.TCPListener, o Options) *Listener {
+// Receive is Listen on a socket that Bind has bound, or Prepare has prepared,
+// perhaps in another process.
+func Receive(tcp *net.TCPListener, o Options) *Listener {
 	refused := cmp.Or(o.Refused, new(Refused))
 	l := &Listener{tcp: tcp, changed: make(chan struct{}, 1), pending: pending.New(&refused.Counts), refused: refused}
 	l.Use(o)

@@ -38,16 +38,16 @@ func listenWith(t *testing.T, o Options) (*Listener, chan Knock) {
 	return l, knocks
 }
 
-func TestListenOnServesASocketBoundElsewhere(t *testing.T) {
+func TestAListenerServesASocketBoundElsewhere(t *testing.T) {
 	tcp, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	knocks := make(chan Knock, 1)
-	l, err := ListenOn(tcp.(*net.TCPListener), Options{Max: 10, Post: func(k Knock) { knocks <- k }, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
+	if err := Prepare(tcp.(*net.TCPListener)); err != nil {
 		t.Fatal(err)
 	}
+	l := Receive(tcp.(*net.TCPListener), Options{Max: 10, Post: func(k Knock) { knocks <- k }, Log: slog.New(slog.DiscardHandler)})
 	go l.Serve()
 	defer l.Close()
 	conn := dial(t, l)

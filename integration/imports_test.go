@@ -29,7 +29,7 @@ var may = map[string][]string{
 		"webknock/internal/onetime", "webknock/internal/seam", "webknock/internal/ticket", "webknock/sequence", "webknock/sequence/track",
 	},
 	"webknock/internal/keeper": {
-		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd/admin", "webknock/internal/atomicfile", "webknock/internal/closed",
+		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/atomicfile", "webknock/internal/closed",
 		"webknock/internal/command", "webknock/internal/event", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},

@@ -113,8 +113,9 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("take sockets from systemd: %w", err)
 	}
+	o.Sockets = sockets
 	o.Front = func(f keeper.FrontOptions) seam.Front {
-		return front.New(front.Options{Keeper: f.Keeper, Events: f.Events, Sockets: sockets, Log: f.Log})
+		return front.New(front.Options{Keeper: f.Keeper, Events: f.Events, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -33,17 +32,15 @@ var _ seam.Front = (*Front)(nil)
 
 // Options are what a Front is made of.
 type Options struct {
-	Keeper  seam.Keeper
-	Events  *event.Bus
-	Sockets map[string][]net.Listener // from systemd, by name
-	Log     *slog.Logger
+	Keeper seam.Keeper
+	Events *event.Bus
+	Log    *slog.Logger
 }
 
 // A Front talks to strangers. The first Commit starts it.
 type Front struct {
 	keeper      seam.Keeper
 	log         *slog.Logger
-	sockets     map[string][]net.Listener
 	verifier    *onetime.Verifier
 	shards      *shards
 	completions *completions
@@ -70,7 +67,7 @@ type state struct {
 func New(o Options) *Front {
 	verifier := onetime.New(record{o.Keeper}, o.Log)
 	f := &Front{
-		keeper: o.Keeper, log: o.Log, sockets: o.Sockets, verifier: verifier,
+		keeper: o.Keeper, log: o.Log, verifier: verifier,
 		completions: newCompletions(o.Keeper, verifier, o.Log),
 	}
 	f.shards = newShards(0, nil, verifier, f.completions.add, f.ban)
@@ -80,28 +77,27 @@ func New(o Options) *Front {
 }
 
 // Prepare implements seam.Front.
-func (f *Front) Prepare(ctx context.Context, cfg *config.Config) ([]seam.Listener, error) {
+func (f *Front) Prepare(ctx context.Context, cfg *config.Config, sockets []seam.Socket) error {
 	f.configuring.Lock()
 	defer f.configuring.Unlock()
 	if f.stopping {
-		return nil, seam.ErrStopped
+		return seam.ErrStopped
+	}
+	if len(sockets) != len(cfg.Listeners) {
+		return fmt.Errorf("%d sockets for %d listeners", len(sockets), len(cfg.Listeners))
 	}
 	f.abort()
 	current := f.current.Load()
 	rules, err := newRules(cfg, current.rules)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	listeners, err := f.bind(ctx, cfg, current.listeners)
+	listeners, err := f.take(ctx, cfg, sockets, current.listeners)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.prepared = &state{cfg, rules, listeners}
-	values := make([]seam.Listener, len(listeners))
-	for i, l := range listeners {
-		values[i] = l.value()
-	}
-	return values, nil
+	return nil
 }
 
 // Abort implements seam.Front.

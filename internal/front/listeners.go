@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"mime"
 	"net"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 
 	"webknock/config"
 	"webknock/httpd"
@@ -27,15 +24,10 @@ type listener struct {
 	manager *certificateManager // nil: its certificate is in files, or it is plain
 }
 
-// value returns a listener as the keeper is told of it.
-func (l *listener) value() seam.Listener {
-	return seam.Listener{Address: l.address, Bound: l.socket.Addr(), TLS: l.options.TLS != nil, Cover: l.options.Cover.String(), Drops: l.options.Drops()}
-}
-
-// bind returns a listener for every address of cfg: the one in old that has
-// it, or else a new one, and the options of each. If it returns an error it has
-// bound none.
-func (f *Front) bind(ctx context.Context, cfg *config.Config, old []*listener) (_ []*listener, err error) {
+// take returns a listener for every address of cfg: the one in old that has it, or
+// else a new one on the socket for it, and the options of each. If it returns an
+// error it has taken no socket.
+func (f *Front) take(ctx context.Context, cfg *config.Config, sockets []seam.Socket, old []*listener) (_ []*listener, err error) {
 	var all, added []*listener
 	defer func() {
 		if err != nil {
@@ -43,7 +35,7 @@ func (f *Front) bind(ctx context.Context, cfg *config.Config, old []*listener) (
 			endManagers(ctx, all, old)
 		}
 	}()
-	for _, c := range cfg.Listeners {
+	for i, c := range cfg.Listeners {
 		l := &listener{address: c.Address}
 		if hasACME(c) {
 			if l.manager, err = f.manager(cfg, c.TLS.ACME, slices.Concat(old, all)); err != nil {
@@ -58,50 +50,28 @@ func (f *Front) bind(ctx context.Context, cfg *config.Config, old []*listener) (
 			l.socket = old[i].socket
 			continue
 		}
-		if l.socket, err = f.listen(ctx, c.Address, l.options); err != nil {
-			return nil, explainListen(err)
+		tcp, err := listenerOf(sockets[i])
+		if err != nil {
+			return nil, err
 		}
+		l.socket = httpd.Receive(tcp, l.options)
 		added = append(added, l)
 	}
 	return all, nil
 }
 
-// listen binds an address, or takes a socket from systemd.
-func (f *Front) listen(ctx context.Context, address string, o httpd.Options) (*httpd.Listener, error) {
-	name, ok := strings.CutPrefix(address, "systemd:")
+// listenerOf returns a listener with a descriptor of its own of a socket.
+func listenerOf(s seam.Socket) (*net.TCPListener, error) {
+	l, err := net.FileListener(s.File)
+	if err != nil {
+		return nil, fmt.Errorf("the socket of %s: %w", s.Address, err)
+	}
+	tcp, ok := l.(*net.TCPListener)
 	if !ok {
-		return httpd.Listen(ctx, address, o)
+		l.Close()
+		return nil, fmt.Errorf("the socket of %s is not TCP", s.Address)
 	}
-	if len(f.sockets[name]) == 0 {
-		return nil, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
-	}
-	tcp, ok := f.sockets[name][0].(*net.TCPListener)
-	if !ok {
-		return nil, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
-	}
-	// A copy, so that what is closed at a reload can be opened again.
-	file, err := tcp.File()
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	copied, err := net.FileListener(file)
-	if err != nil {
-		return nil, err
-	}
-	return httpd.ListenOn(copied.(*net.TCPListener), o)
-}
-
-// CanListen implements seam.Front.
-func (f *Front) CanListen(ctx context.Context, address string) error {
-	if name, ok := strings.CutPrefix(address, "systemd:"); ok && len(f.sockets[name]) > 0 {
-		return nil
-	}
-	l, err := f.listen(ctx, address, httpd.Options{Log: f.log})
-	if err != nil {
-		return explainListen(err)
-	}
-	return l.Close()
+	return tcp, nil
 }
 
 // coverOf returns the cover that a configuration asks for.
@@ -154,19 +124,6 @@ func (f *Front) options(cfg *config.Config, c config.Listener, m *certificateMan
 	}
 	o.TLS = httpd.TLSConfig(certificate.Get, c.TLS.ServerNames, protocols)
 	return o, nil
-}
-
-// explainListen adds a hint to why an address cannot be had.
-func explainListen(err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w (another program listens there, see ss -ltnp; stop it or choose another address)", err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w (ports under 1024 need root or CAP_NET_BIND_SERVICE)", err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w (no interface of this host has the address, see ip address)", err)
-	}
-	return err
 }
 
 // in reports whether some listeners serve the same socket.

@@ -33,10 +33,32 @@ func at(t *testing.T, host, text string) *config.Config {
 	return cfg
 }
 
-// visit sends a request to a listener, which drops it.
-func visit(t *testing.T, l seam.Listener, path string) {
+// prepare binds the addresses of a configuration, has a front take the sockets, and
+// closes its own.
+func prepare(t *testing.T, f *Front, cfg *config.Config) (addresses []string, err error) {
 	t.Helper()
-	conn, err := net.Dial("tcp", l.Bound.String())
+	var sockets []seam.Socket
+	for _, c := range cfg.Listeners {
+		tcp, err := httpd.Bind(t.Context(), c.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := tcp.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		addresses = append(addresses, tcp.Addr().String())
+		sockets = append(sockets, seam.Socket{Address: c.Address, File: file})
+		tcp.Close()
+		defer file.Close()
+	}
+	return addresses, f.Prepare(t.Context(), cfg, sockets)
+}
+
+// visit sends a request to a listener, which drops it.
+func visit(t *testing.T, address, path string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +70,7 @@ func visit(t *testing.T, l seam.Listener, path string) {
 // What was knocked before the end is carried out; afterwards nothing hangs.
 func TestAStopReadsWhatWasKnockedAndThenNothingHangs(t *testing.T) {
 	f, keeper := fresh(t, nil)
-	listeners, err := f.Prepare(t.Context(), at(t, "127.0.0.1", file))
+	listeners, err := prepare(t, f, at(t, "127.0.0.1", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +90,7 @@ func TestAStopReadsWhatWasKnockedAndThenNothingHangs(t *testing.T) {
 		t.Error(err)
 	}
 	for name, err := range map[string]error{
-		"ping": f.Ping(t.Context()), "commit": f.Commit(t.Context()), "clients": second(f.Clients(t.Context())), "prepare": second(f.Prepare(t.Context(), at(t, "127.0.0.1", file))),
+		"ping": f.Ping(t.Context()), "commit": f.Commit(t.Context()), "clients": second(f.Clients(t.Context())), "prepare": second(prepare(t, f, at(t, "127.0.0.1", file))),
 	} {
 		if !errors.Is(err, seam.ErrStopped) {
 			t.Errorf("%s after the stop: %v", name, err)
@@ -82,19 +104,19 @@ func second[T any](_ T, err error) error { return err }
 // at all if it is aborted.
 func TestAnAbortedConfigurationLeavesNothingBehind(t *testing.T) {
 	f, keeper := fresh(t, nil)
-	listeners, err := f.Prepare(t.Context(), at(t, "127.0.0.1", file))
+	listeners, err := prepare(t, f, at(t, "127.0.0.1", file))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	other, err := f.Prepare(t.Context(), at(t, "127.0.0.2", strings.Replace(file, "[/a, /b, /c]", "[/x]", 1)))
+	other, err := prepare(t, f, at(t, "127.0.0.2", strings.Replace(file, "[/a, /b, /c]", "[/x]", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Abort()
-	if conn, err := net.DialTimeout("tcp", other[0].Bound.String(), time.Second); err == nil {
+	if conn, err := net.DialTimeout("tcp", other[0], time.Second); err == nil {
 		conn.Close()
 		t.Error("the address of an aborted configuration is still bound")
 	}
@@ -114,7 +136,7 @@ func TestEveryKnockIsAnEventIfSomebodyReadsThem(t *testing.T) {
 	s := bus.Subscribe(100, event.KindKnock)
 	f, keeper := fresh(t, &bus)
 	cfg := at(t, "127.0.0.1", file+"\nshield: {ban: {knocks: 20}, decoys: [/wp-login.php]}\n")
-	if _, err := f.Prepare(t.Context(), cfg); err != nil {
+	if _, err := prepare(t, f, cfg); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Commit(t.Context()); err != nil {

@@ -155,7 +155,7 @@ func (k *Keeper) Unban(ctx context.Context, address string) error {
 
 // guardOf returns what the gate has to keep: the guard of the configuration, with
 // the shield before the addresses that the listeners have.
-func guardOf(cfg *config.Config, listeners []seam.Listener) firewall.Guard {
+func guardOf(cfg *config.Config, listeners []listener) firewall.Guard {
 	guard := cfg.Firewall.Guard
 	guard.Shield = shield(cfg, listeners)
 	return guard
@@ -164,7 +164,7 @@ func guardOf(cfg *config.Config, listeners []seam.Listener) firewall.Guard {
 // shield returns from which ports the firewall keeps banned and too fast clients. A
 // port is rate-limited if one of its listeners drops. Loopback addresses are left
 // out: the guard accepts all that comes over loopback.
-func shield(cfg *config.Config, listeners []seam.Listener) (s firewall.Shield) {
+func shield(cfg *config.Config, listeners []listener) (s firewall.Shield) {
 	s.Rate, s.Per, s.Burst = cfg.Shield.Rate, cfg.Shield.Per, 2*cfg.Shield.Rate
 	for i, l := range listeners {
 		s.Exempt = append(s.Exempt, cfg.Listeners[i].Proxies...)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"webknock/firewall"
-	"webknock/internal/seam"
 )
 
 // Strangers with many addresses do not keep the gate from its doors.
@@ -40,7 +39,7 @@ func TestAFloodOfBansIsFewRequestsToTheGate(t *testing.T) {
 func TestTheShieldIsBeforeThePortsThatListenersHave(t *testing.T) {
 	cfg := parse(t, strings.Replace(file, `[{address: "127.0.0.1:1"}]`,
 		`[{address: ":1"}, {address: ":2", cover: {status: 404}}, {address: "127.0.0.1:3", proxies: [127.0.0.1], client_address: x-real-ip, cover: {status: 404}}]`, 1))
-	listeners := []seam.Listener{
+	listeners := []listener{
 		{Bound: netip.MustParseAddrPort("[::]:50001"), Drops: true},
 		{Bound: netip.MustParseAddrPort("[::]:50002")},
 		{Bound: netip.MustParseAddrPort("127.0.0.1:50003")},

@@ -168,7 +168,7 @@ func (k *Keeper) withoutAddresses(ctx context.Context, cfg *config.Config) *conf
 	less.Listeners = nil
 	var lacks []string
 	for _, c := range cfg.Listeners {
-		if err := k.front.CanListen(ctx, c.Address); err != nil {
+		if err := k.sockets.canListen(ctx, c.Address); err != nil {
 			lacks = append(lacks, "a listener: "+err.Error())
 		} else {
 			less.Listeners = append(less.Listeners, c)

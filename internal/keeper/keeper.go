@@ -40,7 +40,8 @@ type Options struct {
 	DryRun     bool          // touch no firewall, whatever the configuration says
 	Version    string
 	Log        *slog.Logger
-	Level      *slog.LevelVar // of Log; the configuration sets it
+	Level      *slog.LevelVar            // of Log; the configuration sets it
+	Sockets    map[string][]net.Listener // from systemd, by name
 
 	// Front makes the other half of the daemon.
 	Front func(FrontOptions) seam.Front
@@ -67,6 +68,7 @@ type Keeper struct {
 	handlers  []*event.Subscription // of notices and commands
 
 	adminSocket net.Listener
+	sockets     sockets
 	front       seam.Front
 	backend     firewall.Backend
 	gate        *firewall.Gate
@@ -86,7 +88,7 @@ type Keeper struct {
 	stopping  atomic.Bool // nothing is reloaded any more
 	reloading sync.Mutex  // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
-	listeners atomic.Pointer[[]seam.Listener]
+	listeners atomic.Pointer[[]listener]
 
 	mu          sync.Mutex
 	completions map[string]uint64 // by sequence
@@ -97,7 +99,7 @@ type Keeper struct {
 // New returns a keeper that does nothing until Start.
 func New(o Options) *Keeper {
 	return &Keeper{
-		options: o, log: o.Log, start: o.Start, lifecycle: lifecycle{log: o.Log}, bans: newBanQueue(),
+		options: o, log: o.Log, start: o.Start, lifecycle: lifecycle{log: o.Log}, bans: newBanQueue(), sockets: sockets{systemd: o.Sockets},
 		notices: notice.NewSender(o.Log), manager: serviceManager{o.Log}, completions: map[string]uint64{},
 	}
 }

@@ -89,12 +89,12 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	if err := k.mayRun(cfg); err != nil {
 		return err
 	}
-	listeners, err := k.front.Prepare(ctx, cfg)
+	listeners, err := k.prepare(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if err := k.gate.Configure(ctx, guardOf(cfg, listeners)); err != nil {
-		k.front.Abort()
+		k.abort()
 		return err
 	}
 	// From here on nothing fails, unless the daemon stops, and it is carried
@@ -103,7 +103,7 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	k.handlePublished(context.WithoutCancel(ctx))
 	k.adopt(cfg, listeners)
 	k.commands.use(cfg)
-	if err := k.front.Commit(context.WithoutCancel(ctx)); err != nil {
+	if err := k.commit(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	if err := k.liftExempt(context.WithoutCancel(ctx), cfg); err != nil {
@@ -115,8 +115,37 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
+// prepare binds the addresses of a configuration that are new, and has the front
+// prepare it. If it fails nothing has changed. Commit or abort follows.
+func (k *Keeper) prepare(ctx context.Context, cfg *config.Config) ([]listener, error) {
+	listeners, err := k.sockets.prepare(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.front.Prepare(ctx, cfg, k.sockets.values()); err != nil {
+		k.sockets.abort()
+		return nil, err
+	}
+	return listeners, nil
+}
+
+// commit has the front put what was prepared in force.
+func (k *Keeper) commit(ctx context.Context) error {
+	if err := k.front.Commit(ctx); err != nil {
+		k.sockets.abort()
+		return err
+	}
+	k.sockets.use()
+	return nil
+}
+
+func (k *Keeper) abort() {
+	k.front.Abort()
+	k.sockets.abort()
+}
+
 // adopt makes cfg and its listeners the current ones.
-func (k *Keeper) adopt(cfg *config.Config, listeners []seam.Listener) {
+func (k *Keeper) adopt(cfg *config.Config, listeners []listener) {
 	k.config.Store(cfg)
 	k.listeners.Store(&listeners)
 	k.options.Level.Set(cfg.Log.Level)

@@ -4,12 +4,11 @@ import (
 	"strings"
 
 	"webknock/config"
-	"webknock/internal/seam"
 )
 
 // warnOfShut warns of sockets from systemd that nobody can knock at, because their
 // port is behind a door. For other listeners the configuration is checked itself.
-func (k *Keeper) warnOfShut(cfg *config.Config, listeners []seam.Listener) {
+func (k *Keeper) warnOfShut(cfg *config.Config, listeners []listener) {
 	for i, l := range listeners {
 		if !strings.HasPrefix(l.Address, "systemd:") {
 			continue

@@ -101,14 +101,15 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
 	}
-	listeners, err := k.front.Prepare(ctx, cfg)
+	k.lifecycle.onClose("the addresses", func() error {
+		k.front.Abort()
+		k.sockets.close()
+		return nil
+	})
+	listeners, err := k.prepare(ctx, cfg)
 	if err != nil {
 		return nil, &refusal{err}
 	}
-	k.lifecycle.onClose("the addresses", func() error {
-		k.front.Abort()
-		return nil
-	})
 	k.listeners.Store(&listeners)
 
 	if k.backend, err = k.newBackend(cfg); err != nil {
@@ -161,8 +162,11 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 	k.warnOfSessions(ctx, cfg.Firewall.Guard)
 	k.adopt(cfg, *k.listeners.Load())
-	k.lifecycle.onStop("the front", keptForLast, k.front.Stop)
-	if err := k.front.Commit(context.WithoutCancel(ctx)); err != nil {
+	k.lifecycle.onStop("the front", keptForLast, func(ctx context.Context) error {
+		k.sockets.close() // first: what nobody accepts any more is refused
+		return k.front.Stop(ctx)
+	})
+	if err := k.commit(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	k.lifecycle.onStop("the confirmation", keptForLast, k.endConfirmation)

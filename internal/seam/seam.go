@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -63,18 +64,17 @@ type Ban struct {
 
 // Front is what the keeper asks of the front.
 type Front interface {
-	// Prepare makes ready for a configuration, without effect yet: it binds the
-	// addresses that are new, loads certificates, and builds the pipeline. It
-	// returns the listeners. If it fails it has changed nothing. Commit or Abort
-	// follows.
-	Prepare(context.Context, *config.Config) ([]Listener, error)
+	// Prepare makes ready for a configuration, without effect yet: it takes
+	// descriptors of its own of the sockets whose addresses are new to it, loads
+	// certificates, and builds the pipeline. There is a socket for each listener of
+	// the configuration, in its order. If it fails it has changed nothing. Commit or
+	// Abort follows.
+	Prepare(context.Context, *config.Config, []Socket) error
 	// Commit puts what Prepare has made ready in force. It fails only with
 	// ErrStopped.
 	Commit(context.Context) error
 	// Abort undoes what Prepare has done.
 	Abort()
-	// CanListen returns why the front cannot listen on an address now.
-	CanListen(ctx context.Context, address string) error
 
 	// Stop closes the listeners, hands the keeper the completions of all that was
 	// knocked before, and ends everything. It returns when that is done, or ctx is.
@@ -94,13 +94,11 @@ type Front interface {
 	Unban(netip.Prefix) bool
 }
 
-// A Listener is an address that receives knocks.
-type Listener struct {
+// A Socket is a listening TCP socket that the keeper has bound, and keeps. Use the
+// file by its SyscallConn: its Fd would have every accept(2) block.
+type Socket struct {
 	Address string // as configured
-	Bound   netip.AddrPort
-	TLS     bool
-	Cover   string // as the admin API names it
-	Drops   bool
+	File    *os.File
 }
 
 // A State is how the front is.
