@@ -63,6 +63,37 @@ func (g *Gate) Submit(r OpenRequest, done func([]Grant, error)) {
 	}
 }
 
+// Extend has a grant last ttl from now, and returns it when the firewall has that. It never
+// shortens a grant, and never goes beyond the door's MaxTTL from now; 0 stands for the
+// door's own. What opened the grant, and for whom, stays.
+func (g *Gate) Extend(ctx context.Context, id string, ttl time.Duration) (Grant, error) {
+	var extended Grant
+	err := g.wait(ctx, request{plan: func(p *plan) error {
+		k := g.ids[id]
+		grant, ok := p.grant(k)
+		door := g.guard.Door(k.door)
+		if _, revoked := g.pendingRevokes[k]; !ok || revoked || door == nil {
+			return fmt.Errorf("grant %s: %w", id, ErrNoGrant)
+		}
+		if !g.guarded {
+			return ErrUnguarded
+		}
+		if ttl <= 0 {
+			ttl = door.TTL
+		}
+		if expires := p.now.Add(min(ttl, door.MaxTTL)); expires.After(grant.Expires) {
+			grant.Expires = expires
+		}
+		p.open(grant, nil)
+		extended = grant
+		return nil
+	}})
+	if err != nil {
+		return Grant{}, err
+	}
+	return extended, nil
+}
+
 // Close ends a grant early. If the firewall cannot be changed, Close returns the
 // error and the gate retries until the grant expires. Close returns when the
 // closures have stored that the grant is closed, or have failed to.

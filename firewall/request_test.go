@@ -26,6 +26,55 @@ func TestATTLIsBoundedByTheDoor(t *testing.T) {
 	})
 }
 
+func TestAnExtensionNeverShortensAndStaysWhoseItIs(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		opened, err := h.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}, TTL: time.Minute, Sequence: "s", User: "ann"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct{ asked, want time.Duration }{
+			{0, time.Minute}, {time.Second, time.Minute}, {2 * time.Minute, 2 * time.Minute}, {48 * time.Hour, ssh.MaxTTL}, {time.Minute, ssh.MaxTTL},
+		} {
+			g, err := h.Extend(t.Context(), opened[0].ID, tt.asked)
+			if err != nil || time.Until(g.Expires) != tt.want || g.ID != opened[0].ID || g.Sequence != "s" || g.User != "ann" || !g.Opened.Equal(opened[0].Opened) {
+				t.Errorf("asked for %v: %+v, %v; want %v", tt.asked, g, err, tt.want)
+			}
+			if held, err := h.backend.Memory.Read(t.Context()); err != nil || len(held) != 1 || time.Until(held[0].Expires) != tt.want {
+				t.Errorf("asked for %v: the firewall holds %+v, %v", tt.asked, held, err)
+			}
+		}
+		if err := h.Close(t.Context(), opened[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Extend(t.Context(), opened[0].ID, 0); !errors.Is(err, ErrNoGrant) {
+			t.Errorf("a closed grant: %v", err)
+		}
+		again := h.mustOpen(alice, "ssh")[0]
+		time.Sleep(ssh.TTL)
+		if _, err := h.Extend(t.Context(), again.ID, 0); !errors.Is(err, ErrNoGrant) || len(h.held()) != 0 {
+			t.Errorf("a grant at the instant it ends: %v, held %v", err, h.held())
+		}
+	})
+}
+
+func TestAGrantThatIsBeingClosedIsNotExtended(t *testing.T) {
+	inHouse(t, func(t *testing.T, h *house) {
+		g := h.mustOpen(alice, "ssh")[0]
+		h.backend.setFail(func(op string, changes []Change) error {
+			if op == "commit" && len(changes) > 0 && changes[0].Close {
+				return errors.New("bad luck")
+			}
+			return nil
+		})
+		if err := h.Close(t.Context(), g.ID); err == nil {
+			t.Fatal("closed")
+		}
+		if _, err := h.Extend(t.Context(), g.ID, time.Minute); !errors.Is(err, ErrNoGrant) {
+			t.Errorf("extended: %v", err)
+		}
+	})
+}
+
 func TestADoorHasRoomForSoManyGrants(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		for i := range ssh.MaxGrants {

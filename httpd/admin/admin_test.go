@@ -35,7 +35,13 @@ func (f *fake) Open(_ context.Context, r OpenRequest) (Grant, error) {
 	}
 	return Grant{ID: "b", Client: r.Client}, nil
 }
-func (f *fake) Close(_ context.Context, id string) error    { f.closed = append(f.closed, id); return nil }
+func (f *fake) Close(_ context.Context, id string) error { f.closed = append(f.closed, id); return nil }
+func (f *fake) Extend(_ context.Context, id string, r ExtendRequest) (Grant, error) {
+	if id != "b" {
+		return Grant{}, NewProblem(http.StatusNotFound, "no such grant")
+	}
+	return Grant{ID: id, User: r.TTL}, nil
+}
 func (f *fake) Reload(context.Context, ReloadRequest) error { return errors.New("no") }
 func (f *fake) Confirm(context.Context) error               { return nil }
 func (f *fake) Unguard(ctx context.Context) error {
@@ -95,6 +101,12 @@ func TestTheClientReachesTheControl(t *testing.T) {
 	var p *Problem
 	if _, err := api.Open(ctx, OpenRequest{Door: "x"}); !errors.As(err, &p) || p.Status != http.StatusNotFound || p.Detail != "no such door" {
 		t.Errorf("open an unknown door: %v", err)
+	}
+	if g, err := api.Extend(ctx, "b", ExtendRequest{"1h"}); err != nil || g.ID != "b" || g.User != "1h" {
+		t.Errorf("extend %+v, %v", g, err)
+	}
+	if _, err := api.Extend(ctx, "x", ExtendRequest{}); !errors.As(err, &p) || p.Status != http.StatusNotFound {
+		t.Errorf("extend an unknown grant: %v", err)
 	}
 	if err := api.Close(ctx, "a/b"); err != nil && !errors.As(err, &p) {
 		t.Errorf("close: %v", err)

@@ -30,6 +30,7 @@ type Control interface {
 	Clients(context.Context) ([]Client, error)
 	Grants(context.Context) ([]Grant, error)
 	Open(context.Context, OpenRequest) (Grant, error)
+	Extend(ctx context.Context, id string, r ExtendRequest) (Grant, error)
 	Close(ctx context.Context, id string) error
 	Reload(context.Context, ReloadRequest) error
 	Confirm(context.Context) error
@@ -90,6 +91,15 @@ func Handler(control Control) http.Handler {
 		})
 		r.Delete("/grants/{id}", func(w http.ResponseWriter, r *http.Request) {
 			done(w, control.Close(r.Context(), chi.URLParam(r, "id")))
+		})
+		r.Post("/grants/{id}/extend", func(w http.ResponseWriter, r *http.Request) {
+			var request ExtendRequest
+			err := decode(w, r, &request)
+			var grant Grant
+			if err == nil {
+				grant, err = control.Extend(r.Context(), chi.URLParam(r, "id"), request)
+			}
+			answer(w, http.StatusOK, grant, err)
 		})
 		r.Post("/reload", func(w http.ResponseWriter, r *http.Request) {
 			var request ReloadRequest

@@ -45,6 +45,12 @@ func (a API) Open(ctx context.Context, r OpenRequest) (g Grant, err error) {
 	return g, err
 }
 
+// Extend has a grant last longer by POST /v1/grants/{id}/extend.
+func (a API) Extend(ctx context.Context, id string, r ExtendRequest) (g Grant, err error) {
+	err = a.call(ctx, http.MethodPost, "/v1/grants/"+url.PathEscape(id)+"/extend", r, &g)
+	return g, err
+}
+
 // Close ends a grant by DELETE /v1/grants/{id}.
 func (a API) Close(ctx context.Context, id string) error {
 	return a.call(ctx, http.MethodDelete, "/v1/grants/"+url.PathEscape(id), nil, nil)

@@ -111,6 +111,11 @@ type OpenRequest struct {
 	TTL    string `json:"ttl,omitempty"` // a Go duration; empty: the door's own
 }
 
+// ExtendRequest is the body of POST /v1/grants/{id}/extend.
+type ExtendRequest struct {
+	TTL string `json:"ttl,omitempty"` // from now, a Go duration; empty: the door's own
+}
+
 // ReloadRequest is the optional body of POST /v1/reload.
 type ReloadRequest struct {
 	// Confirm is how long the daemon waits for a confirmation before it undoes the

@@ -135,20 +135,56 @@ func (k *Keeper) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, er
 	if at < 0 {
 		return admin.Grant{}, admin.NewProblem(http.StatusNotFound, fmt.Sprintf("there is no door %q%s", r.Door, doorHint(cfg, r.Door)))
 	}
-	var ttl time.Duration
-	if r.TTL != "" {
-		if ttl, err = time.ParseDuration(r.TTL); err != nil || ttl < time.Second {
-			return admin.Grant{}, admin.NewProblem(http.StatusBadRequest, "ttl: not a duration of at least 1s (like 30s or 5m)")
-		}
-	}
-	if most := cfg.Doors[at].MaxTTL; ttl > most {
-		return admin.Grant{}, admin.NewProblem(http.StatusUnprocessableEntity, fmt.Sprintf("ttl: %v is more than door %s allows (up to %v, its max_ttl)", ttl, r.Door, most))
+	ttl, err := parseTTL(r.TTL, cfg.Doors[at])
+	if err != nil {
+		return admin.Grant{}, err
 	}
 	grants, err := k.gate.Open(ctx, firewall.OpenRequest{Client: addr, Doors: []string{r.Door}, TTL: ttl})
 	if err != nil {
 		return admin.Grant{}, problemOf(err)
 	}
 	return grantOf(grants[0]), nil
+}
+
+// parseTTL reads the time that an administrator asks for at a door; empty is 0.
+func parseTTL(text string, door firewall.Door) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(text)
+	if err != nil || ttl < time.Second {
+		return 0, admin.NewProblem(http.StatusBadRequest, "ttl: not a duration of at least 1s (like 30s or 5m)")
+	}
+	if ttl > door.MaxTTL {
+		return 0, admin.NewProblem(http.StatusUnprocessableEntity,
+			fmt.Sprintf("ttl: %v is more than door %s allows (up to %v, its max_ttl)", ttl, door.Name, door.MaxTTL))
+	}
+	return ttl, nil
+}
+
+// Extend implements admin.Control.
+func (k *Keeper) Extend(ctx context.Context, id string, r admin.ExtendRequest) (admin.Grant, error) {
+	grants, err := k.gate.Grants(ctx)
+	if err != nil {
+		return admin.Grant{}, problemOf(err)
+	}
+	at := slices.IndexFunc(grants, func(g firewall.Grant) bool { return g.ID == id })
+	if at < 0 {
+		return admin.Grant{}, problemOf(fmt.Errorf("grant %s: %w", id, firewall.ErrNoGrant))
+	}
+	var ttl time.Duration
+	for _, door := range k.config.Load().Doors {
+		if door.Name == grants[at].Door {
+			if ttl, err = parseTTL(r.TTL, door); err != nil {
+				return admin.Grant{}, err
+			}
+		}
+	}
+	grant, err := k.gate.Extend(ctx, id, ttl)
+	if err != nil {
+		return admin.Grant{}, problemOf(err)
+	}
+	return grantOf(grant), nil
 }
 
 // doorHint suggests the door that may be meant by an unknown name.

@@ -61,6 +61,32 @@ func TestAnAdministratorOpensWhatCanBeMeant(t *testing.T) {
 	if grants, err := k.Grants(t.Context()); err != nil || len(grants) != 2 { // that of the mapped address is renewed
 		t.Errorf("%d grants, %v", len(grants), err)
 	}
+	grants, err := k.Grants(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		id, ttl string
+		status  int // 0: it is extended
+		detail  string
+	}{
+		{grants[0].ID, "10m", 0, ""},
+		{grants[0].ID, "", 0, ""},
+		{grants[0].ID, "10m1s", 422, "ttl: 10m1s is more than door ssh allows (up to 10m0s, its max_ttl)"},
+		{grants[0].ID, "5", 400, "not a duration"},
+		{grants[0].ID, "0s", 400, "at least 1s"},
+		{grants[0].ID, "-1h", 400, "at least 1s"},
+		{"none", "1m", 404, "no such grant"},
+	} {
+		grant, err := k.Extend(t.Context(), tt.id, admin.ExtendRequest{TTL: tt.ttl})
+		var p *admin.Problem
+		switch {
+		case tt.status == 0 && (err != nil || grant.ID != tt.id || grant.Remaining < 599):
+			t.Errorf("extend %+v: %+v, %v", tt, grant, err)
+		case tt.status != 0 && (!errors.As(err, &p) || p.Status != tt.status || !strings.Contains(p.Detail, tt.detail)):
+			t.Errorf("extend %+v: %v", tt, err)
+		}
+	}
 	cfg = parse(t, strings.Replace(strings.Replace(file, "doors: [{name: ssh, ports: [22/tcp]}]", "", 1), "opens: [ssh]", "message: x", 1))
 	k.config.Store(cfg)
 	var p *admin.Problem
