@@ -82,13 +82,7 @@ func (b *Bus) Last() uint64 {
 // Its queue holds size events, at least 1. Call Close in the end. The
 // subscription of a closed bus is closed.
 func (b *Bus) Subscribe(size int, kinds ...Kind) *Subscription {
-	s := &Subscription{bus: b, ready: make(chan struct{}, 1), size: max(size, 1)}
-	if len(kinds) > 0 {
-		s.kinds = map[Kind]bool{}
-		for _, k := range kinds {
-			s.kinds[k] = true
-		}
-	}
+	s := &Subscription{bus: b, ready: make(chan struct{}, 1), size: max(size, 1), kinds: setOf(kinds)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -98,6 +92,17 @@ func (b *Bus) Subscribe(size int, kinds ...Kind) *Subscription {
 	b.subs = append(b.subs, s)
 	b.count(s, 1)
 	return s
+}
+
+func setOf(kinds []Kind) map[Kind]bool {
+	if len(kinds) == 0 {
+		return nil
+	}
+	set := map[Kind]bool{}
+	for _, k := range kinds {
+		set[k] = true
+	}
+	return set
 }
 
 // count adds a subscription to what is wanted, or with -1 takes it away. The
@@ -145,7 +150,7 @@ func (b *Bus) Close() {
 // A Subscription is one reader's queue of events.
 type Subscription struct {
 	bus   *Bus
-	kinds map[Kind]bool // nil: all
+	kinds map[Kind]bool // nil: all; bus.mu guards it
 	ready chan struct{} // holds a value while there may be something to read
 	size  int
 
@@ -156,6 +161,22 @@ type Subscription struct {
 	closed   bool
 	handling uint64          // ID of the latest event that Each has taken and not yet handled; 0: none
 	flushing []chan struct{} // closed when Each has handled all
+}
+
+// SetKinds changes what s subscribes to: from now on to kinds, or to all kinds if none
+// is named. It returns the ID of the latest event before the change.
+func (s *Subscription) SetKinds(kinds ...Kind) (last uint64) {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	open := slices.Contains(s.bus.subs, s)
+	if open {
+		s.bus.count(s, -1)
+	}
+	s.kinds = setOf(kinds)
+	if open {
+		s.bus.count(s, 1)
+	}
+	return s.bus.last
 }
 
 func (s *Subscription) wants(k Kind) bool { return s.kinds == nil || s.kinds[k] }

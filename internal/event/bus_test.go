@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -86,6 +88,48 @@ func TestKnocksThatNobodyReadsAreNotWanted(t *testing.T) {
 	log.Close()
 	if b.Wanted(KindKnock) || b.Wanted(KindBan) {
 		t.Error("wanted after the end of the subscriptions")
+	}
+}
+
+func TestASubscriberChangesWhatItWants(t *testing.T) {
+	var b Bus
+	s := b.Subscribe(10, KindRepair)
+	b.Publish(Reload{})
+	b.Publish(Repair{"a"})
+	if last := s.SetKinds(); last != 2 || !b.Wanted(KindKnock) {
+		t.Errorf("all from now on: last %d, knocks wanted %v", last, b.Wanted(KindKnock))
+	}
+	b.Publish(Reload{})
+	if last := s.SetKinds(KindRepair); last != 3 || b.Wanted(KindKnock) || !b.Wanted(KindRepair) {
+		t.Errorf("repairs again: last %d, knocks wanted %v", last, b.Wanted(KindKnock))
+	}
+	b.Publish(Reload{})
+	b.Publish(Repair{"b"})
+	records, _, _ := s.Next(t.Context())
+	var ids []uint64
+	for _, r := range records {
+		ids = append(ids, r.ID)
+	}
+	if !slices.Equal(ids, []uint64{2, 3, 5}) {
+		t.Errorf("got %v", ids)
+	}
+	s.Close()
+	if s.SetKinds(); b.Wanted(KindKnock) {
+		t.Error("wanted by a subscription that is closed")
+	}
+}
+
+func TestTheListOfKindsHasThemAll(t *testing.T) {
+	text, err := os.ReadFile("types.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var declared []Kind
+	for _, m := range regexp.MustCompile(`(?m)^\tKind\w+ +Kind = "(.+)"$`).FindAllSubmatch(text, -1) {
+		declared = append(declared, Kind(m[1]))
+	}
+	if len(declared) == 0 || !slices.Equal(declared, Kinds) {
+		t.Errorf("declared %q, listed %q", declared, Kinds)
 	}
 }
 

@@ -28,6 +28,12 @@ const (
 	KindDegraded      Kind = "degraded"
 )
 
+// Kinds are all kinds.
+var Kinds = []Kind{
+	KindKnock, KindCompletion, KindGrantOpened, KindGrantExtended, KindGrantClosed, KindGrantAdopted, KindGrantRefused,
+	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded,
+}
+
 // An Event is what happened: one of the types below.
 type Event interface{ Kind() Kind }
 
