@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -447,4 +448,58 @@ func TestProcessesAreNamed(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+}
+
+// expelling is a backend that records who is expelled when.
+type expelling struct {
+	*Memory
+	began    time.Time
+	expelled []string // time since began, clients
+	ended    []string // time since began, client
+}
+
+func (x *expelling) Expel(_ context.Context, intruders []Grant) error {
+	var clients []string
+	for _, i := range intruders {
+		clients = append(clients, i.Client.Addr().String())
+	}
+	slices.Sort(clients)
+	x.expelled = append(x.expelled, fmt.Sprint(time.Since(x.began), clients))
+	return nil
+}
+
+func (x *expelling) EndSessions(_ context.Context, grants []Grant) error {
+	for _, g := range grants {
+		x.ended = append(x.ended, fmt.Sprint(time.Since(x.began), " ", g.Client.Addr()))
+	}
+	return nil
+}
+
+func TestIntrudersAreExpelledTwiceHoweverOftenTheyComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &expelling{Memory: NewMemory(), began: time.Now()}
+		terminator := newSessionTerminator(backend, slog.New(slog.DiscardHandler))
+		stop := terminator.start(t.Context())
+		for range 3 {
+			terminator.expel([]Grant{{Door: "ssh", Client: prefix(alice + "/32")}})
+		}
+		time.Sleep(20 * time.Millisecond)
+		for range 3 {
+			terminator.expel([]Grant{{Door: "ssh", Client: prefix(alice + "/32")}, {Door: "ssh", Client: prefix(bob + "/32")}})
+		}
+		terminator.add([]Grant{{Door: "vpn", Client: prefix(alice + "/32")}})
+		time.Sleep(time.Second)
+		terminator.expel([]Grant{{Door: "ssh", Client: prefix(bob + "/32")}})
+		stop()
+		want := []string{
+			"0s [192.0.2.1]", "50ms [192.0.2.1 192.0.2.2]", "100ms [192.0.2.1 192.0.2.2]",
+			"1.02s [192.0.2.2]", "1.07s [192.0.2.2]",
+		}
+		if !slices.Equal(backend.expelled, want) {
+			t.Errorf("expelled %q, want %q", backend.expelled, want)
+		}
+		if want := []string{"50ms 192.0.2.1"}; !slices.Equal(backend.ended, want) {
+			t.Errorf("ended the sessions of %q, want %q", backend.ended, want)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,11 +22,11 @@ type sessionTerminator struct {
 
 	mu        sync.Mutex
 	waiting   []Grant
-	intruders []Grant
+	intruders map[key]Grant
 }
 
 func newSessionTerminator(backend Backend, log *slog.Logger) *sessionTerminator {
-	return &sessionTerminator{backend: backend, log: log, wake: make(chan struct{}, 1)}
+	return &sessionTerminator{backend: backend, log: log, wake: make(chan struct{}, 1), intruders: map[key]Grant{}}
 }
 
 // start starts the goroutine and returns a function that stops it, after it has
@@ -70,7 +71,9 @@ func (e *sessionTerminator) expel(intruders []Grant) {
 		return
 	}
 	e.mu.Lock()
-	e.intruders = append(e.intruders, intruders...)
+	for _, i := range intruders {
+		e.intruders[keyOf(i)] = i
+	}
 	e.mu.Unlock()
 	select {
 	case e.wake <- struct{}{}:
@@ -85,29 +88,44 @@ func (e *sessionTerminator) cancel(k key) {
 	e.waiting = slices.DeleteFunc(e.waiting, func(g Grant) bool { return keyOf(g) == k })
 }
 
-// end processes the queue.
+// end processes the queues until they are empty. Intruders are expelled twice, because a
+// packet may have been on its way when their element was deleted. While more of them
+// come, each call of the backend is the second for the earlier ones and the first for the
+// new ones: listing connections takes CPU time that the gate needs for its repairs.
 func (e *sessionTerminator) end(ctx context.Context) {
-	e.mu.Lock()
-	grants, intruders := e.waiting, e.intruders
-	e.waiting, e.intruders = nil, nil
-	e.mu.Unlock()
-	if len(intruders) > 0 {
-		// Twice: a packet may have been on its way when the element was deleted.
-		for _, wait := range []time.Duration{0, expelAgain} {
-			time.Sleep(wait)
-			ctx, cancel := call(ctx)
-			if err := e.backend.Expel(ctx, intruders); err != nil {
-				e.log.Error("sessions that elements of another program let in may live on", "error", err)
-			}
-			cancel()
+	var again map[key]Grant
+	for {
+		e.mu.Lock()
+		grants, intruders := e.waiting, e.intruders
+		e.waiting, e.intruders = nil, map[key]Grant{}
+		e.mu.Unlock()
+		if len(grants) > 0 {
+			e.endSessions(ctx, grants)
+		}
+		if len(intruders)+len(again) == 0 {
+			return
+		}
+		all := maps.Clone(intruders)
+		maps.Copy(all, again)
+		e.expelNow(ctx, slices.Collect(maps.Values(all)))
+		if again = intruders; len(again) > 0 {
+			time.Sleep(expelAgain)
 		}
 	}
-	if len(grants) == 0 {
-		return
-	}
+}
+
+func (e *sessionTerminator) endSessions(ctx context.Context, grants []Grant) {
 	ctx, cancel := call(ctx)
 	defer cancel()
 	if err := e.backend.EndSessions(ctx, grants); err != nil {
 		e.log.Warn("sessions cannot be reset at once; they end when their client next sends", "error", err)
+	}
+}
+
+func (e *sessionTerminator) expelNow(ctx context.Context, intruders []Grant) {
+	ctx, cancel := call(ctx)
+	defer cancel()
+	if err := e.backend.Expel(ctx, intruders); err != nil {
+		e.log.Error("sessions that elements of another program let in may live on", "error", err)
 	}
 }

@@ -47,6 +47,7 @@ type flow struct {
 	status, id    uint32
 	zone          uint16
 	state         uint8 // of TCP
+	labelled      bool  // a grant's rule has let a packet of it through
 }
 
 // conntrack is a connection to the kernel's connection tracking.
@@ -253,6 +254,11 @@ func parseFlow(data []byte) (f flow, ok bool) {
 			f.id = ad.Uint32()
 		case attrZone:
 			f.zone = ad.Uint16()
+		case attrLabels: // left out if the flow has none
+			bit := labelBit(label)
+			for i, b := range ad.Bytes() {
+				f.labelled = f.labelled || i < labelSize && b&bit[i] != 0
+			}
 		case attrProtoInfo:
 			ad.Nested(func(ad *netlink.AttributeDecoder) error {
 				for ad.Next() {

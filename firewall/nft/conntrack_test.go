@@ -12,10 +12,10 @@ import (
 	"webknock/firewall"
 )
 
-// A tracked connection is found by what its client asked for, by its client, and
-// no more when it was deleted.
+// A tracked connection is found by its client, and by what the client asked for. It loses
+// its label, and is not found after it was deleted.
 func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
-	nft(t, "add table inet tracking; add chain inet tracking input { type filter hook input priority 0; }; add rule inet tracking input ct state established counter")
+	nft(t, "add table inet tracking; add chain inet tracking input { type filter hook input priority 0; }; add rule inet tracking input ct state established ct label set 127")
 	t.Cleanup(func() { nft(t, "delete table inet tracking") })
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		t.Fatalf("ip: %v, %s", err, out)
@@ -50,7 +50,7 @@ func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
 			flows, err := c.flows(firewall.TCP, clients)
 			found := false
 			for _, f := range flows {
-				found = found || f.client == client && f.asked == asked && f.served == asked && f.runs() && f.id != 0
+				found = found || f.client == client && f.asked == asked && f.served == asked && f.runs() && f.id != 0 && f.labelled
 			}
 			if err != nil || !found {
 				t.Errorf("flows of %v: %v, %v", clients, flows, err)
@@ -58,8 +58,14 @@ func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
 		}
 		wanted := flow{protocol: firewall.TCP, client: client, asked: asked}
 		f, there, err := c.find(wanted)
-		if err != nil || !there || f.client != client || f.asked != asked || !f.runs() {
+		if err != nil || !there || f.client != client || f.asked != asked || !f.runs() || !f.labelled {
 			t.Errorf("found %+v, %v, %v", f, there, err)
+		}
+		if err := c.unlabel(f); err != nil {
+			t.Error(err)
+		}
+		if f, _, err := c.find(wanted); err != nil || f.labelled {
+			t.Errorf("unlabelled, and found %+v, %v", f, err)
 		}
 		wrong := f
 		wrong.id++

@@ -157,7 +157,7 @@ func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
 			slices.ContainsFunc(intruders, func(i firewall.Grant) bool { return i.Door == door.Name && i.Client.Contains(client) })
 	}
 	failed := b.eachFlow(ctx, intruders, func(c conntrack, f flow, door firewall.Door) error {
-		if !intrudes(door, f.client.Addr()) {
+		if !f.labelled || !intrudes(door, f.client.Addr()) {
 			return nil
 		}
 		return c.unlabel(f)
