@@ -33,6 +33,7 @@ var may = map[string][]string{
 		"webknock/internal/command", "webknock/internal/event", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},
+	"webknock/internal/confine":       {},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},
