@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -19,7 +20,7 @@ import (
 
 // server returns the server of a cover that answers. It posts each request as it
 // comes in, and then lets the handler answer it.
-func (o Options) server(handler http.Handler) *http.Server {
+func (o Options) server(handler http.Handler, conns *idleConns) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(o.TLS != nil)
@@ -31,9 +32,13 @@ func (o Options) server(handler http.Handler) *http.Server {
 			answered := make(chan struct{})
 			defer close(answered)
 			o.postRequest(r, answered)
+			if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+				defer conns.endHijacked(conn)
+			}
 			handler.ServeHTTP(w, r)
 		}),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			ctx = context.WithValue(ctx, connKey{}, conn)
 			return context.WithValue(ctx, viaProxyKey{}, proxiedOf(conn) != nil)
 		},
 		Protocols:                    protocols,
@@ -142,7 +147,7 @@ func (o Options) postRequest(r *http.Request, answered <-chan struct{}) {
 	}
 	viaProxy, _ := r.Context().Value(viaProxyKey{}).(bool)
 	k := Knock{
-		Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, ProxyScheme: scheme, ViaProxy: viaProxy || client != remote.Addr(),
+		Listener: o.Name, Client: client, Remote: remote, At: time.Now(), TLS: r.TLS != nil, ProxyScheme: scheme, ViaProxy: viaProxy || client != remote.Addr(),
 		ToSite: o.Cover.HasVisitors(), Answered: answered,
 		request: &http.Request{
 			Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
@@ -160,6 +165,9 @@ func (o Options) postRequest(r *http.Request, answered <-chan struct{}) {
 // viaProxyKey is the key of request contexts for whether the PROXY protocol has
 // named the client.
 type viaProxyKey struct{}
+
+// connKey is the key of request contexts for the connection.
+type connKey struct{}
 
 // proxiedOf returns the connection that trusts the PROXY protocol below TLS, or
 // nil if there is none.
@@ -183,12 +191,14 @@ func tcpOf(conn net.Conn) *net.TCPConn {
 
 // idleConns are the connections of a server that wait for a request head. They are
 // pending connections like those that the listener reads itself, and are evicted
-// in the same order.
+// in the same order. The others, whose requests are being answered, are counted.
 type idleConns struct {
-	pending *pending.Set
-	max     int
-	mu      sync.Mutex
-	byConn  map[net.Conn]*pending.Entry
+	pending   *pending.Set
+	max       int
+	active    *atomic.Int64
+	mu        sync.Mutex
+	byConn    map[net.Conn]*pending.Entry
+	answering map[net.Conn]bool // true: hijacked, so that the server says no more of it
 }
 
 // begin records that a pending connection waits for a head.
@@ -213,11 +223,47 @@ func (c *idleConns) state(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew: // pending since it was accepted
 	case http.StateIdle:
+		c.endAnswering(conn)
 		if e := (&pending.Entry{Closer: tcpOf(conn)}); c.pending.Add(e, c.max) {
 			c.begin(conn, e)
 		}
 	default:
 		c.end(conn)
+		c.answer(conn, state)
+	}
+}
+
+// answer counts a connection that is no longer pending for as long as it is open.
+func (c *idleConns) answer(conn net.Conn, state http.ConnState) {
+	if state == http.StateClosed {
+		c.endAnswering(conn)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.answering[conn]; !known {
+		c.active.Add(1)
+	}
+	c.answering[conn] = state == http.StateHijacked
+}
+
+func (c *idleConns) endAnswering(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.answering[conn]; known {
+		c.active.Add(-1)
+		delete(c.answering, conn)
+	}
+}
+
+// endHijacked is called when the answer to a request is over. Nothing else tells of
+// the end of a hijacked connection.
+func (c *idleConns) endHijacked(conn net.Conn) {
+	c.mu.Lock()
+	hijacked := c.answering[conn]
+	c.mu.Unlock()
+	if hijacked {
+		c.endAnswering(conn)
 	}
 }
 

@@ -243,6 +243,7 @@ func TestProxyCoverPassesWebSockets(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", key)
 	<-knocks
+	untilOpen(t, l, 1)
 	reader := bufio.NewReader(conn)
 	res, err := http.ReadResponse(reader, nil)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Sec-WebSocket-Accept") != accept(key) {
@@ -257,6 +258,8 @@ func TestProxyCoverPassesWebSockets(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
+	conn.Close()
+	untilOpen(t, l, 0)
 }
 
 // However an answer ends, what the knock completes goes on behind it.

@@ -25,6 +25,8 @@ const (
 
 // A Knock is one request as it was received.
 type Knock struct {
+	Listener string // the Name of its options
+
 	Client netip.Addr     // whose knock it is; never IPv4-mapped
 	Remote netip.AddrPort // the peer of the connection, or whom the PROXY protocol names
 	Local  netip.AddrPort // the address that the peer connected to

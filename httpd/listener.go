@@ -30,6 +30,7 @@ const HeadTimeout = 5 * time.Second
 
 // Options are what a Listener does with connections.
 type Options struct {
+	Name    string      // of the listener, which its knocks carry
 	Max     int         // pending connections; beyond it the oldest is reset
 	TLS     *tls.Config // nil: plain HTTP
 	Clients Clients
@@ -56,6 +57,7 @@ type Listener struct {
 	changed chan struct{} // Use or Close has been called
 	pending *pending.Set
 	refused *Refused
+	active  atomic.Int64 // connections that are no longer pending: a server answers a request of theirs
 
 	mu      sync.Mutex
 	loops   *eventloop.Loops // that accept; nil: none do
@@ -174,8 +176,8 @@ func (l *Listener) Use(o Options) {
 	o.Refused = l.refused
 	s := &service{Options: o}
 	if handler := o.handler(); handler != nil {
-		s.server = o.server(handler)
-		s.idle = &idleConns{pending: l.pending, max: o.Max, byConn: map[net.Conn]*pending.Entry{}}
+		s.idle = &idleConns{pending: l.pending, max: o.Max, active: &l.active, byConn: map[net.Conn]*pending.Entry{}, answering: map[net.Conn]bool{}}
+		s.server = o.server(handler, s.idle)
 		s.server.ConnState = s.idle.state
 		s.conns = newChanListener(l.tcp.Addr())
 		go s.server.Serve(s.conns)
@@ -219,6 +221,10 @@ func (s *service) end(timeout time.Duration) {
 
 // Addr returns the address that is listened on.
 func (l *Listener) Addr() netip.AddrPort { return l.tcp.Addr().(*net.TCPAddr).AddrPort() }
+
+// Open returns how many connections are open: those that are pending, and those whose
+// request is being answered.
+func (l *Listener) Open() int { return l.pending.Len() + int(l.active.Load()) }
 
 // Refused returns the counts of what the listener refuses at its bounds.
 func (l *Listener) Refused() *Refused { return l.refused }

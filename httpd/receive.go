@@ -81,7 +81,7 @@ func (s *service) read(tcp *net.TCPConn, head *buffer) (k Knock, ok bool) {
 // who its client is. It reports false if a proxy does not name the client.
 func (s *service) identify(k *Knock, head []byte) bool {
 	s.Refused.count(head)
-	k.At, k.TLS = time.Now(), s.TLS != nil
+	k.Listener, k.At, k.TLS = s.Name, time.Now(), s.TLS != nil
 	k.Client = k.Remote.Addr()
 	if s.Clients.Source == Peer || s.Clients.Source == ProxyProtocol || !s.Clients.trusts(k.Client) {
 		return true

@@ -115,7 +115,7 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	}
 	o.Sockets = sockets
 	o.Front = func(f keeper.FrontOptions) seam.Front {
-		return front.New(front.Options{Keeper: f.Keeper, Events: f.Events, Log: f.Log})
+		return front.New(front.Options{Keeper: f.Keeper, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

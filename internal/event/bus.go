@@ -38,6 +38,16 @@ type Bus struct {
 	closed bool
 	subs   []*Subscription
 	wanted atomic.Pointer[map[Kind]int] // subscriptions by kind; never written to
+
+	watching sync.Mutex // held while watches are told
+	watches  []watch
+}
+
+// A watch is told when a kind becomes wanted or unwanted.
+type watch struct {
+	kind   Kind
+	wanted bool // what it was told last
+	tell   func(wanted bool)
 }
 
 // everyKind counts the subscriptions to all kinds in Bus.wanted.
@@ -48,6 +58,45 @@ const everyKind Kind = ""
 func (b *Bus) Wanted(k Kind) bool {
 	wanted := b.wanted.Load()
 	return wanted != nil && ((*wanted)[k] > 0 || (*wanted)[everyKind] > 0)
+}
+
+// OnWanted has tell called each time that a kind becomes wanted or unwanted, and now
+// if it is wanted. Calls come one after the other. Subscribe and Close return when tell
+// has: a publisher that listens to it knows of a subscription that has been made. Tell
+// must not subscribe, nor close a subscription.
+func (b *Bus) OnWanted(k Kind, tell func(wanted bool)) {
+	b.watching.Lock()
+	b.watches = append(b.watches, watch{kind: k, tell: tell})
+	b.watching.Unlock()
+	b.tellWatches()
+}
+
+func (b *Bus) tellWatches() {
+	b.watching.Lock()
+	defer b.watching.Unlock()
+	for i := range b.watches {
+		w := &b.watches[i]
+		if wanted := b.Wanted(w.kind); wanted != w.wanted {
+			w.wanted = wanted
+			w.tell(wanted)
+		}
+	}
+}
+
+// Miss tells those who subscribe to a kind that they miss n events of it, which are
+// lost before they could be published. Each counts as an event that has an ID.
+func (b *Bus) Miss(k Kind, n uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.last += n
+	for _, s := range b.subs {
+		if s.wants(k) {
+			s.miss(n)
+		}
+	}
 }
 
 // Publish hands an event to everybody who subscribes to its kind. It never
@@ -84,13 +133,17 @@ func (b *Bus) Last() uint64 {
 func (b *Bus) Subscribe(size int, kinds ...Kind) *Subscription {
 	s := &Subscription{bus: b, ready: make(chan struct{}, 1), size: max(size, 1), kinds: setOf(kinds)}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
+	closed := b.closed
+	if !closed {
+		b.subs = append(b.subs, s)
+		b.count(s, 1)
+	}
+	b.mu.Unlock()
+	if closed {
 		s.close()
 		return s
 	}
-	b.subs = append(b.subs, s)
-	b.count(s, 1)
+	b.tellWatches()
 	return s
 }
 
@@ -166,6 +219,7 @@ type Subscription struct {
 // SetKinds changes what s subscribes to: from now on to kinds, or to all kinds if none
 // is named. It returns the ID of the latest event before the change.
 func (s *Subscription) SetKinds(kinds ...Kind) (last uint64) {
+	defer s.bus.tellWatches()
 	s.bus.mu.Lock()
 	defer s.bus.mu.Unlock()
 	open := slices.Contains(s.bus.subs, s)
@@ -197,6 +251,13 @@ func (s *Subscription) add(r Record) {
 	s.wake()
 }
 
+// miss has the reader told that it misses n events. It learns so with the next event.
+func (s *Subscription) miss(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed += n
+}
+
 func (s *Subscription) wake() {
 	select {
 	case s.ready <- struct{}{}:
@@ -204,8 +265,8 @@ func (s *Subscription) wake() {
 	}
 }
 
-// Next waits for events. It returns all that have come, oldest first, and how
-// many before them were missed because the queue was full. When nothing is left
+// Next waits for events. It returns all that have come, oldest first, and how many
+// were missed before or among them: the queue was full, or see [Bus.Miss]. When nothing is left
 // to read it returns ErrClosed after Close, or the error of ctx if that is done.
 func (s *Subscription) Next(ctx context.Context) (records []Record, missed uint64, err error) {
 	for {
@@ -232,9 +293,9 @@ func (s *Subscription) take() (records []Record, missed uint64, closed bool) {
 	if records = s.queue; s.first > 0 {
 		records = slices.Concat(s.queue[s.first:], s.queue[:s.first])
 	}
-	missed = s.missed
-	s.queue, s.first, s.missed, s.handling = nil, 0, 0, 0
+	s.queue, s.first, s.handling = nil, 0, 0
 	if len(records) > 0 {
+		missed, s.missed = s.missed, 0
 		s.handling = records[len(records)-1].ID
 	} else {
 		s.release()
@@ -298,6 +359,7 @@ func (s *Subscription) Close() {
 		s.bus.count(s, -1)
 	}
 	s.bus.mu.Unlock()
+	s.bus.tellWatches()
 	s.close()
 }
 

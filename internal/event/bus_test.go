@@ -133,6 +133,50 @@ func TestTheListOfKindsHasThemAll(t *testing.T) {
 	}
 }
 
+func TestAPublisherLearnsWhetherItsEventsAreWanted(t *testing.T) {
+	var b Bus
+	var told []bool
+	early := b.Subscribe(1, KindKnock)
+	b.OnWanted(KindKnock, func(wanted bool) { told = append(told, wanted) })
+	b.Subscribe(1, KindBan)
+	all := b.Subscribe(1)
+	early.Close()
+	all.Close()
+	all.Close()
+	again := b.Subscribe(1, KindRepair)
+	again.SetKinds(KindKnock)
+	if want := []bool{true, false, true}; !slices.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
+	}
+	b.Close()
+	if want := []bool{true, false, true, false}; !slices.Equal(told, want) {
+		t.Errorf("after the end: told %v, want %v", told, want)
+	}
+	again.Close()
+}
+
+// The IDs leave room for what was lost.
+func TestAReaderLearnsWhatWasLostBeforeItCouldBePublished(t *testing.T) {
+	var b Bus
+	s, other := b.Subscribe(10, KindRepair), b.Subscribe(10, KindBan)
+	b.Publish(Repair{"a"})
+	s.Next(t.Context())
+	b.Miss(KindRepair, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if records, missed, err := s.Next(ctx); len(records) != 0 || missed != 0 || err == nil {
+		t.Errorf("%v, %d missed, %v", records, missed, err)
+	}
+	b.Publish(Repair{"b"})
+	b.Publish(Ban{})
+	if records, missed, _ := s.Next(t.Context()); fmt.Sprint(repairs(records)) != "[5 b]" || missed != 3 {
+		t.Errorf("%v, %d missed", repairs(records), missed)
+	}
+	if _, missed, _ := other.Next(t.Context()); missed != 0 {
+		t.Errorf("a reader of other kinds misses %d", missed)
+	}
+}
+
 func TestTheEndDrainsWhatWasPublished(t *testing.T) {
 	for name, end := range map[string]func(*Bus, *Subscription, context.CancelFunc){
 		"of the bus":          func(b *Bus, _ *Subscription, _ context.CancelFunc) { b.Close() },

@@ -37,29 +37,42 @@ var Kinds = []Kind{
 // An Event is what happened: one of the types below.
 type Event interface{ Kind() Kind }
 
-// A Knock is one request that a listener has received, and what became of it.
-// Publish it only if it is Wanted: strangers send as many as they like.
+// A Knock is one request that a listener has received, and what became of it. The
+// front hands knocks over only while somebody subscribes to them, and under a flood
+// not all of them: strangers send as many as they like.
 type Knock struct {
-	Client  netip.Addr
-	Local   netip.AddrPort // the listener's address
-	Outcome Outcome
+	At       time.Time
+	Client   netip.Addr
+	Listener string // its address, as configured
+	Outcome  Outcome
+	Sequence string // that it matters to most; empty: to none
+	Step     int    // of the sequence, that the knock matches, from 1; 0: none
+	Steps    int    // of the sequence; 0: there is no sequence
+	Why      string // one plain clause, which holds no path and nothing else that the client has sent
 }
 
-// Outcome says what became of a knock.
+// Outcome says what became of a knock. The values are those of the admin API and of
+// the metrics.
 type Outcome string
 
 // The outcomes.
 const (
-	Skipped   Outcome = "skipped"   // it certainly has no effect, and was not parsed
-	Banned    Outcome = "banned"    // its client is banned
-	Malformed Outcome = "malformed" // it matches nothing
-	Prefetch  Outcome = "prefetch"  // a browser asked ahead of its user
-	Replayed  Outcome = "replayed"  // its client has used the code itself
-	WrongCode Outcome = "wrong code"
-	Missed    Outcome = "missed"    // it matches no step
-	Matched   Outcome = "matched"   // it matches a step
-	Completed Outcome = "completed" // it completes a sequence
+	Matched   Outcome = "matched"    // it takes its client to a step, or matches the step where the client is
+	Completed Outcome = "completed"  // it completes a sequence
+	Missed    Outcome = "missed"     // it takes its client nowhere: it matches no step, comes in the wrong order, or too late
+	Ignored   Outcome = "ignored"    // the sequences ignore its path
+	Malformed Outcome = "malformed"  // its head is not a request, or beyond the bounds; it matches nothing
+	Banned    Outcome = "banned"     // its client is banned, and it was not looked at
+	Prefetch  Outcome = "prefetch"   // a browser has sent it ahead of its user
+	Replayed  Outcome = "replayed"   // its client has used the one-time code before
+	WrongCode Outcome = "wrong_code" // its one-time code is invalid
+	Untracked Outcome = "untracked"  // it matches a first step, but clients.max is reached
 )
+
+// Outcomes returns all outcomes.
+func Outcomes() []Outcome {
+	return []Outcome{Matched, Completed, Missed, Ignored, Malformed, Banned, Prefetch, Replayed, WrongCode, Untracked}
+}
 
 // A Completion is a client that has finished a sequence. The one-time codes of its
 // run are used up, and no crash brings them back.

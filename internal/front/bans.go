@@ -20,6 +20,7 @@ const maxBans = 65536
 // bans are the clients whose knocks are not looked at.
 type bans struct {
 	refused atomic.Uint64 // bans beyond the bound
+	count   atomic.Int64  // how many are in until, so that most knocks need no lock
 
 	mu    sync.RWMutex
 	until map[netip.Prefix]time.Time
@@ -28,10 +29,15 @@ type bans struct {
 
 func newBans() *bans { return &bans{until: map[netip.Prefix]time.Time{}} }
 
-func (b *bans) has(client netip.Prefix) bool {
+func (b *bans) has(client netip.Addr) bool {
+	return b.count.Load() > 0 && time.Now().Before(b.end(client))
+}
+
+// end returns when the ban of a client ends or has ended; zero: there is none.
+func (b *bans) end(client netip.Addr) time.Time {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return len(b.until) > 0 && time.Now().Before(b.until[client])
+	return b.until[firewall.Offender(client)]
 }
 
 // add bans a client. It reports false if there are too many already.
@@ -47,6 +53,7 @@ func (b *bans) add(ban firewall.Ban) bool {
 		return false
 	}
 	b.until[ban.Client] = ban.Until
+	b.count.Store(int64(len(b.until)))
 	return true
 }
 
@@ -56,6 +63,7 @@ func (b *bans) remove(client netip.Prefix) bool {
 	defer b.mu.Unlock()
 	until, known := b.until[client]
 	delete(b.until, client)
+	b.count.Store(int64(len(b.until)))
 	return known && time.Now().Before(until)
 }
 

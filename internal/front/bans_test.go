@@ -129,7 +129,7 @@ func TestAFloodOfBansIsBounded(t *testing.T) {
 			t.Fatalf("ban %d is refused", i)
 		}
 	}
-	if b.add(firewall.Ban{Client: address(maxBans), Until: until}) || b.has(address(maxBans)) {
+	if b.add(firewall.Ban{Client: address(maxBans), Until: until}) || b.has(address(maxBans).Addr()) {
 		t.Error("one ban too many is taken")
 	}
 	if !b.add(firewall.Ban{Client: address(7), Until: until}) {

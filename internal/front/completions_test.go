@@ -11,6 +11,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/event"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/sequence"
@@ -21,6 +22,25 @@ type told struct {
 	mu    sync.Mutex
 	names []string
 	bans  []seam.Ban
+
+	knocks  []event.Knock
+	missed  uint64
+	batches int
+}
+
+func (k *told) Knocks(knocks []event.Knock, missed uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.knocks = append(k.knocks, knocks...)
+	k.missed += missed
+	k.batches++
+}
+
+// told returns how often the keeper was told of knocks.
+func (k *told) told() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.batches
 }
 
 func (k *told) Complete(c seam.Completion) {

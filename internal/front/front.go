@@ -23,7 +23,6 @@ import (
 	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/acme"
-	"webknock/internal/event"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 )
@@ -33,7 +32,6 @@ var _ seam.Front = (*Front)(nil)
 // Options are what a Front is made of.
 type Options struct {
 	Keeper seam.Keeper
-	Events *event.Bus
 	Log    *slog.Logger
 }
 
@@ -71,7 +69,7 @@ func New(o Options) *Front {
 		completions: newCompletions(o.Keeper, verifier, o.Log),
 	}
 	f.shards = newShards(0, nil, verifier, f.completions.add, f.ban)
-	f.shards.events = o.Events
+	f.shards.watch = newWatch(o.Keeper)
 	f.current.Store(&state{})
 	return f
 }
@@ -215,8 +213,12 @@ func (f *Front) Stop(ctx context.Context) error {
 	for _, stop := range f.stopParts {
 		errs = append(errs, stop(ctx))
 	}
+	f.shards.watch.stop()
 	return errors.Join(append(errs, f.completions.stop(ctx))...)
 }
+
+// WatchKnocks implements seam.Front.
+func (f *Front) WatchKnocks(wanted bool) { f.shards.watch.set(wanted) }
 
 // Ping implements seam.Front.
 func (f *Front) Ping(ctx context.Context) error {
@@ -243,7 +245,10 @@ func (f *Front) Clients(ctx context.Context) (all []seam.Client, err error) {
 
 // State implements seam.Front.
 func (f *Front) State() seam.State {
-	s := seam.State{Clients: f.shards.bound.Count(), Losses: f.losses()}
+	s := seam.State{Clients: f.shards.bound.Count(), Losses: f.losses(), Knocks: f.shards.tallies.counts()}
+	for _, l := range f.current.Load().listeners {
+		s.Connections = append(s.Connections, seam.ConnectionCount{Listener: l.address, Open: l.socket.Open()})
+	}
 	if err := f.verifier.Problem(); err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}

@@ -36,6 +36,7 @@ func (f *Front) take(ctx context.Context, cfg *config.Config, sockets []seam.Soc
 		}
 	}()
 	for i, c := range cfg.Listeners {
+		f.shards.tallies.add(c.Address)
 		l := &listener{address: c.Address}
 		if hasACME(c) {
 			if l.manager, err = f.manager(cfg, c.TLS.ACME, slices.Concat(old, all)); err != nil {
@@ -92,6 +93,7 @@ func coverOf(c config.Cover) httpd.Cover {
 // options returns what a listener does; m is nil unless it has ACME.
 func (f *Front) options(cfg *config.Config, c config.Listener, m *certificateManager) (o httpd.Options, err error) {
 	o = httpd.Options{
+		Name:    c.Address,
 		Max:     c.MaxConnections,
 		Clients: httpd.Clients{Source: httpd.Source(c.ClientAddress), Proxies: c.Proxies},
 		Cover:   coverOf(c.Cover),

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,7 @@ type knock struct {
 	replayed  bool // its client has used the code itself
 	wrongCode bool // it brought a code that passes no step
 	completed []track.Completion
+	full      bool // it would have begun a sequence, but the bound of clients is reached
 	outcome   event.Outcome
 }
 
@@ -138,9 +140,8 @@ func codes(next http.Handler) http.Handler {
 func progress(_ http.ResponseWriter, r *http.Request) {
 	k := knockOf(r)
 	s := k.shard
-	var full bool
-	k.completed, full = s.tracker.Advance(k.client, k.match, k.at)
-	if full {
+	k.completed, k.full = s.tracker.Advance(k.client, k.match, k.at)
+	if k.full {
 		s.all.full.Add(1)
 	}
 	for _, done := range k.completed {
@@ -158,12 +159,24 @@ func (k *knock) result() event.Outcome {
 		return event.Replayed
 	case len(k.completed) > 0:
 		return event.Completed
+	case k.full:
+		return event.Untracked
 	case k.wrongCode:
 		return event.WrongCode
-	case len(k.match.Hits) > 0:
+	case k.advanced():
 		return event.Matched
+	case len(k.match.Hits) == 0 && k.rules.set.Ignores(k.path):
+		return event.Ignored
 	}
 	return event.Missed
+}
+
+// advanced reports whether the knock has taken its client to a step of a sequence, or
+// matches the step where the client is.
+func (k *knock) advanced() bool {
+	return slices.ContainsFunc(k.match.Hits, func(hit sequence.Hit) bool {
+		return k.shard.tracker.State(k.client, hit.Machine).Step() > 0
+	})
 }
 
 // asked returns what the triggers look at.

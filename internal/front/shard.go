@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"webknock/config"
-	"webknock/firewall"
 	"webknock/httpd"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
@@ -52,7 +51,8 @@ type shards struct {
 
 	bans     *bans
 	verifier *onetime.Verifier
-	events   *event.Bus // nil: nobody reads them
+	tallies  tallies
+	watch    *watch // nil: nobody reads what becomes of knocks
 	complete func(completion)
 	ban      func(k httpd.Knock, reason string)
 }
@@ -107,6 +107,7 @@ func (r *rules) client(addr netip.Addr) netip.Addr {
 // shard is one goroutine's clients.
 type shard struct {
 	all   *shards
+	index int
 	queue chan httpd.Knock
 	wake  chan struct{} // the queue is to be drained
 	calls chan func()   // to be run by the shard's goroutine
@@ -132,6 +133,7 @@ func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(comp
 	for i := range all.shards {
 		all.shards[i] = &shard{
 			all:     all,
+			index:   i,
 			queue:   make(chan httpd.Knock, queueSize),
 			wake:    make(chan struct{}, 1),
 			calls:   make(chan func()),
@@ -256,13 +258,13 @@ func (s *shard) read(received httpd.Knock) {
 	// Knocks of one client may come in by several goroutines; time does not
 	// run backwards for it.
 	s.latest = max(s.latest, received.At.Sub(s.all.origin))
-	if s.all.bans.has(firewall.Offender(received.Client)) {
-		s.publish(received, event.Banned)
+	if s.all.bans.has(received.Client) {
+		s.became(&received, event.Banned)
 		received.Release()
 		return
 	}
 	if s.skippable(rules, &received) {
-		s.publish(received, event.Skipped)
+		s.became(&received, event.Missed)
 		received.Release()
 		return
 	}
@@ -275,13 +277,14 @@ func (s *shard) read(received httpd.Knock) {
 		k.request = request
 	}
 	rules.router.ServeHTTP(nobody{}, request.WithContext(k))
-	s.publish(k.received, k.outcome)
+	s.became(&k.received, k.outcome)
 }
 
-// publish tells what became of a knock, if anybody wants to know.
-func (s *shard) publish(received httpd.Knock, outcome event.Outcome) {
-	if s.all.events != nil && s.all.events.Wanted(event.KindKnock) {
-		s.all.events.PublishAt(received.At, event.Knock{Client: received.Client, Local: received.Local, Outcome: outcome})
+// became counts what became of a knock, and tells the keeper if that wants to know.
+func (s *shard) became(received *httpd.Knock, outcome event.Outcome) {
+	s.all.tallies.count(s.index, received.Listener, outcome)
+	if s.all.watch.wanted() {
+		s.all.watch.tell(event.Knock{At: received.At, Client: received.Client, Listener: received.Listener, Outcome: outcome})
 	}
 }
 

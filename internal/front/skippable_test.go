@@ -103,9 +103,12 @@ func BenchmarkSkippableKnock(b *testing.B) {
 	s.all.rules.Store(r)
 	head := []byte("GET /trigger.php HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")
 	now := time.Now()
+	s.all.tallies.add(":80")
 	b.ReportAllocs()
 	for b.Loop() {
-		s.read(httpd.NewKnock(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head))
+		k := httpd.NewKnock(netip.AddrFrom4([4]byte{192, 0, 2, 7}), now, head)
+		k.Listener = ":80"
+		s.read(k)
 	}
 }
 

@@ -12,15 +12,14 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
-	"webknock/internal/event"
 	"webknock/internal/seam"
 )
 
 // fresh returns a front that has not been committed, and what its keeper is told.
-func fresh(t *testing.T, events *event.Bus) (*Front, *told) {
+func fresh(t *testing.T) (*Front, *told) {
 	keeper := new(told)
 	log := slog.New(slog.DiscardHandler)
-	f := New(Options{Keeper: keeper, Events: events, Log: log})
+	f := New(Options{Keeper: keeper, Log: log})
 	t.Cleanup(func() { f.Stop(context.Background()) })
 	return f, keeper
 }
@@ -69,7 +68,7 @@ func visit(t *testing.T, address, path string) {
 
 // What was knocked before the end is carried out; afterwards nothing hangs.
 func TestAStopReadsWhatWasKnockedAndThenNothingHangs(t *testing.T) {
-	f, keeper := fresh(t, nil)
+	f, keeper := fresh(t)
 	listeners, err := prepare(t, f, at(t, "127.0.0.1", file))
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +102,7 @@ func second[T any](_ T, err error) error { return err }
 // A configuration that is prepared has no effect until it is committed, and none
 // at all if it is aborted.
 func TestAnAbortedConfigurationLeavesNothingBehind(t *testing.T) {
-	f, keeper := fresh(t, nil)
+	f, keeper := fresh(t)
 	listeners, err := prepare(t, f, at(t, "127.0.0.1", file))
 	if err != nil {
 		t.Fatal(err)
@@ -131,37 +130,9 @@ func TestAnAbortedConfigurationLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestEveryKnockIsAnEventIfSomebodyReadsThem(t *testing.T) {
-	var bus event.Bus
-	s := bus.Subscribe(100, event.KindKnock)
-	f, keeper := fresh(t, &bus)
-	cfg := at(t, "127.0.0.1", file+"\nshield: {ban: {knocks: 20}, decoys: [/wp-login.php]}\n")
-	if _, err := prepare(t, f, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	send(f.shards, "192.0.2.1", "/x", "/a", "nonsense\r\n\r\n", "GET /a HTTP/1.1\r\nHost: h\r\nPurpose: prefetch\r\n\r\n", "/a", "/b", "/c", "/wp-login.php", "/a")
-	if err := f.Drain(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	records, _, _ := s.Next(t.Context())
-	var got []string
-	for _, r := range records {
-		got = append(got, string(r.Event.(event.Knock).Outcome))
-	}
-	if want := "missed matched malformed prefetch matched matched completed missed banned"; strings.Join(got, " ") != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if len(keeper.bans) != 1 || keeper.bans[0].Reason != decoy {
-		t.Errorf("bans %+v", keeper.bans)
-	}
-}
-
 // Under a cover that answers, a stop does not wait for answers that stream.
 func TestAStopWaitsForNoAnswer(t *testing.T) {
-	f, keeper := fresh(t, nil)
+	f, keeper := fresh(t)
 	f.completions.add(completion{sequence: &parse(t, file).Sequences[0], knock: knockWithAnswer(make(chan struct{}))})
 	if err := f.Stop(t.Context()); err != nil {
 		t.Error(err)

@@ -50,7 +50,6 @@ type Options struct {
 // FrontOptions are what the keeper gives to the front.
 type FrontOptions struct {
 	Keeper seam.Keeper
-	Events *event.Bus
 	Log    *slog.Logger
 }
 

@@ -81,7 +81,7 @@ func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
 
 // newFront makes the other half of a daemon.
 func newFront(o FrontOptions) seam.Front {
-	return front.New(front.Options{Keeper: o.Keeper, Events: o.Events, Log: o.Log})
+	return front.New(front.Options{Keeper: o.Keeper, Log: o.Log})
 }
 
 // What Start's comment guarantees.

@@ -97,7 +97,8 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	k.lifecycle.background(ctx, "the writes to the state", 0, k.store.Run)
 
 	k.used = onetime.NewDisk(k.store)
-	k.front = k.options.Front(FrontOptions{Keeper: k, Events: &k.events, Log: k.log})
+	k.front = k.options.Front(FrontOptions{Keeper: k, Log: k.log})
+	k.watchKnocks()
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
 	}

@@ -27,7 +27,7 @@ import (
 // ErrStopped is what a half answers that has been stopped.
 var ErrStopped = errors.New("webknock is stopping")
 
-// Keeper is what the front asks of the keeper. Complete and Ban do not wait.
+// Keeper is what the front asks of the keeper. Complete, Ban and Knocks do not wait.
 type Keeper interface {
 	// Complete carries out a completion: it opens and closes doors, and runs
 	// commands. The keeper looks at once more whether the configuration allows
@@ -35,6 +35,10 @@ type Keeper interface {
 	Complete(Completion)
 	// Ban keeps a client from the listeners in the kernel too, where that can be.
 	Ban(Ban)
+	// Knocks tells of knocks, oldest first, and how many others came meanwhile that are
+	// not among them. The front calls it only while WatchKnocks asks for that, at most
+	// every KnocksInterval, and with MaxKnocks knocks at most.
+	Knocks(knocks []event.Knock, missed uint64)
 	// UsedCodes returns which one-time codes and tickets were used. It fails if
 	// another process has the record.
 	UsedCodes() (onetime.Used, error)
@@ -42,6 +46,12 @@ type Keeper interface {
 	// lose them. Its errors are those of onetime.Store.
 	RecordCodes(onetime.Used) error
 }
+
+// The bounds of Keeper.Knocks.
+const (
+	MaxKnocks      = 256
+	KnocksInterval = 100 * time.Millisecond
+)
 
 // A Completion is a client that has finished a sequence. The codes of its run are
 // used up, and recorded as used.
@@ -84,6 +94,8 @@ type Front interface {
 	Ping(context.Context) error
 	// State returns the counters and what is wrong.
 	State() State
+	// WatchKnocks says whether the keeper wants to be told of knocks.
+	WatchKnocks(bool)
 	// Clients returns all clients in progress, in no order.
 	Clients(context.Context) ([]Client, error)
 	// Bans returns all bans that hold, by client.
@@ -106,6 +118,22 @@ type State struct {
 	Clients  int      // in progress
 	Problems []string // what keeps it from its work
 	Losses   []Loss
+
+	Knocks      []KnockCount      // each outcome of each listener, also of listeners that are closed now
+	Connections []ConnectionCount // of each listener
+}
+
+// A KnockCount is how many knocks of a listener have had one outcome.
+type KnockCount struct {
+	Listener string // its address, as configured
+	Outcome  event.Outcome
+	Count    uint64 // never falls
+}
+
+// A ConnectionCount is how many connections of a listener are open now.
+type ConnectionCount struct {
+	Listener string // its address, as configured
+	Open     int
 }
 
 // A Loss is a kind of what was refused at a bound, lost or wrong, and how often
