@@ -13,9 +13,12 @@ HOSTS_NEEDS    = chromium conntrack dbus-daemon debootstrap dockerd firefox-esr 
 DEMO_PACKAGES  = curl iproute2 openssh-client openssh-server util-linux
 DEMO_NEEDS     = curl ip nsenter sshd ssh-keygen
 
+# The tools have a module of their own, so that the program's stays small.
+TOOL = $(GO) tool -modfile=integration/tools/go.mod
+
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build cross test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
+.PHONY: build cross modules test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
@@ -28,14 +31,17 @@ cross-%:
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$*/ ./cmd/webknock
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) vet ./internal/client ./cmd/webknock
 
-test: deps-test
-	$(GO) mod download    # in namespaces of their own the tests reach no network
+test: deps-test modules
 	$(GO) test -race -count=1 -timeout 9m -parallel 8 ./...
+
+# In namespaces of their own the tests reach no network.
+modules:
+	$(GO) mod download
+	$(GO) -C integration/tools build -o /dev/null github.com/letsencrypt/pebble/v2/cmd/pebble github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv
 
 # Tests against whole systems, as root: Docker, firewalld, browsers, a booted
 # systemd.
-test-hosts: deps-test deps-hosts integration/hosts/.debian
-	$(GO) mod download
+test-hosts: deps-test deps-hosts modules integration/hosts/.debian
 	cd integration/hosts && npm ci --silent --no-audit --no-fund --ignore-scripts
 	$(GO) test -tags hosts -count=1 -timeout 20m -v ./integration/hosts
 
@@ -66,8 +72,9 @@ lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags hosts ./integration/...
-	$(GO) tool staticcheck ./...
-	$(GO) tool staticcheck -tags hosts ./integration/...
+	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags hosts ./integration/...
+	$(GO) -C integration/tools vet ./...
 
 demo: deps-demo build
 	$(GO) run ./integration/demo bin/webknock

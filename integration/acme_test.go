@@ -24,11 +24,11 @@ const (
 )
 
 // tools builds pebble, a certificate authority for tests, and its DNS server, at
-// the version of go.mod.
+// the version of tools/go.mod.
 var tools = sync.OnceValues(func() (dir string, err error) {
 	dir = filepath.Dir(binary)
 	const module = "github.com/letsencrypt/pebble/v2/cmd/"
-	if out, err := exec.Command("go", "build", "-o", dir, module+"pebble", module+"pebble-challtestsrv").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-C", "tools", "-o", dir, module+"pebble", module+"pebble-challtestsrv").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build pebble: %w\n%s", err, out)
 	}
 	return dir, nil

@@ -1,15 +1,15 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
-	"math"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
-
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/distuv"
 
 	"webknock/integration/load"
 )
@@ -76,7 +76,7 @@ sequences:
 					halves[i%2] = append(halves[i%2], us)
 				}
 			}
-			for _, pair := range []struct {
+			pairs := []struct {
 				name string
 				x, y []float64
 			}{
@@ -86,17 +86,21 @@ sequences:
 				{"after-step/after-miss", after[load.Step], after[load.Miss]},
 				{"after-completion/after-miss", after[load.Completion], after[load.Miss]},
 				{"miss/miss", halves[0], halves[1]},
-			} {
-				d, ksP := kolmogorovSmirnov(pair.x, pair.y)
-				t, tP := welch(pair.x, pair.y)
+			}
+			samples := make([][2][]float64, len(pairs))
+			for i, pair := range pairs {
+				samples[i] = [2][]float64{pair.x, pair.y}
+			}
+			for i, c := range compare(b, samples) {
+				pair := pairs[i]
 				rows = append(rows, []string{cover, seen.by, pair.name, fmt.Sprint(len(pair.x)), fmt.Sprint(len(pair.y)),
 					fmt.Sprintf("%.1f", median(pair.x)), fmt.Sprintf("%.1f", median(pair.y)),
-					fmt.Sprintf("%.4f", d), fmt.Sprintf("%.3f", ksP), fmt.Sprintf("%.2f", t), fmt.Sprintf("%.3f", tP)})
+					fmt.Sprintf("%.4f", c.D), fmt.Sprintf("%.3f", c.KSP), fmt.Sprintf("%.2f", c.T), fmt.Sprintf("%.3f", c.WelchP)})
 				name := "-" + cover + "-" + seen.by + "-" + pair.name
-				b.ReportMetric(d, "KS-D"+name)
-				b.ReportMetric(ksP, "KS-p"+name)
-				b.ReportMetric(t, "Welch-t"+name)
-				b.ReportMetric(tP, "Welch-p"+name)
+				b.ReportMetric(c.D, "KS-D"+name)
+				b.ReportMetric(c.KSP, "KS-p"+name)
+				b.ReportMetric(c.T, "Welch-t"+name)
+				b.ReportMetric(c.WelchP, "Welch-p"+name)
 			}
 		}
 	}
@@ -104,30 +108,25 @@ sequences:
 	report(fmt.Sprintf("%d knocks under each cover, in random order: from the request to the end of the answer", knocks), rows)
 }
 
-// kolmogorovSmirnov returns the largest distance between the distributions of
-// two samples, and how probable one as large is by chance, by Kolmogorov's
-// asymptotic distribution with Stephens' correction for the sizes.
-func kolmogorovSmirnov(x, y []float64) (d, p float64) {
-	d = stat.KolmogorovSmirnov(slices.Sorted(slices.Values(x)), nil, slices.Sorted(slices.Values(y)), nil)
-	n := math.Sqrt(float64(len(x)) * float64(len(y)) / float64(len(x)+len(y)))
-	lambda := (n + 0.12 + 0.11/n) * d
-	if lambda < 0.2 { // where the series converges slowly, and p is 1 to 9 digits
-		return d, 1
-	}
-	for k := 1.0; k <= 100; k++ {
-		p += 2 * math.Pow(-1, k-1) * math.Exp(-2*k*k*lambda*lambda)
-	}
-	return d, min(max(p, 0), 1)
-}
+// A comparison is a result of the program compare, which says what its fields are.
+type comparison struct{ D, KSP, T, WelchP float64 }
 
-// welch returns Welch's t of two samples, and how probable one as far from 0 is
-// by chance.
-func welch(x, y []float64) (t, p float64) {
-	meanX, varX := stat.MeanVariance(x, nil)
-	meanY, varY := stat.MeanVariance(y, nil)
-	nx, ny := float64(len(x)), float64(len(y))
-	sx, sy := varX/nx, varY/ny
-	t = (meanX - meanY) / math.Sqrt(sx+sy)
-	freedom := (sx + sy) * (sx + sy) / (sx*sx/(nx-1) + sy*sy/(ny-1)) // Welch–Satterthwaite
-	return t, 2 * distuv.StudentsT{Mu: 0, Sigma: 1, Nu: freedom}.CDF(-math.Abs(t))
+// compare runs the program compare, which needs a library that nothing else does.
+func compare(b *testing.B, pairs [][2][]float64) []comparison {
+	b.Helper()
+	in, err := json.Marshal(pairs)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.CommandContext(b.Context(), "go", "run", "-C", "tools", "./compare")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var results []comparison
+	if err := json.Unmarshal(out, &results); err != nil {
+		b.Fatal(err)
+	}
+	return results
 }
