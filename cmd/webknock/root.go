@@ -93,6 +93,7 @@ func newRoot(stdout, stderr io.Writer, asJSON bool) *cobra.Command {
 			}
 		}
 	}
+	setCompletions(root, append(a.serverArguments(), clientArguments...))
 	setVersion(root)
 	return root
 }

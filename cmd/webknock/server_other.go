@@ -16,6 +16,8 @@ func (a *app) serverFlags(*pflag.FlagSet) {}
 
 func (a *app) checkServerFlags() error { return nil }
 
+func (a *app) serverArguments() []argument { return nil }
+
 func serverProblem(error, *problem) (text string, ok bool) { return "", false }
 
 func forJournal(_ io.Writer, text string) string { return text }
