@@ -28,24 +28,24 @@ func TestBansComeBackWithTheGuard(t *testing.T) {
 		if err := h.Unguard(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		ban("192.0.2.67/32", later) // nothing is guarded
+		ban("192.0.2.67/32", later) // while nothing is guarded
 		ban("192.0.2.68/32", time.Time{})
 		if err := h.Configure(t.Context(), shielded); err != nil {
 			t.Fatal(err)
 		}
-		h.mustSay() // bans that come with a configuration are no repair
+		h.mustSay() // writing bans with a new guard is not a repair
 		if bans, foreign, err := h.backend.Bans(t.Context()); err != nil || len(bans) != 2 || len(foreign) != 0 {
 			t.Errorf("the firewall holds %v, %v, %v", bans, foreign, err)
 		}
 		time.Sleep(2 * time.Hour)
 		ban("192.0.2.69/32", time.Now().Add(time.Hour))
 		if len(h.bans) != 1 {
-			t.Errorf("%d bans are remembered after their time", len(h.bans))
+			t.Errorf("%d bans are kept after their time", len(h.bans))
 		}
 	})
 }
 
-func TestSomebodyElsesBansAreNone(t *testing.T) {
+func TestBansAddedByOthersAreDeleted(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}); err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestSomebodyElsesBansAreNone(t *testing.T) {
 		must()
 		h.backend.PutBan(Ban{prefix("192.0.2.66/32"), until.Add(time.Hour)})
 		must()
-		time.Sleep(2 * repairsApart) // or else it is told in a sum
+		time.Sleep(2 * repairsApart) // otherwise the repair is reported in a sum
 		h.backend.Memory.Ban(t.Context(), []Ban{{prefix("192.0.2.66/32"), until.Add(time.Hour)}, {prefix("192.0.2.68/32"), until}})
 		h.backend.signal()
 		must()
@@ -84,7 +84,7 @@ func TestBansOfAnEarlierRunAreAdopted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			backend.PutBan(Ban{prefix("192.0.2.2/32"), until}) // without a mark, as the version before left them
+			backend.PutBan(Ban{prefix("192.0.2.2/32"), until}) // without a mark, as an earlier version wrote it
 			h := newHouse(t, backend)
 			h.Remember(&notes{closed: map[string]bool{}, upgrade: upgrade})
 			if err := h.Configure(t.Context(), guard); err != nil {
@@ -104,7 +104,7 @@ func TestBansOfAnEarlierRunAreAdopted(t *testing.T) {
 	}
 }
 
-func TestABanThatFailsIsTriedAgain(t *testing.T) {
+func TestABanThatFailsIsRetried(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		if err := h.Configure(t.Context(), Guard{Doors: []Door{ssh}, Shield: Shield{BanPorts: []uint16{8080}}}); err != nil {
 			t.Fatal(err)
@@ -121,7 +121,7 @@ func TestABanThatFailsIsTriedAgain(t *testing.T) {
 		if err := h.Ban(t.Context(), []Ban{{prefix(alice + "/32"), until}}, true); err == nil || !strings.Contains(err.Error(), "no luck") {
 			t.Fatalf("error %v", err)
 		}
-		h.mustSay("grant.closed ssh " + alice + " its client was banned") // all the same
+		h.mustSay("grant.closed ssh " + alice + " its client was banned") // closed although the ban failed
 		if _, err := h.Guarding(t.Context()); err == nil {
 			t.Error("the gate is sure of itself")
 		}
@@ -131,14 +131,14 @@ func TestABanThatFailsIsTriedAgain(t *testing.T) {
 		if ours, _, _ := h.backend.Bans(t.Context()); len(ours) != 1 {
 			t.Errorf("bans %v", ours)
 		}
-		h.mustSay() // that is no repair
+		h.mustSay() // no repair is reported
 		if _, err := h.Guarding(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestABanEndsGrantsOfItsClientAlone(t *testing.T) {
+func TestABanEndsOnlyGrantsOfItsClient(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh", "vpn")
 		h.mustOpen(bob, "ssh")

@@ -29,7 +29,7 @@ type faulty struct {
 	*Memory
 	mu      sync.Mutex
 	fail    func(op string, changes []Change) error // nil: nothing fails
-	after   func(op string) error                   // what goes wrong though the firewall has done it
+	after   func(op string) error                   // fails after the firewall has carried out the change
 	commits [][]Change
 	cut     []string // sessions, by door and client
 }
@@ -97,14 +97,14 @@ func (f *faulty) Read(ctx context.Context) ([]Held, error) {
 	return f.Memory.Read(ctx)
 }
 
-// house is a gate that runs, with its backend and what it says.
+// house is a running gate with its backend and its events.
 type house struct {
 	*Gate
 	backend *faulty
 	t       *testing.T
 	mu      sync.Mutex
 	events  []string
-	hear    func(Event) // nil: nobody else hears of events
+	hear    func(Event) // called with each event, if not nil
 }
 
 // inHouse runs test in a bubble with a gate that guards ssh and vpn.
@@ -145,7 +145,7 @@ func (h *house) record(e Event) {
 	h.events = append(h.events, text)
 }
 
-// said returns what was said since the last call.
+// said returns the events since the last call.
 func (h *house) said() []string {
 	synctest.Wait()
 	h.mu.Lock()
@@ -221,7 +221,7 @@ func TestSeveralDoorsOpenTogetherOrNotAtAll(t *testing.T) {
 			t.Errorf("two doors took %d transactions", n)
 		}
 		if _, err := h.open(bob, "vpn", "cellar"); !errors.Is(err, ErrNoDoor) {
-			t.Errorf("open a door that is not there: %v", err)
+			t.Errorf("open an unknown door: %v", err)
 		}
 		h.mustHold("ssh "+alice, "vpn "+alice)
 		h.backend.setFail(func(op string, _ []Change) error {
@@ -270,7 +270,7 @@ func TestCloseEndsAGrant(t *testing.T) {
 			t.Errorf("close it again: %v", err)
 		}
 		time.Sleep(time.Minute)
-		h.mustSay() // its end, when it comes, is nobody's
+		h.mustSay() // no event when it would have expired
 	})
 }
 
@@ -297,9 +297,9 @@ func TestGrantsOfAnEarlierRunAreAdopted(t *testing.T) {
 	})
 }
 
-// The firewall's clock is not the gate's: an element may be there for a moment
-// after the grant has ended here.
-func TestAGrantThatTheFirewallEndsAMomentLaterEndsOnce(t *testing.T) {
+// The firewall's clock may be behind the gate's, so an element may outlive its grant for a
+// moment.
+func TestAGrantThatTheFirewallEndsAMomentLaterIsReportedOnce(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
 		time.Sleep(ssh.TTL)
@@ -309,7 +309,7 @@ func TestAGrantThatTheFirewallEndsAMomentLaterEndsOnce(t *testing.T) {
 			if err := h.backend.Memory.Commit(t.Context(), []Change{{Grant: g, New: true}}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := h.Grants(t.Context()); err != nil { // looks at the firewall
+			if _, err := h.Grants(t.Context()); err != nil { // reads the firewall
 				t.Fatal(err)
 			}
 		}
@@ -317,7 +317,7 @@ func TestAGrantThatTheFirewallEndsAMomentLaterEndsOnce(t *testing.T) {
 		h.mustHold("ssh " + alice)
 		time.Sleep(time.Second)
 		h.mustSay()
-		hold(time.Minute) // that is no remainder: somebody has put it there
+		hold(time.Minute) // too long for a late element: somebody has added it
 		h.mustSay("repair")
 		h.mustHold()
 	})
@@ -338,7 +338,7 @@ func TestReconfigureKeepsGrantsOfDoorsThatStay(t *testing.T) {
 	})
 }
 
-func TestAFailedReconfigureLeavesTheOldInForce(t *testing.T) {
+func TestAFailedReconfigureKeepsTheOldGuard(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
 		fail := true
@@ -390,7 +390,7 @@ func TestAClosedGrantIsNotPutBack(t *testing.T) {
 	})
 }
 
-func TestAGrantThatCannotBeClosedIsTriedUntilItIs(t *testing.T) {
+func TestClosingAGrantIsRetriedUntilItSucceeds(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
 		h.backend.setFail(func(op string, _ []Change) error {
@@ -413,13 +413,13 @@ func TestAGrantThatCannotBeClosedIsTriedUntilItIs(t *testing.T) {
 		h.mustHold()
 		h.mustSay("grant.opened ssh "+alice, "grant.closed ssh "+alice+" closed by an administrator")
 		if guarded, err := h.Guarding(t.Context()); !guarded || err != nil {
-			t.Errorf("after all is right again: %v, %v", guarded, err)
+			t.Errorf("after the backend has recovered: %v, %v", guarded, err)
 		}
 	})
 }
 
-// A steady trickle of orders must not keep the gate from looking after doors.
-func TestExpiryAndRepairDoNotWaitForSilence(t *testing.T) {
+// A steady stream of requests must not delay expiry and repair.
+func TestGrantsExpireAndTheGuardIsRepairedUnderSteadyLoad(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
 		for range 31 {
@@ -472,7 +472,7 @@ func TestAStoppedGateSaysSoAndLeavesTheGuard(t *testing.T) {
 			t.Errorf("open: %v", err)
 		}
 		if err := memory.Check(t.Context()); err != nil {
-			t.Errorf("the guard went with the gate: %v", err)
+			t.Errorf("the guard ended with the gate: %v", err)
 		}
 	})
 }
@@ -490,7 +490,7 @@ func TestIDsAreShortAndDiffer(t *testing.T) {
 }
 
 // A call of the backend that gets no answer ends with its context.
-func TestABackendThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
+func TestABackendThatDoesNotAnswerDelaysNoStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := &faulty{Memory: NewMemory()}
 		gate := NewGate(silent{backend}, slog.New(slog.DiscardHandler), func(Event) {})
@@ -521,7 +521,7 @@ func TestABackendThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
 	})
 }
 
-// silent is a backend that does not answer once it guards.
+// silent is a backend that no longer answers after Guard.
 type silent struct{ *faulty }
 
 func (silent) Commit(ctx context.Context, _ []Change) error {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// notes are Closures in memory.
+// notes is an implementation of Closures in memory.
 type notes struct {
 	closed  map[string]bool
 	unknown error
@@ -33,7 +33,7 @@ func (n *notes) Upgrade() bool          { return n.upgrade }
 func (n *notes) Settle(context.Context) {}
 func prefix(s string) netip.Prefix      { return netip.MustParsePrefix(s) }
 
-func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
+func TestChangesOfGrantsByOthersAreUndone(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		tamper func(*Memory, Grant)
@@ -69,7 +69,7 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 			g.ID, g.Client = "zzzz2345", prefix("192.0.2.9/32")
 			m.Put(Held{Grant: g, Origin: Earlier, Ends: g.Expires})
 		}},
-		{"its connections are counted anew", func(m *Memory, g Grant) {
+		{"its count of connections is unknown", func(m *Memory, g Grant) {
 			m.Put(Held{Grant: g, Origin: Ours, Ends: g.Expires, Spent: true})
 		}},
 	} {
@@ -87,7 +87,7 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 				for _, changes := range h.backend.commits[1:] {
 					for _, c := range changes {
 						if !c.Close && !c.Again {
-							t.Errorf("its connections are counted anew: %+v", c)
+							t.Errorf("the count of its connections starts again: %+v", c)
 						}
 					}
 				}
@@ -99,7 +99,7 @@ func TestOnlyTheGateGivesAndEndsGrants(t *testing.T) {
 	}
 }
 
-func TestCountersOfTheFirewallAreTakenOver(t *testing.T) {
+func TestGrantsHaveTheCountersOfTheFirewall(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
 		g.Packets, g.Bytes = 7, 700
@@ -107,12 +107,12 @@ func TestCountersOfTheFirewallAreTakenOver(t *testing.T) {
 		if got, err := h.Grants(t.Context()); err != nil || len(got) != 1 || got[0] != g {
 			t.Errorf("grants %+v, %v", got, err)
 		}
-		h.mustSay("grant.opened ssh " + alice) // and no repair
+		h.mustSay("grant.opened ssh " + alice) // and no repair is reported
 	})
 }
 
-// The firewall's clock may be a little ahead.
-func TestAGrantThatEndsAMomentEarlierIsNotPutBack(t *testing.T) {
+// The firewall's clock may be slightly ahead.
+func TestAGrantThatTheFirewallEndsAMomentEarlierIsNotPutBack(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		g := h.mustOpen(alice, "ssh")[0]
 		time.Sleep(time.Until(g.Expires) - nearEnd/2)
@@ -121,11 +121,11 @@ func TestAGrantThatEndsAMomentEarlierIsNotPutBack(t *testing.T) {
 	})
 }
 
-// Whether an element is put right or left to end, none outlives its grant.
+// The gate may correct the element or let it end; in neither case does it outlive its grant.
 func TestAnElementChangedJustBeforeItsEndEnds(t *testing.T) {
 	for _, origin := range []Origin{Foreign, Ours} {
 		inHouse(t, func(t *testing.T, h *house) {
-			time.Sleep(pollInterval / 3) // so that no look comes by chance
+			time.Sleep(pollInterval / 3) // so that the gate does not poll meanwhile
 			g := h.mustOpen(alice, "ssh")[0]
 			time.Sleep(time.Until(g.Expires) - nearEnd/2)
 			h.backend.Put(Held{Grant: g, Origin: origin, Ends: g.Expires.Add(time.Hour)})
@@ -207,9 +207,9 @@ func TestWhichElementsAreAdoptedAtAStart(t *testing.T) {
 	}
 }
 
-// What was closed is brought back by a saved ruleset, while the gate runs and
-// while it does not.
-func TestAClosedGrantIsRememberedWhateverClosedIt(t *testing.T) {
+// Somebody loads a saved ruleset that contains the closed grant, while the gate runs and while
+// it does not.
+func TestAClosedGrantStaysClosedWhateverClosedIt(t *testing.T) {
 	for reason, end := range map[string]func(*house, Grant) error{
 		ByAdmin: func(h *house, g Grant) error { return h.Close(h.t.Context(), g.ID) },
 		BySequence: func(h *house, g Grant) error {
@@ -251,7 +251,7 @@ func TestAClosedGrantIsRememberedWhateverClosedIt(t *testing.T) {
 	}
 }
 
-func TestASuspendOfTheMachineCounts(t *testing.T) {
+func TestTheTimeOfASuspendCountsForGrants(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh") // 30 s
 		h.mustOpen(bob, "vpn")   // a minute
@@ -268,9 +268,9 @@ func TestASuspendOfTheMachineCounts(t *testing.T) {
 	})
 }
 
-// Grants that somebody else took away unseen are back with a configuration, and
-// so is the configuration before if it fails.
-func TestAConfigurationPutsGrantsBack(t *testing.T) {
+// Somebody deletes grants unnoticed. Configure puts them back; if it fails, the gate puts the
+// earlier guard back with them.
+func TestConfigurePutsMissingGrantsBack(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
 		h.said()
@@ -296,7 +296,7 @@ func TestAConfigurationPutsGrantsBack(t *testing.T) {
 	})
 }
 
-// Closes whose doors are not all there close none.
+// If one of the doors to close does not exist, none is closed.
 func TestASequenceClosesAllItsDoorsOrNone(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
@@ -306,7 +306,7 @@ func TestASequenceClosesAllItsDoorsOrNone(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		h.mustSay()
-		h.mustOpen(bob, "vpn") // commits whatever was planned
+		h.mustOpen(bob, "vpn") // commits what was left in the plan, if anything
 		h.mustSay("grant.opened vpn " + bob)
 		h.mustHold("ssh "+alice, "vpn "+bob)
 	})
@@ -323,7 +323,7 @@ func (h *house) fails(n int, ops ...string) {
 	})
 }
 
-func TestATransactionThatFailsOnceIsTriedAgain(t *testing.T) {
+func TestATransactionThatFailsOnceIsRetried(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.fails(1, "commit")
 		h.mustOpen(alice, "ssh")
@@ -332,7 +332,7 @@ func TestATransactionThatFailsOnceIsTriedAgain(t *testing.T) {
 	})
 }
 
-// The kernel has done it, and its answer was lost.
+// The kernel has carried out the transaction, but its answer was lost.
 func TestATransactionWhoseAnswerIsLostLeavesOneGrant(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		once := true
@@ -395,14 +395,14 @@ func TestSessionsAreCutWhenAndOnlyWhenTheirGrantEnds(t *testing.T) {
 				h.backend.mu.Lock()
 				defer h.backend.mu.Unlock()
 				if got := strings.Join(h.backend.cut, ","); got != tt.want {
-					t.Errorf("sessions cut of %q, want %q", got, tt.want)
+					t.Errorf("reset the sessions of %q, want %q", got, tt.want)
 				}
 			})
 		})
 	}
 }
 
-func TestAnEndHasItsReasonAndTime(t *testing.T) {
+func TestTheEventOfAnEndHasItsReasonAndTime(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		var all []Event
 		h.mu.Lock()
@@ -424,7 +424,7 @@ func TestAnEndHasItsReasonAndTime(t *testing.T) {
 	})
 }
 
-func TestSubmitAfterTheStopSaysSo(t *testing.T) {
+func TestSubmitAfterTheStopReturnsErrStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGate(NewMemory(), nil, func(Event) {})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -433,7 +433,7 @@ func TestSubmitAfterTheStopSaysSo(t *testing.T) {
 		cancel()
 		wg.Wait()
 		var got []error
-		for range 2 * maxRequests { // none of them waits in the queue for nobody
+		for range 2 * maxRequests { // more than the queue holds: none waits for ever
 			g.Submit(OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}}, func(_ []Grant, err error) { got = append(got, err) })
 		}
 		if len(got) != 2*maxRequests || slices.ContainsFunc(got, func(err error) bool { return !errors.Is(err, ErrStopped) }) {
@@ -442,7 +442,7 @@ func TestSubmitAfterTheStopSaysSo(t *testing.T) {
 	})
 }
 
-func TestProcessesAreNamed(t *testing.T) {
+func TestByNamesTheProcess(t *testing.T) {
 	for by, want := range map[By]string{{"nft", 7}: "nft (process 7)", {}: "an unknown process"} {
 		if got := fmt.Sprint(by); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestAFailedRepairIsTriedEveryTenthOfASecondAndNotAnnounced(t *testing.T) {
+func TestAFailedRepairIsRetriedEveryTenthOfASecondWithoutEvents(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		var tries []time.Time
 		h.backend.setFail(func(op string, _ []Change) error {
@@ -26,7 +26,7 @@ func TestAFailedRepairIsTriedEveryTenthOfASecondAndNotAnnounced(t *testing.T) {
 		}
 		for i := range tries[1:] {
 			if apart := tries[i+1].Sub(tries[i]); apart > maxExposedRetry {
-				t.Fatalf("a repair is put off by %v", apart)
+				t.Fatalf("the pause between two tries is %v", apart)
 			}
 		}
 		if len(tries) < 100 || len(tries) > 110 {
@@ -60,14 +60,14 @@ func TestFailuresAreRetriedLessAndLessOften(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if reads < 12 || reads > 30 {
-			t.Errorf("%d looks in a minute", reads)
+			t.Errorf("the firewall was read %d times in a minute", reads)
 		}
 		h.backend.setFail(nil)
 		time.Sleep(maxRetry)
 		if _, err := h.Guarding(t.Context()); err != nil {
 			t.Error(err)
 		}
-		// The next failure is tried again soon, whoever comes upon it.
+		// After the next failure the first retry comes soon again.
 		for _, find := range []func(){func() { time.Sleep(pollInterval + time.Second/2) }, func() { h.Grants(t.Context()) }} {
 			h.fails(1, "read")
 			find()
@@ -79,9 +79,9 @@ func TestFailuresAreRetriedLessAndLessOften(t *testing.T) {
 	})
 }
 
-// Somebody flushes twenty times a second: each time the guard is back at once,
-// and what is said of it grows quiet.
-func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
+// Somebody flushes the ruleset twenty times a second. The guard is put back at once each time,
+// but not each repair is reported.
+func TestRepairsThatDoNotLastAreReportedInSums(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "vpn")
 		h.said()
@@ -112,11 +112,11 @@ func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
 			}
 		}
 		if repairs != 600 || len(all) > 7 {
-			t.Errorf("%d events tell of %d repairs, of 600", len(all), repairs)
+			t.Errorf("%d events report %d repairs, of 600", len(all), repairs)
 		}
 		for i := range all[1:] {
 			if apart := all[i+1].Time.Sub(all[i].Time); apart > sumInterval {
-				t.Errorf("a sum comes after %v", apart)
+				t.Errorf("two sums are %v apart", apart)
 			}
 		}
 		time.Sleep(repairsApart)
@@ -141,7 +141,7 @@ func TestRepairsThatDoNotLastAreToldInSums(t *testing.T) {
 	})
 }
 
-func TestRepairsFarApartAreNotContested(t *testing.T) {
+func TestRepairsFarApartAreReportedOneByOne(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		for range 3 * fewRepairs {
 			h.backend.Flush()

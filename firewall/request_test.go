@@ -26,7 +26,7 @@ func TestATTLIsBoundedByTheDoor(t *testing.T) {
 	})
 }
 
-func TestAnExtensionNeverShortensAndStaysWhoseItIs(t *testing.T) {
+func TestAnExtendedGrantIsNeverShorterAndKeepsItsUser(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		opened, err := h.Open(t.Context(), OpenRequest{Client: netip.MustParseAddr(alice), Doors: []string{"ssh"}, TTL: time.Minute, Sequence: "s", User: "ann"})
 		if err != nil {
@@ -70,12 +70,12 @@ func TestAGrantThatIsBeingClosedIsNotExtended(t *testing.T) {
 			t.Fatal("closed")
 		}
 		if _, err := h.Extend(t.Context(), g.ID, time.Minute); !errors.Is(err, ErrNoGrant) {
-			t.Errorf("extended: %v", err)
+			t.Errorf("extend a grant that is being closed: %v", err)
 		}
 	})
 }
 
-func TestADoorHasRoomForSoManyGrants(t *testing.T) {
+func TestADoorHasAtMostMaxGrants(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		for i := range ssh.MaxGrants {
 			h.mustOpen(fmt.Sprint("192.0.2.", i+1), "ssh")
@@ -83,10 +83,10 @@ func TestADoorHasRoomForSoManyGrants(t *testing.T) {
 		if _, err := h.open("192.0.2.99", "ssh"); !errors.Is(err, ErrFull) {
 			t.Errorf("one grant too many: %v", err)
 		}
-		h.mustOpen(alice, "ssh") // a renewal needs no room
+		h.mustOpen(alice, "ssh") // a renewal takes no additional place
 		h.mustOpen("192.0.2.99", "vpn")
 		time.Sleep(ssh.TTL)
-		h.mustOpen("192.0.2.99", "ssh") // at the very instant the others end
+		h.mustOpen("192.0.2.99", "ssh") // at the instant when the others end
 	})
 }
 
@@ -113,7 +113,7 @@ func TestWaitingRequestsShareOneTransaction(t *testing.T) {
 		synctest.Wait()
 		for i := range 100 {
 			submit(fmt.Sprint("10.0.1.", i))
-			submit(fmt.Sprint("10.0.1.", i)) // and again: one change
+			submit(fmt.Sprint("10.0.1.", i)) // again: one change for both
 		}
 		close(release)
 		synctest.Wait()
@@ -129,11 +129,11 @@ func TestWaitingRequestsShareOneTransaction(t *testing.T) {
 	})
 }
 
-func TestRequestsCloseTogetherShareATransaction(t *testing.T) {
+func TestRequestsThatFollowCloselyShareATransaction(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		h.mustOpen(alice, "ssh")
 		before := len(h.backend.commits)
-		h.minCommitInterval = time.Millisecond // none is being carried out
+		h.minCommitInterval = time.Millisecond // no transaction is running
 		for i := range 20 {                    // a fifth of a millisecond apart
 			h.Submit(OpenRequest{Client: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Doors: []string{"vpn"}}, func([]Grant, error) {})
 			time.Sleep(time.Millisecond / 5)
@@ -146,12 +146,12 @@ func TestRequestsCloseTogetherShareATransaction(t *testing.T) {
 		began := time.Now()
 		h.mustOpen(bob, "ssh")
 		if waited := time.Since(began); waited > 0 {
-			t.Errorf("an order that comes alone waited %v", waited)
+			t.Errorf("a single request waited %v", waited)
 		}
 	})
 }
 
-func TestOneFailingRequestKeepsNoOtherOut(t *testing.T) {
+func TestARequestThatFailsMakesNoOtherFail(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		bad := netip.MustParsePrefix("10.0.0.13/32")
 		release := make(chan struct{})
@@ -188,7 +188,7 @@ func TestOneFailingRequestKeepsNoOtherOut(t *testing.T) {
 	})
 }
 
-func TestRenewalsTakeUpNoMemory(t *testing.T) {
+func TestRenewalsDoNotGrowTheHeapOfExpiries(t *testing.T) {
 	inHouse(t, func(t *testing.T, h *house) {
 		for range 5000 {
 			h.mustOpen(alice, "vpn")
@@ -197,7 +197,7 @@ func TestRenewalsTakeUpNoMemory(t *testing.T) {
 		var ends int
 		h.wait(t.Context(), request{exclusive: func(context.Context) error { ends = len(h.expiries); return nil }})
 		if ends > 2000 {
-			t.Errorf("one grant, renewed, has %d ends", ends)
+			t.Errorf("a renewed grant has %d entries in the heap", ends)
 		}
 	})
 }
@@ -210,7 +210,7 @@ func TestWaitingRequestsAreCommittedBeforeTheStop(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := make(chan error, 1)
 	g.requests <- request{exclusive: func(ctx context.Context) error { return g.configure(ctx, Guard{Doors: []Door{many}}) }, done: func(err error) { ready <- err }}
-	opened := 0 // by Run
+	opened := 0 // written by Run
 	for i := range maxRequests - 1 {
 		client := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		g.Submit(OpenRequest{Client: client, Doors: []string{"vpn"}}, func(_ []Grant, err error) {

@@ -11,9 +11,8 @@ import (
 	"webknock/firewall/firewalltest"
 )
 
-// BenchmarkOpen commits one grant, and a thousand at once, beside so many that
-// are live: new ones, and renewals. Only the opening is measured, not the
-// closing after it.
+// BenchmarkOpen commits one grant, or a thousand at once, while the set already holds live
+// grants. It measures new grants and renewals, without closing them afterwards.
 func BenchmarkOpen(b *testing.B) {
 	for _, kind := range []string{"new", "renewal"} {
 		for _, live := range []int{0, 10_000, 60_000} {
@@ -64,5 +63,5 @@ func benchmarkOpen(b *testing.B, isNew bool, live, batch int) {
 	b.ReportMetric(float64(b.N*batch)/sum.Seconds(), "opens/s")
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-p50")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-p99")
-	b.ReportMetric(0, "ns/op") // closing included, so of no use
+	b.ReportMetric(0, "ns/op") // would include the closing
 }

@@ -14,7 +14,7 @@ import (
 	"webknock/firewall"
 )
 
-// What linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h have.
+// Constants of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 const (
 	ctNew    = unix.NFNL_SUBSYS_CTNETLINK << 8   // IPCTNL_MSG_CT_NEW
 	ctGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
@@ -33,24 +33,24 @@ const (
 	filterSource   = 1 << 0 // CTA_FILTER_F_CTA_IP_SRC
 	filterProtocol = 1 << 3 // CTA_FILTER_F_CTA_PROTO_NUM
 
-	statusOffloaded = 1 << 14 // IPS_OFFLOAD: a flowtable forwards it, past all rules
+	statusOffloaded = 1 << 14 // IPS_OFFLOAD: a flowtable forwards its packets, which pass no rule
 
 	ctEstablished = 3 // TCP_CONNTRACK_ESTABLISHED
-	ctTimeWait    = 7 // TCP_CONNTRACK_TIME_WAIT, and after it CLOSE
+	ctTimeWait    = 7 // TCP_CONNTRACK_TIME_WAIT; CLOSE follows it
 )
 
 // A flow is an entry of connection tracking.
 type flow struct {
 	protocol      firewall.Protocol
-	client, asked netip.AddrPort // as the client has sent the first packet
-	served        netip.AddrPort // who answers: another than asked, after DNAT
+	client, asked netip.AddrPort // source and destination of the first packet
+	served        netip.AddrPort // the address that answers; it differs from asked after DNAT
 	status, id    uint32
 	zone          uint16
 	state         uint8 // of TCP
 	labelled      bool  // a grant's rule has let a packet of it through
 }
 
-// conntrack is a connection to the kernel's connection tracking.
+// conntrack is a netlink connection to the kernel's connection tracking.
 type conntrack struct{ *netlink.Conn }
 
 func dialConntrack() (conntrack, error) {
@@ -62,7 +62,7 @@ func dialConntrack() (conntrack, error) {
 	return conntrack{conn}, conn.SetDeadline(time.Now().Add(requestTimeout))
 }
 
-// message returns a message of a kind about flows of a family.
+// message returns a netlink message of a type about flows of IPv4 or IPv6.
 func (conntrack) message(kind int, flags netlink.HeaderFlags, v4 bool, attributes func(*netlink.AttributeEncoder)) (netlink.Message, error) {
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
@@ -78,13 +78,12 @@ func (conntrack) message(kind int, flags netlink.HeaderFlags, v4 bool, attribute
 	}, err
 }
 
-// flows returns the flows of one protocol: those of one client, or all of a
-// family if client covers more than one address.
+// flows returns the flows of the clients in a prefix, of one protocol.
 func (c conntrack) flows(protocol firewall.Protocol, client netip.Prefix) ([]flow, error) {
 	request, err := c.message(ctGet, netlink.Dump, client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
 		flags := uint32(filterProtocol)
 		to := netip.AddrPort{}
-		if client.IsSingleIP() && client.Addr().Is4() { // of IPv6 the kernel sends all but those asked for
+		if client.IsSingleIP() && client.Addr().Is4() { // for IPv6, this filter of the kernel drops the wanted flows instead of the others
 			flags |= filterSource
 			to = netip.AddrPortFrom(client.Addr(), 0)
 		}
@@ -105,7 +104,7 @@ func (c conntrack) flows(protocol firewall.Protocol, client netip.Prefix) ([]flo
 	}
 	var all []flow
 	for _, m := range answers {
-		// Kernels before 5.8 know no filter, and send all.
+		// Kernels before 5.8 ignore the filter and send all flows.
 		if f, ok := parseFlow(m.Data); ok && f.protocol == protocol && client.Contains(f.client.Addr()) {
 			all = append(all, f)
 		}
@@ -113,8 +112,8 @@ func (c conntrack) flows(protocol firewall.Protocol, client netip.Prefix) ([]flo
 	return all, nil
 }
 
-// find returns a flow by what its client has sent first, and whether it is
-// there.
+// find reads the flow with the client, destination and zone of f, and reports whether it
+// exists.
 func (c conntrack) find(f flow) (flow, bool, error) {
 	request, err := c.message(ctGet, 0, f.client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
 		ae.Nested(attrTupleOrig, tuple(f.protocol, f.client, f.asked))
@@ -130,13 +129,13 @@ func (c conntrack) find(f flow) (flow, bool, error) {
 		return flow{}, false, nil
 	}
 	if err != nil {
-		return flow{}, false, fmt.Errorf("look for a tracked connection: %w", err)
+		return flow{}, false, fmt.Errorf("find a tracked connection: %w", err)
 	}
 	return f, true, nil
 }
 
-// receiveOne receives one flow. The kernel marks it as part of several messages,
-// and sends no end of those, for which the library would wait.
+// receiveOne receives one flow. The kernel marks its answer as one of several messages but
+// never sends the final one, for which the netlink library would wait.
 func (c conntrack) receiveOne() (f flow, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -165,10 +164,10 @@ func (c conntrack) receiveOne() (f flow, err error) {
 			return f, nil
 		}
 	}
-	return f, errors.New("the answer is no flow")
+	return f, errors.New("the kernel's answer is not a flow")
 }
 
-// delete deletes a flow, unless another has taken its place.
+// delete deletes a flow, unless a newer flow with the same addresses has replaced it.
 func (c conntrack) delete(f flow) error {
 	request, err := c.message(ctDelete, netlink.Acknowledge, f.client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
 		ae.Nested(attrTupleOrig, tuple(f.protocol, f.client, f.asked))
@@ -184,7 +183,7 @@ func (c conntrack) delete(f flow) error {
 	return err
 }
 
-// unlabel takes our label from a flow.
+// unlabel removes our label from a flow.
 func (c conntrack) unlabel(f flow) error {
 	request, err := c.message(ctNew, netlink.Acknowledge, f.client.Addr().Is4(), func(ae *netlink.AttributeEncoder) {
 		ae.Nested(attrTupleOrig, tuple(f.protocol, f.client, f.asked))
@@ -196,13 +195,12 @@ func (c conntrack) unlabel(f flow) error {
 		return err
 	}
 	if _, err = c.Execute(request); errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EOPNOTSUPP) {
-		return nil // it is gone, or the kernel knows no labels
+		return nil // the flow has ended, or the kernel has no labels
 	}
 	return err
 }
 
-// tuple writes addresses and ports as an attribute of a flow; zero ones are left
-// out.
+// tuple encodes addresses and ports as an attribute of a flow. It leaves out zero values.
 func tuple(protocol firewall.Protocol, from, to netip.AddrPort) func(*netlink.AttributeEncoder) error {
 	return func(ae *netlink.AttributeEncoder) error {
 		if from.Addr().IsValid() {
@@ -231,7 +229,7 @@ func tuple(protocol firewall.Protocol, from, to netip.AddrPort) func(*netlink.At
 	}
 }
 
-// parseFlow reads a message, and reports whether it is a flow that has ports.
+// parseFlow decodes a message. It returns false if that is not a flow with ports.
 func parseFlow(data []byte) (f flow, ok bool) {
 	if len(data) < 4 {
 		return f, false
@@ -254,7 +252,7 @@ func parseFlow(data []byte) (f flow, ok bool) {
 			f.id = ad.Uint32()
 		case attrZone:
 			f.zone = ad.Uint16()
-		case attrLabels: // left out if the flow has none
+		case attrLabels: // absent if the flow has no label
 			bit := labelBit(label)
 			for i, b := range ad.Bytes() {
 				f.labelled = f.labelled || i < labelSize && b&bit[i] != 0

@@ -36,7 +36,7 @@ func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer other.Close()
-		fmt.Fprintln(conn, "hello") // so that the entry is one of an established connection
+		fmt.Fprintln(conn, "hello") // so that the flow is in state established
 		if _, err := io.ReadFull(other, make([]byte, 6)); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
 			t.Error(err)
 		}
 		if f, _, err := c.find(wanted); err != nil || f.labelled {
-			t.Errorf("unlabelled, and found %+v, %v", f, err)
+			t.Errorf("still labelled: %+v, %v", f, err)
 		}
 		wrong := f
 		wrong.id++
@@ -73,24 +73,24 @@ func TestTrackedConnectionsAreFoundAndDeleted(t *testing.T) {
 			t.Error(err)
 		}
 		if _, there, err := c.find(wanted); !there || err != nil {
-			t.Errorf("another's entry was deleted: %v", err)
+			t.Errorf("a flow with another id was deleted: %v", err)
 		}
 		if err := c.delete(f); err != nil {
 			t.Error(err)
 		}
 		if f, there, err := c.find(wanted); there || err != nil {
-			t.Errorf("deleted, and found %+v, %v", f, err)
+			t.Errorf("found after it was deleted: %+v, %v", f, err)
 		}
 		if err := c.delete(f); err != nil {
-			t.Errorf("deleted again: %v", err)
+			t.Errorf("delete it again: %v", err)
 		}
 	}
 }
 
-func TestWhatIsNoFlowIsNotTakenForOne(t *testing.T) {
+func TestParseFlowRejectsMalformedMessages(t *testing.T) {
 	for _, data := range []string{"", "\x02\x00\x00", "\x02\x00\x00\x00", strings.Repeat("\x00", 64), strings.Repeat("\xff", 64)} {
 		if f, ok := parseFlow([]byte(data)); ok {
-			t.Errorf("%q is taken for %+v", data, f)
+			t.Errorf("%q is parsed as %+v", data, f)
 		}
 	}
 }

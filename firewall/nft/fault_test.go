@@ -19,7 +19,7 @@ import (
 	"webknock/firewall/firewalltest"
 )
 
-// clients returns grants of so many clients.
+// clients returns changes that open a grant for each of n clients.
 func clients(n int) (changes []firewall.Change) {
 	addr := netip.MustParseAddr("10.0.0.0")
 	for range n {
@@ -29,12 +29,12 @@ func clients(n int) (changes []firewall.Change) {
 	return changes
 }
 
-// Whatever goes wrong, before the kernel has heard of it or after, the error is
-// told, and what comes next is done and read rightly.
-func TestEveryFaultIsToldAndGotOver(t *testing.T) {
+// A call may fail before the kernel has received the messages, or after. Either way it returns
+// the error, and later calls work.
+func TestACallAfterAnErrorWorks(t *testing.T) {
 	for _, errno := range []error{syscall.EPERM, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN, syscall.EBUSY, os.ErrDeadlineExceeded, errors.New("garbage")} {
 		for _, said := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v, heard %v", errno, said), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%v, kernel has received it: %v", errno, said), func(t *testing.T) {
 				b := newBackend(t)
 				guard(t, b, ssh)
 				failing := true
@@ -51,9 +51,9 @@ func TestEveryFaultIsToldAndGotOver(t *testing.T) {
 				if said {
 					want = append(want, "ssh 192.0.2.1/32")
 				}
-				if errno == syscall.ENOBUFS && said { // read back, and found to be done
+				if errno == syscall.ENOBUFS && said { // Commit reads back that the kernel has done it
 					if err != nil {
-						t.Errorf("the change was made, and the error is %v", err)
+						t.Errorf("the change took effect, but the error is %v", err)
 					}
 				} else if !errors.Is(err, errno) {
 					t.Errorf("error %v, want %v", err, errno)
@@ -77,7 +77,7 @@ func TestEveryFaultIsToldAndGotOver(t *testing.T) {
 						guard(t, b, ssh)
 					}
 					if second := step.do(); second != nil {
-						t.Errorf("%s: at first %v, then %v", step.name, first, second)
+						t.Errorf("%s failed with %v, and again with %v", step.name, first, second)
 					}
 				}
 			})
@@ -85,12 +85,12 @@ func TestEveryFaultIsToldAndGotOver(t *testing.T) {
 	}
 }
 
-// The kernel answers more than the socket holds: it has done as it was told,
-// and the rest of the answers is lost.
-func TestAnswersThatDoNotFitTheSocket(t *testing.T) {
+// The kernel carries out a transaction and sends more answers than fit into the socket's
+// buffer, so some are lost.
+func TestACommitSucceedsThoughAnswersAreLost(t *testing.T) {
 	b := newBackend(t)
 	b.closeConn()
-	b.buffer = 1 // the kernel makes it its least
+	b.buffer = 1 // the kernel raises it to its minimum
 	var doors []firewall.Door
 	for i := range 100 {
 		door := ssh
@@ -113,7 +113,7 @@ func TestAnswersThatDoNotFitTheSocket(t *testing.T) {
 	}
 }
 
-func TestAFullSetIsSaidAndNothingChanges(t *testing.T) {
+func TestAFullSetOfGrantsIsAnErrorAndChangesNothing(t *testing.T) {
 	b := newBackend(t)
 	b.timeout = time.Minute // the race detector makes reading 65,536 grants slow
 	guard(t, b, ssh)
@@ -132,7 +132,7 @@ func TestAFullSetIsSaidAndNothingChanges(t *testing.T) {
 	if n := len(held(t, b)); n != setSize {
 		t.Errorf("%d grants, want %d", n, setSize)
 	}
-	// So many are put back as well.
+	// A full set can also be put back after the table was deleted.
 	var grants []firewall.Grant
 	for _, c := range changes {
 		grants = append(grants, c.Grant)
@@ -151,11 +151,11 @@ func TestAFullSetIsSaidAndNothingChanges(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	if err := b.Commit(t.Context(), []firewall.Change{{Grant: one}}); err != nil {
-		t.Errorf("in the place that is free: %v", err)
+		t.Errorf("open in the place that became free: %v", err)
 	}
 }
 
-func TestATableThatGoesBetweenIsSaid(t *testing.T) {
+func TestACommitFailsIfTheTableWasDeleted(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	nft(t, "flush ruleset")
@@ -163,11 +163,11 @@ func TestATableThatGoesBetweenIsSaid(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if list := nft(t, "list ruleset"); strings.Contains(list, "webknock") {
-		t.Errorf("a part of the table was made:\n%s", list)
+		t.Errorf("a part of the table was created:\n%s", list)
 	}
 }
 
-// More events than the monitor's socket holds.
+// The kernel sends more events than fit into the buffer of the monitor's socket.
 func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
@@ -193,7 +193,7 @@ func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 	}
 	guard(t, b, ssh)
 	nft(t, "flush ruleset")
-	for { // and it still watches
+	for { // the monitor still watches
 		select {
 		case <-b.Changed():
 			return
@@ -203,9 +203,8 @@ func TestAChangeIsNoticedAfterEventsWereLost(t *testing.T) {
 	}
 }
 
-// A backend that looked at its own changes would look at the table for every
-// grant, and one that looked at those of other tables whenever any firewall of
-// the host changes.
+// Otherwise the gate would read the table after every grant that it commits, and after every
+// change of any other firewall on the host.
 func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
@@ -214,13 +213,13 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	for len(other.Changed()) == 0 || len(b.Changed()) == 0 { // both watch
+	for len(other.Changed()) == 0 || len(b.Changed()) == 0 { // until both backends watch
 		for _, backend := range []*Backend{b, other} {
 			guard(t, backend, ssh, vpn)
 			guard(t, backend, ssh)
 		}
 	}
-	for by := (firewall.By{}); by.Process != "nft"; by = <-b.Changed() { // all that came before is read
+	for by := (firewall.By{}); by.Process != "nft"; by = <-b.Changed() { // read all earlier changes
 		nft(t, "add element inet webknock ssh4 { 192.0.2.99 }; delete element inet webknock ssh4 { 192.0.2.99 }")
 	}
 	for len(other.Changed()) == 0 {
@@ -231,7 +230,7 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 		if err := b.Commit(t.Context(), []firewall.Change{change}); err != nil {
 			t.Fatal(err)
 		}
-		for len(other.Changed()) == 0 { // the kernel has told everybody
+		for len(other.Changed()) == 0 { // until the kernel has sent the event to all monitors
 			runtime.Gosched()
 		}
 		if len(b.Changed()) > 0 {
@@ -239,11 +238,11 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 		}
 	}
 	nft(t, "add table inet other; add set inet other s { type ipv4_addr; }; add element inet other s { 192.0.2.1 }")
-	nft(t, "add table ip webknock; add chain ip webknock guard; delete table ip webknock") // of another family
+	nft(t, "add table ip webknock; add chain ip webknock guard; delete table ip webknock") // the same name in another family
 	if err := b.Commit(t.Context(), clients(1)); err != nil {
 		t.Fatal(err)
 	}
-	<-other.Changed() // events come in their order
+	<-other.Changed() // events arrive in order, so b has seen the earlier ones too
 	if len(b.Changed()) > 0 {
 		t.Error("a change of another table was signalled")
 	}
@@ -253,7 +252,7 @@ func TestOnlyChangesOfOthersToTheTableAreSignalled(t *testing.T) {
 	}
 }
 
-// mute makes the kernel answer nothing until answer is called.
+// mute delays the kernel's answers until answer is called.
 func mute(b *Backend) (asked <-chan struct{}, answer func()) {
 	heard, silence := make(chan struct{}), make(chan struct{})
 	var first sync.Once
@@ -265,7 +264,7 @@ func mute(b *Backend) (asked <-chan struct{}, answer func()) {
 	return heard, sync.OnceFunc(func() { close(silence) })
 }
 
-func TestAKernelThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
+func TestCloseDoesNotWaitForAKernelThatDoesNotAnswer(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	asked, answer := mute(b)
@@ -281,8 +280,8 @@ func TestAKernelThatDoesNotAnswerHoldsNoStopUp(t *testing.T) {
 	}
 }
 
-// A call ends with its context though the kernel does not answer, and so does one that
-// waits for it. When the kernel answers, the first takes effect, as a reader sees.
+// A call ends with its context even if the kernel does not answer, and so does a call that
+// waits for the first one. When the kernel answers at last, the first call takes effect.
 func TestACallEndsWithItsContext(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)

@@ -14,8 +14,8 @@ import (
 	"webknock/firewall"
 )
 
-// chunk bounds the elements with comments in one message: a message over 64
-// KiB would lose elements in silence, and one element takes at most 260 bytes.
+// chunk is the most elements with comments in one message. An element takes up to 260
+// bytes, and a message over 64 KiB would lose elements without an error.
 const chunk = 200
 
 // Commit implements firewall.Backend.
@@ -35,7 +35,7 @@ func (b *Backend) commitLocked(changes []firewall.Change) error {
 	}
 	err := b.write("change grants", *b.guard, wanted(changes))
 	if errors.Is(err, syscall.ENOBUFS) && b.carriedOut(changes) {
-		// The kernel has committed and only its answers were lost.
+		// The kernel has committed the transaction; only its answers were lost.
 		err = nil
 	}
 	if err == nil {
@@ -51,13 +51,13 @@ func (b *Backend) commitLocked(changes []firewall.Change) error {
 	return err
 }
 
-// change is a change with the comment of its element.
+// change is a firewall.Change with the comment for its element.
 type change struct {
 	*firewall.Change
 	comment string
 }
 
-// wanted returns changes with their comments.
+// wanted adds comments to changes.
 func wanted(changes []firewall.Change) []change {
 	now := clock()
 	all := make([]change, len(changes))
@@ -72,23 +72,24 @@ func wanted(changes []firewall.Change) []change {
 }
 
 const (
-	// An element ends by this much before its grant: the kernel counts its time from
-	// the moment when it reads the element, perhaps after another's transaction, and
-	// must not let anybody in after the time that was promised.
+	// endMargin is how much earlier an element ends than its grant. The kernel starts to
+	// count when it reads the element, which another program's transaction may delay. It
+	// must let nobody in after the promised time.
 	endMargin = 60 * time.Millisecond
 	// endMarginEach is added for each element that is written in the same transaction.
 	endMarginEach = 5 * time.Microsecond
-	// maxEndMargin is less than what the gate takes for a difference of clocks.
+	// maxEndMargin is less than nearEnd of the gate, which does not miss an element that
+	// ends so early.
 	maxEndMargin = 80 * time.Millisecond
-	// clockTick is the longest tick of the clock that the kernel counts by (HZ=100).
+	// clockTick is the longest tick of the clock by which the kernel counts (HZ=100).
 	clockTick = 10 * time.Millisecond
-	// rewritten is how many elements that came too late are written again at once, and
-	// maxRewrites how often.
+	// rewritten is how many late elements are written again in one transaction, and
+	// maxRewrites how many times.
 	rewritten   = 256
 	maxRewrites = 10
 )
 
-// write carries out changes in one transaction of their own.
+// write carries out changes in one transaction.
 func (b *Backend) write(what string, guard firewall.Guard, changes []change) error {
 	began := time.Now()
 	err := b.do(what, func(c *nftables.Conn) error {
@@ -103,8 +104,8 @@ func (b *Backend) write(what string, guard firewall.Guard, changes []change) err
 	return b.correct(guard, changes, time.Since(began))
 }
 
-// correct writes the elements of changes again if the transaction that wrote them took
-// so long that the kernel may let them live longer than their grants.
+// correct writes the elements of changes again if their transaction took so long that they
+// may outlive their grants.
 func (b *Backend) correct(guard firewall.Guard, changes []change, took time.Duration) error {
 	if took <= tolerable(len(changes)) {
 		return nil
@@ -138,24 +139,24 @@ func (b *Backend) correct(guard firewall.Guard, changes []change, took time.Dura
 	return nil
 }
 
-// tolerable is how long writing elements may take, so that none outlives its grant.
+// tolerable returns how long a transaction may take before an element can outlive its grant.
 func tolerable(elements int) time.Duration { return endMarginOf(elements) - clockTick }
 
-// endMarginOf returns by how much elements end before their grants if so many are
-// written at once.
+// endMarginOf returns how much earlier elements end than their grants if so many are written
+// in one transaction.
 func endMarginOf(elements int) time.Duration {
 	return min(endMargin+time.Duration(elements)*endMarginEach, maxEndMargin)
 }
 
 // queue queues the messages of changes on c. An element that may exist is added, deleted
-// and added again: adding an existing element changes nothing, and deleting a missing one
-// makes the transaction fail.
+// and added again: adding an existing element changes nothing, and deleting a missing
+// element makes the transaction fail.
 func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change) error {
 	now := time.Now()
 	margin := endMarginOf(len(changes))
 	type setKey struct {
-		door               string
-		isIPv4, ofAttempts bool
+		door             string
+		isIPv4, ofCounts bool
 	}
 	type elements struct {
 		set              *nftables.Set
@@ -167,7 +168,7 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 		g := &change.Grant
 		key := g.Client.Addr().AsSlice()
 		left := g.Expires.Sub(now)
-		if !change.Close && left < time.Millisecond { // it would round to 0, the set's default
+		if !change.Close && left < time.Millisecond { // it would round to 0, which means the set's default
 			continue
 		}
 		left = max(left-margin, time.Millisecond).Truncate(time.Millisecond)
@@ -195,12 +196,12 @@ func (b *Backend) queue(c *nftables.Conn, guard firewall.Guard, changes []change
 		if !change.Close {
 			e.wanted = append(e.wanted, nftables.SetElement{Key: key, Timeout: left, Comment: change.comment})
 		}
-		if door.Connections > 0 && (!change.Again || change.Spent) { // counted anew
+		if door.Connections > 0 && (!change.Again || change.Spent) { // its count starts again
 			e := of(door, f, true)
 			e.previous = append(e.previous, nftables.SetElement{Key: key})
 			if change.Spent && !change.Close {
-				// An element without a limit is one that is exceeded: the
-				// rule goes on to its verdict.
+				// An element without a limit counts as one whose limit is exceeded,
+				// so the rule's verdict applies.
 				e.wanted = append(e.wanted, nftables.SetElement{Key: key, Timeout: left})
 			}
 		}
@@ -269,12 +270,11 @@ func (b *Backend) grants() (all []element, err error) {
 	return all, err
 }
 
-// elements reads the elements of those sets of the doors of g for which there
-// returns true.
-func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set string) bool) (all []element, err error) {
+// elements reads the elements of the doors' sets that exist.
+func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, exists func(set string) bool) (all []element, err error) {
 	for _, door := range g.Doors {
 		for _, f := range families {
-			if !there(f.grantSetName(door)) {
+			if !exists(f.grantSetName(door)) {
 				continue
 			}
 			asked := time.Now()
@@ -294,12 +294,12 @@ func (b *Backend) elements(c *nftables.Conn, g firewall.Guard, there func(set st
 	return all, nil
 }
 
-// ending returns when the kernel removes an element whose remaining time was read between
-// asked and now. It returns wanted if the clocks allow that.
+// ending returns when the kernel will remove an element. Its remaining time was read between
+// asked and now. If that agrees with wanted to the second, ending returns wanted.
 func ending(e nftables.SetElement, wanted, asked, now time.Time) time.Time {
 	left := e.Expires
 	if left <= 0 {
-		// It has no timeout, or is in its last millisecond. The kernel does not list
+		// The element has no timeout, or less than a millisecond. The kernel does not list
 		// expired elements.
 		left = setTimeout
 	}
@@ -309,8 +309,7 @@ func ending(e nftables.SetElement, wanted, asked, now time.Time) time.Time {
 	return now.Add(left)
 }
 
-// readElement reads an element of a door's set, which was listed between asked
-// and now.
+// readElement decodes an element of a door's set, which was listed between asked and now.
 func readElement(door firewall.Door, f family, e nftables.SetElement, asked time.Time, now moment) (element, bool) {
 	addr, ok := netip.AddrFromSlice(e.Key)
 	if !ok {
@@ -318,7 +317,7 @@ func readElement(door firewall.Door, f family, e nftables.SetElement, asked time
 	}
 	ends := ending(e, time.Time{}, asked, now.wall)
 	h := firewall.Held{Grant: firewall.Grant{Door: door.Name, Client: netip.PrefixFrom(addr, f.bits(door)), Opened: now.wall, Expires: ends}}
-	if h.Client == h.Client.Masked() { // else it matches no packet
+	if h.Client == h.Client.Masked() { // otherwise the element matches no packet
 		parseComment(e.Comment, &h, now)
 	}
 	h.Ends = ending(e, h.Expires, asked, now.wall)
@@ -329,7 +328,7 @@ func readElement(door firewall.Door, f family, e nftables.SetElement, asked time
 	return element{h, e.Comment}, true
 }
 
-// counted forgets that somebody has tampered with counts which changes have reset.
+// counted clears the record of tampered counts, for the counts that changes have reset.
 func (b *Backend) counted(g firewall.Guard, changes []firewall.Change) {
 	for _, c := range changes {
 		if door := g.Door(c.Grant.Door); door.Connections > 0 && (!c.Again || c.Spent) {

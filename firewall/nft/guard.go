@@ -19,7 +19,7 @@ import (
 // Guard implements firewall.Backend.
 func (b *Backend) Guard(ctx context.Context, g firewall.Guard, grants []firewall.Grant) error {
 	if slices.ContainsFunc(g.Doors, func(d firewall.Door) bool { return d.Name == reservedDoor }) {
-		return fmt.Errorf("a door cannot be called %s: that is the name of a set in the table", reservedDoor)
+		return fmt.Errorf("a door cannot be called %s: the table has sets of that name", reservedDoor)
 	}
 	return b.call(ctx, func() error { return b.guardLocked(g, grants) })
 }
@@ -31,9 +31,9 @@ func (b *Backend) guardLocked(g firewall.Guard, grants []firewall.Grant) error {
 		return err
 	}
 	if !r.isThere(current) {
-		// Either somebody has changed the table meanwhile, or this kernel returns a rule
-		// in another form than it was written. If the same rules come back after a second
-		// try, it is the latter.
+		// Either another program has changed the table meanwhile, or this kernel returns a
+		// rule in another form than it was written. If the kernel returns the same rules
+		// after a second try, it is the latter.
 		first := current
 		if r, current, err = b.writeGuard(g, grants); err != nil {
 			return err
@@ -50,8 +50,8 @@ func (b *Backend) guardLocked(g firewall.Guard, grants []firewall.Grant) error {
 	return nil
 }
 
-// writeGuard writes the table. It returns the ruleset that it wrote and the table as the kernel
-// has it now.
+// writeGuard writes the table. It returns the ruleset and the table as read back from the
+// kernel.
 func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*ruleset, structure, error) {
 	var current structure
 	previous, err := b.read()
@@ -72,9 +72,9 @@ func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*rulese
 		err = b.put(g, r, grants, previous, false)
 	}
 	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) {
-		// The table cannot be changed into the wanted one: another program has made
-		// it. Its grants are kept.
-		b.log.Warn("nftables: the table is not of this version and is rebuilt", "table", b.table.Name, "error", err)
+		// The table cannot be changed into the ruleset, because another program or
+		// version has created it. It is rebuilt with its grants.
+		b.log.Warn("nftables: the table was made by another program or version, and is rebuilt", "table", b.table.Name, "error", err)
 		err = b.put(g, r, grants, previous, true)
 	}
 	if err != nil && !errors.Is(err, syscall.ENOBUFS) {
@@ -87,7 +87,7 @@ func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*rulese
 	if sets, rules := r.names(); !maps.Equal(current.rules(), rules) || !slices.Equal(current.Sets, sets) {
 		return nil, current, errors.Join(err, fmt.Errorf("nftables: table %s is not as it was written", b.table.Name))
 	}
-	// Somebody else may have changed it since it was written.
+	// Another program may have changed the table since it was written.
 	for _, c := range r.chains {
 		if c.Policy != nil && current.Chains[c.Name].Policy != *c.Policy {
 			return nil, current, errors.Join(err, fmt.Errorf("nftables: chain %s of table %s is not as it was written", c.Name, b.table.Name))
@@ -103,9 +103,9 @@ func (b *Backend) writeGuard(g firewall.Guard, grants []firewall.Grant) (*rulese
 	return r, current, nil
 }
 
-// put writes the table in one transaction, or only the missing grants if the table is
-// already as r wants it. With rebuild, or if the owner changes, the table is deleted and made
-// anew in the same transaction.
+// put writes the table in one transaction. If the table is already right, it writes only
+// the missing grants. With rebuild, or if the owner changes, the transaction deletes the table and
+// creates it again.
 func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, previous structure, rebuild bool) error {
 	if g.Owner {
 		rebuild = rebuild || !previous.Info.owned() && !previous.Info.orphan()
@@ -146,7 +146,7 @@ func (b *Backend) put(g firewall.Guard, r *ruleset, grants []firewall.Grant, pre
 	return b.putBack(g, restore[len(t.grants):])
 }
 
-// tableChange is a transaction that makes the table previous the ruleset of guard.
+// tableChange is a transaction that turns the table previous into the ruleset of guard.
 type tableChange struct {
 	guard                     firewall.Guard
 	ruleset                   *ruleset
@@ -157,7 +157,8 @@ type tableChange struct {
 	grants                    []change
 }
 
-// readContents returns the grants in the table, and sets t.contents. It notes intruders.
+// readContents returns the grants in the table and sets t.contents. It adds elements of
+// other programs to b.intruders.
 func (b *Backend) readContents(t *tableChange) (map[grantKey]element, error) {
 	found := map[grantKey]element{}
 	var err error
@@ -185,8 +186,8 @@ func (b *Backend) readContents(t *tableChange) (map[grantKey]element, error) {
 	return found, err
 }
 
-// toRestore returns the grants that have to be written: those that are missing in the table,
-// and all if it is rebuilt. The number of their connections is unknown.
+// toRestore returns the grants that have to be written: those that the table lacks, or all if
+// it is rebuilt. They allow no further connections, because the count is lost.
 func (b *Backend) toRestore(t tableChange, grants []firewall.Grant, found map[grantKey]element) (restore []change) {
 	now := clock()
 	for _, grant := range grants {
@@ -209,8 +210,7 @@ func (b *Backend) toRestore(t tableChange, grants []firewall.Grant, found map[gr
 	return restore
 }
 
-// keepTable leaves the table as it is, apart from its owner and the sessions from before the
-// guard.
+// keepTable changes only the owner of the table and the sessions from before the guard.
 func (b *Backend) keepTable(t tableChange) error {
 	return b.do("claim the table", func(c *nftables.Conn) error {
 		claim := b.claim
@@ -234,7 +234,8 @@ func (b *Backend) writeTable(c *nftables.Conn, t tableChange) error {
 	if t.rebuild {
 		previous = structure{}
 	}
-	// First all rules go, so that none refers to the chains and sets that are deleted.
+	// All rules are deleted first, because a chain or set cannot be deleted while a rule
+	// refers to it.
 	for name := range previous.Chains {
 		c.FlushChain(b.chain(name))
 	}
@@ -278,7 +279,7 @@ func (b *Backend) putBack(g firewall.Guard, grants []change) error {
 	return nil
 }
 
-// names returns the names of the sets, and how many rules each chain has.
+// names returns the names of the sets, and the number of rules of each chain.
 func (r *ruleset) names() (sets []string, rules map[string]int) {
 	rules = map[string]int{}
 	for _, s := range r.sets {
@@ -291,7 +292,7 @@ func (r *ruleset) names() (sets []string, rules map[string]int) {
 	return sets, rules
 }
 
-// chain returns the chain of a name, or nil.
+// chain returns the chain with a name, or nil.
 func (r *ruleset) chain(name string) *nftables.Chain {
 	for _, c := range r.chains {
 		if c.Name == name {
@@ -301,8 +302,7 @@ func (r *ruleset) chain(name string) *nftables.Chain {
 	return nil
 }
 
-// isThere reports whether the table s is what r wants. It does not compare the elements of
-// sets.
+// isThere reports whether the table s equals r, apart from the elements of sets.
 func (r *ruleset) isThere(s structure) bool {
 	sets, rules := r.names()
 	if !s.exists() || s.Info.Flags&^(tableOwner|tablePersist) != 0 || !slices.Equal(s.Sets, sets) || !maps.Equal(s.rules(), rules) {
@@ -373,7 +373,7 @@ func (b *Backend) checkLocked() error {
 	if err != nil {
 		return err
 	}
-	current.Info.Owner = b.current.Info.Owner // the port of a socket that may have been opened anew
+	current.Info.Owner = b.current.Info.Owner // the port of a netlink socket, which may have been reopened
 	if !reflect.DeepEqual(current, b.current) {
 		return fmt.Errorf("table %s: %w", b.table.Name, firewall.ErrNotGuarded)
 	}

@@ -21,7 +21,7 @@ import (
 	"webknock/firewall/firewalltest"
 )
 
-// transactions is how many transactions the kernel has carried out.
+// transactions returns how many transactions the kernel has carried out.
 func transactions(t *testing.T, b *Backend) (n uint32) {
 	t.Helper()
 	err := b.doLocking("read the generation", func(c *nftables.Conn) error {
@@ -48,8 +48,7 @@ func transactions(t *testing.T, b *Backend) (n uint32) {
 	return n
 }
 
-// Neither a reload nor a restart that changes nothing writes anything.
-func TestTheSameGuardWritesNothing(t *testing.T) {
+func TestGuardWritesNothingIfNothingHasChanged(t *testing.T) {
 	for name, g := range map[string]firewall.Guard{"everything": everything, "plain": {Doors: []firewall.Door{ssh, vpn}, Mark: 0x40000000}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t)
@@ -73,7 +72,7 @@ func TestTheSameGuardWritesNothing(t *testing.T) {
 					t.Errorf("grants %v", got)
 				}
 			}
-			// What differs is written.
+			// A difference is written.
 			changed := g
 			changed.Mark = 0x2
 			if err := restarted.Guard(t.Context(), changed, nil); err != nil {
@@ -86,8 +85,8 @@ func TestTheSameGuardWritesNothing(t *testing.T) {
 	}
 }
 
-// Networks that stay are not touched, whatever comes and goes beside them.
-func TestNetworksChangeByTheirDifferences(t *testing.T) {
+// Networks that stay in a set are not written again when others are added or removed.
+func TestOnlyChangedNetworksAreWritten(t *testing.T) {
 	b := newBackend(t)
 	for _, networks := range []string{
 		"10.0.0.0/8 2001:db8::/32",
@@ -138,7 +137,7 @@ func TestNetworksChangeByTheirDifferences(t *testing.T) {
 			t.Errorf("%s: written again, %v", networks, err)
 		}
 	}
-	// What somebody else has put in or taken out is made right.
+	// Networks that somebody else has added or removed are corrected.
 	for _, command := range []string{"add element inet webknock allow.4 { 203.0.113.0/24 }", "flush set inet webknock allow.4"} {
 		nft(t, command)
 		if err := b.Guard(t.Context(), *b.guard, nil); err != nil {
@@ -150,9 +149,9 @@ func TestNetworksChangeByTheirDifferences(t *testing.T) {
 	}
 }
 
-// The table of the version that guarded at prerouting becomes this version's in
-// place: its sets stay, with their grants.
-func TestTheTableOfTheLastVersionIsTakenOver(t *testing.T) {
+// An earlier version guarded at prerouting. Guard changes its table in place and keeps the
+// sets with their grants.
+func TestTheTableOfAnEarlierVersionIsChangedInPlace(t *testing.T) {
 	old, err := os.ReadFile("testdata/before-labels.nft")
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +170,7 @@ add element inet webknock ssh4 { 192.0.2.1 timeout 1m comment "webknock1 id=abcd
 		t.Errorf("grants %v", got)
 	}
 	if after := nft(t, "-a list set inet webknock ssh4"); handleOf(after) != handleOf(before) {
-		t.Errorf("the set was made anew:\n%s\nbefore:\n%s", after, before)
+		t.Errorf("the set was created again:\n%s\nbefore:\n%s", after, before)
 	}
 	nft(t, "flush set inet webknock ssh4")
 	if got := nft(t, "list table inet webknock"); got != string(want) {
@@ -185,8 +184,7 @@ func handleOf(list string) string {
 	return handle
 }
 
-// A kernel without labels of connections is found out, and said.
-func TestAKernelWithoutLabels(t *testing.T) {
+func TestAKernelWithoutLabelsIsGuardedAndReported(t *testing.T) {
 	b := newBackend(t)
 	b.fault = func(what string, said bool) error {
 		if what == "try labels of connections" || what == "guard the doors" && !b.noLabels.Load() {
@@ -205,7 +203,7 @@ func TestAKernelWithoutLabels(t *testing.T) {
 	other := newBackend(t)
 	guard(t, other, ssh)
 	if err := other.Problem(); err != nil {
-		t.Errorf("this kernel has labels, and the problem is %v", err)
+		t.Errorf("this kernel has labels, but the problem is %v", err)
 	}
 }
 
@@ -223,9 +221,9 @@ func TestAMarkOf0MarksNothing(t *testing.T) {
 	}
 }
 
-// A start takes the orphan of an owner over as it is: nothing is deleted, so
+// When the owner of a table has ended, a start takes the table over without deleting it, so
 // that no door is open meanwhile.
-func TestAnOrphanIsTakenOverAsItIs(t *testing.T) {
+func TestATableWithoutItsOwnerIsTakenOverUnchanged(t *testing.T) {
 	owned := firewall.Guard{Doors: []firewall.Door{ssh}, Mark: 1, Owner: true}
 	handle := func() string { return handleOf(nft(t, "-a list set inet webknock ssh4")) }
 	b := newBackend(t)
@@ -235,7 +233,7 @@ func TestAnOrphanIsTakenOverAsItIs(t *testing.T) {
 	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute))
 	before := handle()
 	for _, doors := range [][]firewall.Door{{ssh}, {ssh, vpn}} {
-		b.Close() // its socket, and with it the owner
+		b.Close() // ends the ownership with the socket
 		b = newBackend(t)
 		owned.Doors = doors
 		if err := b.Guard(t.Context(), owned, nil); err != nil {
@@ -245,16 +243,16 @@ func TestAnOrphanIsTakenOverAsItIs(t *testing.T) {
 			t.Errorf("grants %v", got)
 		}
 		if after := handle(); after != before {
-			t.Errorf("the set has handle %s, before %s: it was made anew", after, before)
+			t.Errorf("the set has handle %s, before %s: it was created again", after, before)
 		}
 		if out, err := exec.Command("nft", "add", "chain", "inet", "webknock", "extra").CombinedOutput(); err == nil {
-			t.Errorf("somebody else may change the table: %s", out)
+			t.Errorf("another process could change the table: %s", out)
 		}
 	}
 }
 
-// A table that gets an owner is never gone meanwhile, nor without its grants.
-func TestAnOwnerComesInOneTransaction(t *testing.T) {
+// The table, with its grants, is never absent while it gets an owner.
+func TestATableGetsItsOwnerInOneTransaction(t *testing.T) {
 	for _, from := range []string{"no table", "a plain table"} {
 		t.Run(from, func(t *testing.T) {
 			b := newBackend(t)
@@ -303,9 +301,9 @@ func TestAnOwnerComesInOneTransaction(t *testing.T) {
 	}
 }
 
-// Somebody replaces a rule by another one just after the table was written, so that the
-// number of rules stays the same.
-func TestARuleThatIsReplacedAtOnceIsNotTakenForRight(t *testing.T) {
+// Another process replaces a rule just after the table was written. The number of rules stays
+// the same.
+func TestGuardNoticesARuleReplacedRightAfterItWasWritten(t *testing.T) {
 	b := newBackend(t)
 	replaced := 0
 	b.fault = func(what string, said bool) error {
@@ -332,8 +330,8 @@ func TestARuleThatIsReplacedAtOnceIsNotTakenForRight(t *testing.T) {
 	}
 }
 
-// A kernel that describes rules otherwise than they are written is believed.
-func TestAKernelThatDescribesRulesOtherwiseIsBelieved(t *testing.T) {
+// Some kernels return a rule in another form than it was written.
+func TestRulesThatTheKernelReturnsInAnotherFormAreAccepted(t *testing.T) {
 	b := newBackend(t)
 	b.fault = func(what string, said bool) error {
 		if said && what == "guard the doors" {

@@ -19,63 +19,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Lock keeps other processes of webknock away from a table: of two, each would
-// take the other's changes for somebody else's and undo them, many times a
-// second, and between two changes doors are open.
+// A Lock allows one webknock process per table. Two processes would undo each other's
+// changes many times a second, and doors are open between two changes.
 //
-// It is a listening socket in the abstract namespace (unix(7)): such a name
-// belongs to a network namespace, as a table does, and ends with its process,
-// however that ends. Anybody may bind any name, so a name alone proves nothing.
-// SO_PEERCRED tells whose it is, and only root and the process's own user count.
-// If a stranger has the name, the lock takes the same name with a random
-// ending, which nobody can have taken before, and everybody who wants a lock
-// looks for all such names.
+// The lock is a listening socket with an abstract name (unix(7)). Such a name belongs to
+// a network namespace, as a table does, and the kernel frees it when the process ends.
+// Any process may bind any name, so only sockets of root and of this process's own user
+// count as locks; SO_PEERCRED tells the owner. If another user has bound the name, the
+// lock binds the same name with a random suffix. Therefore everybody who wants the lock
+// looks for all names with that prefix.
 type Lock struct {
 	listener *net.UnixListener
 	stopping atomic.Bool
 	done     sync.WaitGroup
 }
 
-// ErrHeld is the error if another process has the table.
+// ErrHeld is returned if another process has locked the table.
 var ErrHeld = errors.New("another webknock keeps this table")
 
 const (
 	lockPrefix = "webknock/table/"
-	// How long a lock is waited for. A process that says that it will be gone
-	// soon has the time that a stop takes at most, and some more. One that does
-	// not say so has a moment: it may have been told to stop just now.
+	// lockPatience is how long LockTable waits for a holder that is stopping: longer than
+	// a stop takes.
 	lockPatience = 4 * time.Second
-	lockMoment   = 300 * time.Millisecond
-	lockInterval = 50 * time.Millisecond
-	// lockAnswer is how long a holder may take to answer. One that does not, a
-	// stopped process for example, holds the lock all the same.
+	// lockGrace is how long it waits for a holder that is running, which may be told to
+	// stop at this moment.
+	lockGrace    = 300 * time.Millisecond
+	lockInterval = 50 * time.Millisecond // between two tries
+	// lockAnswer is how long a holder may take to answer. A holder that does not answer
+	// still has the lock; it may be suspended, for example.
 	lockAnswer = 200 * time.Millisecond
 )
 
-// What a holder answers to who connects.
+// The answers of a holder to a connection.
 const (
-	answerStays = "running\n"
-	answerGoes  = "stopping\n"
+	answerRunning  = "running\n"
+	answerStopping = "stopping\n"
 )
 
-// LockTable takes the lock of a table. It waits for a holder that is about to
-// stop; for any other it returns an error that wraps ErrHeld and names it.
+// LockTable locks a table. It waits for a holder that is stopping. If another process
+// holds the lock, it returns an error that wraps ErrHeld and names that process.
 func LockTable(ctx context.Context, table string, log *slog.Logger) (*Lock, error) {
 	began := time.Now()
 	warned := false
 	for {
 		l, held, err := tryLock(ctx, table, func(name string, uid int) {
-			if !warned { // strangers may have taken thousands
+			if !warned { // a stranger may have bound thousands of names
 				warned = true
-				log.Warn("a process that is neither root's nor this user's has a name that webknock locks the table by; it is ignored",
+				log.Warn("a name by which webknock locks the table belongs to another user, or does not accept connections; it is ignored",
 					"table", table, "name", "@"+name, "uid", uid)
 			}
 		})
 		if l != nil || err != nil {
 			return l, err
 		}
-		if waited := time.Since(began); waited > lockPatience || !held.goes && waited > lockMoment {
-			return nil, fmt.Errorf("table %s: %w: process %d (%s); stop that one, or give this one a table of its own (firewall.table)",
+		if waited := time.Since(began); waited > lockPatience || !held.stopping && waited > lockGrace {
+			return nil, fmt.Errorf("table %s: %w: process %d (%s); stop it, or set firewall.table to another name",
 				table, ErrHeld, held.pid, commandOf(held.pid))
 		}
 		select {
@@ -88,31 +87,31 @@ func LockTable(ctx context.Context, table string, log *slog.Logger) (*Lock, erro
 
 // A holder is a process that has a lock.
 type holder struct {
-	pid  int
-	goes bool // it is about to stop
+	pid      int
+	stopping bool
 }
 
-// tryLock returns a lock, or who has it. It calls squats for every name that
-// somebody has who does not count.
-func tryLock(ctx context.Context, table string, squats func(name string, uid int)) (*Lock, holder, error) {
+// tryLock returns the lock, or its holder. It calls ignored for each name that another
+// user has bound.
+func tryLock(ctx context.Context, table string, ignored func(name string, uid int)) (*Lock, holder, error) {
 	name := lockPrefix + table
 	bound, err := listenAbstract(ctx, name)
 	if errors.Is(err, unix.EADDRINUSE) {
-		held, uid, honest := ask(name)
-		if honest {
+		held, uid, trusted := ask(name)
+		if trusted {
 			return nil, held, nil
 		}
-		squats(name, uid)
+		ignored(name, uid)
 		name += "/" + rand.Text()
 		bound, err = listenAbstract(ctx, name)
 	}
 	if err != nil {
 		return nil, holder{}, fmt.Errorf("lock table %s: %w", table, err)
 	}
-	// Everybody's socket listens before it looks for others', so of two at least
-	// one sees the other.
+	// Each process listens before it looks for other sockets, so at least one of two
+	// processes sees the other.
 	others := slices.DeleteFunc(lockNames(table), func(other string) bool { return other == name })
-	if held, honest := askAll(others, squats); honest {
+	if held, trusted := askAll(others, ignored); trusted {
 		bound.Close()
 		return nil, held, nil
 	}
@@ -129,9 +128,9 @@ func listenAbstract(ctx context.Context, name string) (*net.UnixListener, error)
 	return l.(*net.UnixListener), nil
 }
 
-// lockNames returns the names by which the table is locked in this network
-// namespace, of sockets that listen. Without /proc it returns none: then the
-// plain name counts alone.
+// lockNames returns the names of the listening sockets in this network namespace that may
+// be locks of the table. Without /proc it returns none; then only the name without a
+// suffix counts.
 func lockNames(table string) (names []string) {
 	list, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
@@ -151,34 +150,34 @@ func lockNames(table string) (names []string) {
 	return names
 }
 
-// askAll asks many names at once, since a stranger may have taken thousands that
-// do not answer, and returns one that counts.
-func askAll(names []string, squats func(name string, uid int)) (held holder, honest bool) {
+// askAll asks many sockets at once, since a stranger may have bound thousands of names that
+// do not answer. It returns a holder, if there is one.
+func askAll(names []string, ignored func(name string, uid int)) (held holder, trusted bool) {
 	var mu sync.Mutex
-	var asked sync.WaitGroup
+	var pending sync.WaitGroup
 	slots := make(chan struct{}, 64)
 	for _, name := range names {
 		slots <- struct{}{}
-		asked.Go(func() {
+		pending.Go(func() {
 			defer func() { <-slots }()
-			h, uid, counts := ask(name)
+			h, uid, ok := ask(name)
 			mu.Lock()
 			defer mu.Unlock()
-			if counts {
-				held, honest = h, true
+			if ok {
+				held, trusted = h, true
 			} else {
-				squats(name, uid)
+				ignored(name, uid)
 			}
 		})
 	}
-	asked.Wait()
-	return held, honest
+	pending.Wait()
+	return held, trusted
 }
 
-// ask connects to a lock and returns who holds it. Nobody honest does, if the
-// socket belongs to another user or cannot be connected to: a lock's socket
-// listens as soon as it has its name, and is always accepted from.
-func ask(name string) (h holder, uid int, honest bool) {
+// ask connects to a socket and returns the process that owns it. The socket is trusted
+// unless it belongs to another user or refuses connections: a real lock always accepts
+// them.
+func ask(name string) (h holder, uid int, trusted bool) {
 	conn, err := dialAbstract(name)
 	if err != nil {
 		return h, -1, false
@@ -198,18 +197,18 @@ func ask(name string) (h holder, uid int, honest bool) {
 	}
 	h.pid = int(cred.Pid)
 	conn.SetReadDeadline(time.Now().Add(lockAnswer))
-	var answer [len(answerGoes)]byte
+	var answer [len(answerStopping)]byte
 	n, _ := conn.Read(answer[:])
-	h.goes = string(answer[:n]) == answerGoes
+	h.stopping = string(answer[:n]) == answerStopping
 	return h, uid, true
 }
 
-// dialAbstract connects to a name. A queue that is full is waited for: a lock's
-// is soon emptied.
+// dialAbstract connects to a name. It retries while the queue of connections is full,
+// because a lock soon empties its queue.
 func dialAbstract(name string) (*net.UnixConn, error) {
 	for deadline := time.Now().Add(lockAnswer); ; time.Sleep(time.Millisecond) {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: "@" + name, Net: "unix"})
-		// The name is there before its socket listens.
+		// A name exists for a moment before its socket listens.
 		again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ECONNREFUSED)
 		if !again || time.Now().After(deadline) {
 			return conn, err
@@ -217,38 +216,39 @@ func dialAbstract(name string) (*net.UnixConn, error) {
 	}
 }
 
-// answer tells everybody who connects what becomes of the holder.
+// answer tells every process that connects whether this process is stopping.
 func (l *Lock) answer() {
 	for {
 		conn, err := l.listener.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil: // no descriptors, perhaps
+		case err != nil: // no free file descriptor, for example
 			time.Sleep(lockInterval)
 			continue
 		}
-		said := answerStays
+		text := answerRunning
 		if l.stopping.Load() {
-			said = answerGoes
+			text = answerStopping
 		}
 		conn.SetWriteDeadline(time.Now().Add(lockAnswer))
-		conn.Write([]byte(said))
+		conn.Write([]byte(text))
 		conn.Close()
 	}
 }
 
-// Stopping has those who want the lock wait for it.
+// Stopping announces that the lock will soon be released. LockTable of other processes then
+// waits for it.
 func (l *Lock) Stopping() { l.stopping.Store(true) }
 
-// Close lets others have the table.
+// Close releases the lock.
 func (l *Lock) Close() error {
 	err := l.listener.Close()
 	l.done.Wait()
 	return err
 }
 
-// commandOf returns the command line of a process, for people.
+// commandOf returns the command line of a process, for a message.
 func commandOf(pid int) string {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	text := strings.TrimSpace(strings.Map(func(r rune) rune {

@@ -36,7 +36,7 @@ func TestATableHasOneLock(t *testing.T) {
 	mustLock(t, "alone")
 }
 
-func TestAHolderThatStopsIsWaitedFor(t *testing.T) {
+func TestLockTableWaitsForAHolderThatIsStopping(t *testing.T) {
 	first := mustLock(t, "fast")
 	first.Stopping()
 	got := make(chan error)
@@ -49,8 +49,8 @@ func TestAHolderThatStopsIsWaitedFor(t *testing.T) {
 	}()
 	select {
 	case err := <-got:
-		t.Fatalf("not waited for: %v", err)
-	case <-time.After(2 * lockMoment):
+		t.Fatalf("LockTable did not wait: %v", err)
+	case <-time.After(2 * lockGrace):
 	}
 	first.Close()
 	if err := <-got; err != nil {
@@ -63,7 +63,7 @@ func asNobody(t *testing.T, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with this goroutine
 		const nobody = 65534
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
 			done <- errno
@@ -76,7 +76,7 @@ func asNobody(t *testing.T, f func() error) {
 	}
 }
 
-// squat has nobody take a name, with a socket of a type, that may listen.
+// squat has the user nobody bind a name to a socket.
 func squat(t *testing.T, name string, kind int, listens bool) {
 	t.Helper()
 	asNobody(t, func() error {
@@ -93,9 +93,9 @@ func squat(t *testing.T, name string, kind int, listens bool) {
 	})
 }
 
-// A stranger may take any name of the abstract namespace. That keeps no daemon
-// from starting, and daemons still keep each other out.
-func TestAStrangerWhoTakesTheNameLocksNobodyOut(t *testing.T) {
+// Any user may bind any abstract name. A daemon starts nevertheless, and a second daemon is
+// still refused.
+func TestAStrangerWhoBindsTheNameOfALockKeepsNobodyFromLocking(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind    int
 		listens bool
@@ -103,7 +103,7 @@ func TestAStrangerWhoTakesTheNameLocksNobodyOut(t *testing.T) {
 	}{
 		"listening": {unix.SOCK_STREAM, true, "it is ignored"},
 		"bound":     {unix.SOCK_STREAM, false, "it is ignored"},
-		"datagrams": {unix.SOCK_DGRAM, false, ""}, // names of their own
+		"datagrams": {unix.SOCK_DGRAM, false, ""}, // datagram sockets have names of their own
 	} {
 		t.Run(name, func(t *testing.T) {
 			table := "squat_" + name
@@ -116,7 +116,7 @@ func TestAStrangerWhoTakesTheNameLocksNobodyOut(t *testing.T) {
 			}
 			defer l.Close()
 			if !strings.Contains(log.String(), tt.warning) || strings.Count(log.String(), "\n") > 1 || tt.warning == "" && log.Len() > 0 {
-				t.Errorf("the log says %q", &log)
+				t.Errorf("logged %q, want %q in it", &log, tt.warning)
 			}
 			if _, err := LockTable(t.Context(), table, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrHeld) {
 				t.Errorf("a second lock: %v", err)
@@ -125,9 +125,9 @@ func TestAStrangerWhoTakesTheNameLocksNobodyOut(t *testing.T) {
 	}
 }
 
-// One that has the plain name again, after a stranger has given it back, sees
-// one that had to take another.
-func TestALockIsSeenUnderAnyName(t *testing.T) {
+// The first lock needs a suffix, because a stranger has bound the plain name. After the
+// stranger has released it, a second lock would get the plain name, but finds the first.
+func TestALockWithASuffixIsFoundByOneWithout(t *testing.T) {
 	const table = "later"
 	var fd int
 	asNobody(t, func() (err error) {

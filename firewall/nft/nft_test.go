@@ -91,7 +91,7 @@ func held(t testing.TB, b *Backend) (held []string) {
 	return held
 }
 
-func TestTheTableIsAsWritten(t *testing.T) {
+func TestTheTableEqualsTheGoldenFile(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh, vpn)
 	got := nft(t, "list table inet webknock")
@@ -104,7 +104,7 @@ func TestTheTableIsAsWritten(t *testing.T) {
 	}
 }
 
-func TestGrantsReadBack(t *testing.T) {
+func TestASecondBackendReadsTheGrantsOfTheFirst(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh, vpn)
 	want := firewalltest.Grant("ssh", "192.0.2.1", time.Minute)
@@ -112,7 +112,7 @@ func TestGrantsReadBack(t *testing.T) {
 	if got := held(t, b); !slices.Equal(got, []string{"ssh 192.0.2.1/32", "vpn 2001:db8::1/128"}) {
 		t.Errorf("grants %v", got)
 	}
-	// A second backend, as after a restart, adopts them.
+	// A second backend, as after a restart, reads them.
 	second := newBackend(t)
 	guard(t, second, ssh, vpn)
 	grants, err := second.Read(t.Context())
@@ -130,7 +130,7 @@ func TestGrantsReadBack(t *testing.T) {
 	}
 }
 
-func TestManyGrantsInOneTransaction(t *testing.T) {
+func TestOneTransactionHoldsManyGrants(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	var grants []firewall.Grant
@@ -145,7 +145,7 @@ func TestManyGrantsInOneTransaction(t *testing.T) {
 	}
 }
 
-func TestReguardKeepsGrantsAndRemovesWhatIsGone(t *testing.T) {
+func TestGuardKeepsGrantsAndDeletesRemovedDoors(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh, vpn)
 	set(t, b, firewalltest.Grant("ssh", "192.0.2.1", time.Minute), firewalltest.Grant("vpn", "192.0.2.1", time.Minute))
@@ -158,7 +158,7 @@ func TestReguardKeepsGrantsAndRemovesWhatIsGone(t *testing.T) {
 	}
 }
 
-func TestTamperingIsNoticed(t *testing.T) {
+func TestChangesOfTheTableByOthersAreNoticed(t *testing.T) {
 	for _, command := range []string{
 		"flush ruleset",
 		"delete table inet webknock",
@@ -199,7 +199,7 @@ func TestTamperingIsNoticed(t *testing.T) {
 	}
 }
 
-func TestAnotherTableOfTheNameIsMadeAnew(t *testing.T) {
+func TestAForeignTableOfThatNameIsRebuilt(t *testing.T) {
 	for _, command := range []string{
 		"add table inet webknock\nadd set inet webknock ssh4 { type inet_service; }",
 		"add table inet webknock\nadd chain inet webknock input { type filter hook prerouting priority 0; }",
@@ -233,14 +233,14 @@ func TestUnguardRemovesTheTable(t *testing.T) {
 	}
 }
 
-func TestTheReservedNameIsRefused(t *testing.T) {
+func TestADoorWithTheReservedNameIsRefused(t *testing.T) {
 	b := newBackend(t)
 	if err := b.Guard(t.Context(), firewall.Guard{Doors: []firewall.Door{{Name: "before"}}}, nil); err == nil {
 		t.Error("no error")
 	}
 }
 
-func TestCommentSurvivesAnything(t *testing.T) {
+func TestACommentIsReadAsWrittenWhateverTheNames(t *testing.T) {
 	for _, name := range []string{"", "alice", "a b", "quote\"", "new\nline", "nul\x00", "ü", strings.Repeat("x", 300), "id=evil"} {
 		g := firewall.Grant{ID: "abcd2345", Sequence: name, User: name, Opened: time.UnixMilli(1234)}
 		now := clock()
@@ -271,9 +271,8 @@ var everything = firewall.Guard{
 	Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("2001:db8::/32")},
 }
 
-// What is printed is what is put into the kernel, and loading it again keeps
-// the grants.
-func TestThePrintedGuardIsTheGuard(t *testing.T) {
+// The printed file loads as the table that Guard writes. Loading it again keeps the grants.
+func TestThePrintedFileLoadsAsTheTable(t *testing.T) {
 	sets := everything
 	sets.Mode = firewall.Sets
 	sets.Doors = slices.Clone(sets.Doors)
@@ -314,7 +313,7 @@ func TestThePrintedGuardIsTheGuard(t *testing.T) {
 	}
 }
 
-func TestAnIdenticalTableMadeAnewIsNoticed(t *testing.T) {
+func TestATableDeletedAndRestoredByOthersIsNoticed(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	saved := nft(t, "list table inet webknock")
@@ -325,8 +324,7 @@ func TestAnIdenticalTableMadeAnewIsNoticed(t *testing.T) {
 	}
 }
 
-// A set that is full of bans takes no more, and harms neither doors nor the
-// bans that it has.
+// A full set refuses another ban. The doors and the bans in it are unaffected.
 func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 	b := newBackend(t)
 	if err := b.Guard(t.Context(), everything, nil); err != nil {
@@ -345,10 +343,10 @@ func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 		nft(t, "add element inet webknock banned.4 { "+strings.Join(elements, ", ")+" }")
 	}
 	if err := b.Ban(t.Context(), bans[setSize:]); err == nil {
-		t.Error("one ban too many is taken")
+		t.Error("one ban too many is accepted")
 	}
 	if err := b.Ban(t.Context(), bans[:1]); err != nil {
-		t.Errorf("a ban that is prolonged: %v", err)
+		t.Errorf("extending a ban: %v", err)
 	}
 	if held, foreign, err := b.Bans(t.Context()); err != nil || len(held) != 1 || len(foreign) != setSize-1 {
 		t.Errorf("%d bans, %d of others, %v", len(held), len(foreign), err)
@@ -361,12 +359,12 @@ func TestAFullSetOfBansHarmsNothing(t *testing.T) {
 		t.Error(err)
 	}
 	if held, foreign, err := b.Bans(t.Context()); err != nil || len(held) != 1 || len(foreign) != setSize-1 {
-		t.Errorf("%d bans, %d of others after the guard was put up again, %v", len(held), len(foreign), err)
+		t.Errorf("%d bans, %d of others after Guard was called again, %v", len(held), len(foreign), err)
 	}
 	bans[0].Until = time.Time{}
 	for _, ban := range []firewall.Ban{bans[0], bans[setSize]} {
 		if err := b.Ban(t.Context(), []firewall.Ban{ban}); err != nil {
-			t.Errorf("one lifted, another in its place: %v", err)
+			t.Errorf("lifting one ban and adding another: %v", err)
 		}
 	}
 }

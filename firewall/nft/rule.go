@@ -14,14 +14,14 @@ import (
 	"webknock/firewall"
 )
 
-// A part is a piece of a rule. It is described once, in both languages: the
-// expressions that the kernel gets, and what nft(8) calls them.
+// A part is a piece of a rule in both languages: as text for nft(8) and as expressions for
+// netlink.
 type part struct {
 	text  string
 	exprs []expr.Any
 }
 
-// A rule is what its parts say, in their order.
+// A rule is a sequence of parts.
 type rule []part
 
 func (r rule) exprs() (exprs []expr.Any) {
@@ -52,7 +52,8 @@ var (
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...)},
 	}}
-	// toThisHost looks into the routing table "local" alone.
+	// toThisHost matches what the routing table "local" delivers to this host. It knows no
+	// other routing table.
 	toThisHost = part{"fib daddr type local", []expr.Any{
 		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
@@ -60,7 +61,7 @@ var (
 	isTCP  = part{"meta l4proto tcp", protocol(expr.CmpOpEq, firewall.TCP)}
 	isUDP  = part{"meta l4proto udp", protocol(expr.CmpOpEq, firewall.UDP)}
 	notTCP = part{"meta l4proto != tcp", protocol(expr.CmpOpNeq, firewall.TCP)}
-	// noNewTCP matches TCP packets that begin no connection: all but a SYN
+	// noNewTCP matches all TCP packets except those that begin a connection: a SYN
 	// without an ACK.
 	noNewTCP = part{"tcp flags & (syn | ack) != syn", append(protocol(expr.CmpOpEq, firewall.TCP),
 		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1, DestRegister: 1},
@@ -75,13 +76,14 @@ var (
 	isEstablished = part{"ct state established", anyOf(expr.CtKeySTATE, expr.CtStateBitESTABLISHED)}
 	isDNATed      = part{"ct status dnat", anyOf(expr.CtKeySTATUS, statusDNAT)}
 
-	// The label of connections to which a grant applied.
+	// The label of connections that a grant let in.
 	setLabel, hasLabel = labelled(label)
-	// The label of connections that this host began from a guarded port.
+	// The label of connections that this host opened from a guarded port.
 	setBegun, hasBegun = labelled(begunHere)
 )
 
-// labelled gives a connection a label, and matches those that carry it.
+// labelled returns a part that sets label n on a connection, and one that matches
+// connections with that label.
 func labelled(n int) (set, has part) {
 	set = part{fmt.Sprintf("ct label set %d", n), []expr.Any{
 		&expr.Immediate{Register: 1, Data: labelBit(n)},
@@ -98,12 +100,13 @@ func labelled(n int) (set, has part) {
 const (
 	tcpSYN, tcpACK = 0x02, 0x10
 	statusDNAT     = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
-	label          = 127    // the last of the labels that a connection can carry
+	label          = 127    // the highest label that a connection can have
 	begunHere      = 126
 	labelSize      = 16 // bytes of all labels
 )
 
-// labelBit is the bit of a label, in a field of native words.
+// labelBit returns all labels of a connection, as the kernel stores them, with only label n
+// set.
 func labelBit(n int) []byte {
 	bits := make([]byte, labelSize)
 	binary.NativeEndian.PutUint32(bits[n/32*4:], 1<<(n%32))
@@ -129,7 +132,7 @@ func protocol(op expr.CmpOp, p firewall.Protocol) []expr.Any {
 	}
 }
 
-// anyOf matches what has one of the given bits.
+// anyOf matches connections with one of the given bits.
 func anyOf(key expr.CtKey, bits uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: key, Register: 1},
@@ -154,8 +157,8 @@ func fromPorts(p firewall.Ports) part {
 	}
 }
 
-// askedForPorts matches packets of connections whose client has sent its first
-// packet to ports, wherever DNAT has sent it on to.
+// askedForPorts matches packets of connections whose first packet was sent to ports, even
+// if DNAT has redirected it.
 func askedForPorts(p firewall.Ports) part {
 	const original = 0
 	return part{
@@ -171,7 +174,7 @@ func portRange(p firewall.Ports) string {
 	return fmt.Sprintf("%d-%d", p.First, p.Last)
 }
 
-// within compares the port that is loaded.
+// within compares the port in register 1 with a range.
 func within(p firewall.Ports) []expr.Any {
 	if p.First == p.Last {
 		return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(p.First)}}
@@ -190,10 +193,10 @@ func (f family) from(bits int, set string) part {
 	}
 }
 
-// whole is how many bits an address has.
+// whole returns the number of bits of an address.
 func (f family) whole() int { return int(f.size) * 8 }
 
-// source is what nft calls the source address, masked to bits.
+// source returns the source address, masked to bits, in the language of nft(8).
 func (f family) source(bits int) string {
 	if bits == f.whole() {
 		return f.keyword + " saddr"
@@ -201,10 +204,10 @@ func (f family) source(bits int) string {
 	return fmt.Sprintf("%s saddr & %s", f.keyword, f.maskAddr(bits))
 }
 
-// fromBefore matches packets of the sessions from before the guard.
+// fromBefore matches packets of sessions from before the guard.
 func (f family) fromBefore() part {
 	set := reservedDoor + f.suffix
-	words := int(f.size / 4) // a concatenated key fills 32-bit registers one after the other
+	words := int(f.size / 4) // a concatenated key fills consecutive 32-bit registers
 	return part{
 		fmt.Sprintf("%[1]s saddr . tcp sport . %[1]s daddr . tcp dport @%[2]s", f.keyword, set),
 		append(f.is(),
@@ -216,8 +219,8 @@ func (f family) fromBefore() part {
 	}
 }
 
-// register returns the register that begins at a 32-bit word, by the name that
-// the kernel uses.
+// register returns the register that begins at a 32-bit word. At a boundary of 16 bytes the
+// kernel reports the number of the 16-byte register, so that number is used here.
 func register(word int) uint32 {
 	if word%4 == 0 {
 		return uint32(unix.NFT_REG_1 + word/4)
@@ -225,8 +228,8 @@ func register(word int) uint32 {
 	return uint32(unix.NFT_REG32_00 + word)
 }
 
-// count matches packets that come too fast from their source, masked to bits.
-// The family is known already.
+// count matches packets that come too fast from their source, masked to bits. An earlier
+// part of the rule must match the family.
 func (f family) count(bits int, set string, rate int, per time.Duration, burst int) part {
 	unit := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour", week: "week"}[per]
 	over := &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(rate), Unit: expr.LimitTime(per / time.Second), Burst: uint32(burst), Over: true}
@@ -238,7 +241,7 @@ func (f family) count(bits int, set string, rate int, per time.Duration, burst i
 
 const week = 7 * 24 * time.Hour
 
-// setMark ORs a mark to what the packet carries.
+// setMark adds the bits of mark to the mark of the packet.
 func setMark(mark uint32) part {
 	return part{
 		fmt.Sprintf("meta mark set meta mark | 0x%08x", mark),
@@ -258,7 +261,7 @@ func (f family) is() []expr.Any {
 	}
 }
 
-// masked loads the first bits of the source address.
+// masked loads the source address into register 1 and masks it to bits.
 func (f family) masked(bits int) []expr.Any {
 	load := []expr.Any{network(f.saddr, f.size, 1)}
 	if bits < f.whole() {
@@ -271,15 +274,15 @@ func network(offset, size, register uint32) expr.Any {
 	return &expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size, DestRegister: register}
 }
 
-// transport loads a port: at offset 0 the source's, at 2 the destination's.
+// transport loads a port: the source port at offset 0, the destination port at offset 2.
 func transport(offset, register uint32) expr.Any {
 	return &expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2, DestRegister: register}
 }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
 
-// sameExprs reports whether the kernel, asked for a rule, answers with what was
-// written. Where it cannot tell it reports false.
+// sameExprs reports whether a rule read from the kernel is the one that was written. If it
+// contains an unknown expression, the answer is false.
 func sameExprs(read, written []expr.Any) bool {
 	return slices.EqualFunc(read, written, func(a, b expr.Any) bool {
 		if _, ok := a.(unknownExpr); ok {

@@ -19,20 +19,20 @@ const (
 	setSize = 65536
 	// connectionsSuffix ends the names of sets that count connections.
 	connectionsSuffix = ".connections"
-	allowPrefix       = "allow."  // of the names of the sets of networks that need no grant
-	exemptPrefix      = "exempt." // of those that are never kept from a listener
-	// setTimeout is what an element without a timeout of its own would get;
-	// without it, such an element would stay for ever.
+	allowPrefix       = "allow."  // begins the names of the sets of networks that need no grant
+	exemptPrefix      = "exempt." // begins those of networks that are never banned or limited
+	// setTimeout is the default timeout of a set. Without it, an element that somebody adds
+	// without a timeout would stay for ever.
 	setTimeout = 24 * 60 * 60 * 1e9
-	// reservedDoor would give its sets the names of the sets of sessions that
-	// were there before the guard.
+	// reservedDoor cannot be the name of a door: the sets of sessions from before the
+	// guard are called before4 and before6.
 	reservedDoor = "before"
 )
 
-// family is one of the two that a door has a set for.
+// family is IPv4 or IPv6. A door has a set for each.
 type family struct {
 	suffix     string
-	keyword    string // of nft
+	keyword    string // in nft(8)
 	nfproto    byte
 	saddr      uint32 // offset of the source address in the network header
 	size       uint32 // of an address
@@ -55,7 +55,7 @@ func familyOf(a netip.Addr) family {
 	return families[1]
 }
 
-// bits returns how many bits of a client's address a grant at a door covers.
+// bits returns how many bits of a client's address identify it at a door.
 func (f family) bits(door firewall.Door) int {
 	bits, all := door.Prefix6, 128
 	if f.isIPv4 {
@@ -67,8 +67,9 @@ func (f family) bits(door firewall.Door) int {
 	return bits
 }
 
-// grantSetName names the set of a door's grants. Addresses masked to another
-// length mean something else, so they are in a set of another name.
+// grantSetName returns the name of the set of a door's grants. It contains the prefix
+// length, unless that is the whole address, so that a set never mixes prefixes of two
+// lengths: ssh4, for example, or ssh6.64.
 func (f family) grantSetName(door firewall.Door) string {
 	if bits := f.bits(door); bits < int(f.size)*8 {
 		return fmt.Sprintf("%s%s.%d", door.Name, f.suffix, bits)
@@ -76,7 +77,7 @@ func (f family) grantSetName(door firewall.Door) string {
 	return door.Name + f.suffix
 }
 
-// grantSet is the set of a door's grants in one family.
+// grantSet returns the set of a door's grants in one family.
 func (b *Backend) grantSet(door firewall.Door, f family) *nftables.Set {
 	return &nftables.Set{
 		Table: b.table, Name: f.grantSetName(door), KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
@@ -84,7 +85,7 @@ func (b *Backend) grantSet(door firewall.Door, f family) *nftables.Set {
 	}
 }
 
-// connectionSet is the set that counts the new connections of each grant.
+// connectionSet returns the set that counts the new connections of each grant.
 func (b *Backend) connectionSet(door firewall.Door, f family) *nftables.Set {
 	return &nftables.Set{
 		Table: b.table, Name: f.grantSetName(door) + connectionsSuffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
@@ -92,8 +93,8 @@ func (b *Backend) connectionSet(door firewall.Door, f family) *nftables.Set {
 	}
 }
 
-// beforeSet is the set of the TCP sessions that were up before the guard:
-// client, its port, our address, our port.
+// beforeSet returns the set of the TCP sessions from before the guard. Its key is the
+// client's address and port and this host's address and port.
 func (b *Backend) beforeSet(f family) *nftables.Set {
 	return &nftables.Set{
 		Table: b.table, Name: reservedDoor + f.suffix, KeyType: f.beforeType, KeyByteOrder: binaryutil.BigEndian,
@@ -101,17 +102,17 @@ func (b *Backend) beforeSet(f family) *nftables.Set {
 	}
 }
 
-// allowSet is the set of networks that need no grant.
+// allowSet returns the set of networks that need no grant.
 func (b *Backend) allowSet(f family) *nftables.Set {
 	return &nftables.Set{Table: b.table, Name: allowPrefix + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
-// exemptSet is the set of networks that are never kept from a listener.
+// exemptSet returns the set of networks that are never banned or limited.
 func (b *Backend) exemptSet(f family) *nftables.Set {
 	return &nftables.Set{Table: b.table, Name: exemptPrefix + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian, Interval: true}
 }
 
-// banSet is the set of clients that are kept from the listeners.
+// banSet returns the set of banned clients.
 func (b *Backend) banSet(f family) *nftables.Set {
 	return &nftables.Set{
 		Table: b.table, Name: "banned." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
@@ -119,8 +120,8 @@ func (b *Backend) banSet(f family) *nftables.Set {
 	}
 }
 
-// rateSet is the set that counts the new connections of each client to
-// listeners. It forgets whoever stays away for a minute.
+// rateSet returns the set that counts the new connections of each client to listeners. An
+// element expires after a minute without a connection.
 func (b *Backend) rateSet(f family) *nftables.Set {
 	return &nftables.Set{
 		Table: b.table, Name: "rate." + f.suffix, KeyType: f.address, KeyByteOrder: binaryutil.BigEndian,
@@ -128,12 +129,12 @@ func (b *Backend) rateSet(f family) *nftables.Set {
 	}
 }
 
-// shielded reports whether listeners are shielded.
+// shielded reports whether the table keeps banned or too fast clients from listeners.
 func shielded(g firewall.Guard) bool {
 	return g.Mode == firewall.Guarded && len(g.BanPorts)+len(g.RatePorts) > 0
 }
 
-// allowedNetworks returns networks of a family, without overlaps.
+// allowedNetworks merges the networks of one family, so that none overlap.
 func allowedNetworks(networks []netip.Prefix, f family) (*netipx.IPSet, error) {
 	var set netipx.IPSetBuilder
 	for _, p := range networks {
@@ -144,7 +145,7 @@ func allowedNetworks(networks []netip.Prefix, f family) (*netipx.IPSet, error) {
 	return set.IPSet()
 }
 
-// maskAddr returns an address whose first bits are set.
+// maskAddr returns the netmask with so many bits.
 func (f family) maskAddr(bits int) netip.Addr {
 	mask := make([]byte, f.size)
 	for i := range bits {
@@ -154,10 +155,10 @@ func (f family) maskAddr(bits int) netip.Addr {
 	return addr
 }
 
-// The base chains hook where routing has decided. Input sees what this host
-// delivers to itself, whichever routing table, redirect or DNAT has brought it
-// there; forward sees what DNAT sends on to other hosts. At prerouting neither
-// is known yet, and others may still change the mark.
+// The base chains are at hooks after the routing decision. Input sees all packets to this
+// host, whichever routing table, redirect or DNAT has led them there. Forward sees the
+// packets that DNAT sends on to other hosts. At prerouting the destination is not known
+// yet, and other programs may still change the mark.
 const (
 	inputChain   = "input"
 	forwardChain = "forward"
@@ -169,7 +170,7 @@ const (
 	chainPrefix  = "door_"
 )
 
-// sendOnPriority comes before that of other programs' DNAT.
+// sendOnPriority is before the priority of other programs' DNAT.
 var sendOnPriority = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 5)
 
 func (b *Backend) chain(name string) *nftables.Chain {
@@ -188,26 +189,26 @@ func (b *Backend) chain(name string) *nftables.Chain {
 	return c
 }
 
-// setContents are the networks that a set is to hold.
+// setContents are the networks that belong into a set.
 type setContents struct {
 	set      *nftables.Set
 	networks *netipx.IPSet
 }
 
-// A ruleChain is a chain with its rules, as the guard wants it.
+// A ruleChain is a chain with its rules.
 type ruleChain struct {
 	*nftables.Chain
 	rules []rule
 }
 
-// A ruleset is the table as a guard wants it, without grants and bans.
+// A ruleset is the table that a guard needs, without grants and bans.
 type ruleset struct {
 	sets     []*nftables.Set
 	contents []setContents
 	chains   []ruleChain
 }
 
-// ruleset returns the ruleset of g.
+// ruleset returns the ruleset for g.
 func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 	r := new(ruleset)
 	networks := func(set *nftables.Set, f family, networks []netip.Prefix) error {
@@ -262,9 +263,9 @@ func (b *Backend) ruleset(g firewall.Guard) (*ruleset, error) {
 	return r, nil
 }
 
-// byDoor sends packets into the chains of their doors. It takes a rule for each
-// range of ports: a map with ranges that is replaced is empty for some
-// milliseconds, in which every door is open.
+// byDoor returns rules that send packets into the chains of their doors, one rule for each
+// range of ports. A verdict map would be shorter, but while a map with ranges is replaced,
+// it is empty for some milliseconds, and every door would be open.
 func byDoor(g firewall.Guard, match func(firewall.Ports) part) (rules []rule) {
 	for _, door := range g.Doors {
 		for _, p := range door.Ports {
@@ -274,20 +275,21 @@ func byDoor(g firewall.Guard, match func(firewall.Ports) part) (rules []rule) {
 	return rules
 }
 
-// replies let through the answers to what this host, or one behind it, began. A
-// SYN alone answers nothing: it would begin a connection inside a flow of old.
+// replies returns rules that accept the answers in connections that this host, or a host
+// behind it, opened. A SYN without an ACK is never an answer: it begins a connection that
+// connection tracking may take for an old one.
 func replies() []rule {
 	return []rule{{notTCP, isReply, accept}, {isReply, noNewTCP, accept}}
 }
 
-// inputRules judge packets to this host by their port, and those that DNAT has
-// sent to another port by the one that the client asked for as well.
+// inputRules returns the rules for packets to this host. They go by the destination port.
+// Packets that DNAT has redirected also go by the port that the client asked for.
 //
-// TCP from a guarded port of this host answers its clients, mostly, whatever
-// connection tracking says: where that meets a session in the middle, since it was
-// not active or has forgotten, it takes the side that sends first for the one that
-// began. So a client's packets are judged although they seem to be answers, unless
-// this host is known to have begun.
+// At guarded ports, connection tracking is not enough to recognise an answer. If it first
+// sees a session in the middle, because it was inactive or has lost the entry, it takes
+// the side that sends first for the client. The client's packets then look like answers
+// of a server. So packets to a guarded TCP port count as answers only if this host is
+// known to have opened the connection (hasBegun).
 func (b *Backend) inputRules(g firewall.Guard) []rule {
 	rules := []rule{{loopback, accept}}
 	if shielded(g) {
@@ -308,12 +310,13 @@ func (b *Backend) inputRules(g firewall.Guard) []rule {
 	return slices.Concat(rules, before, byDoor(g, toPorts), after, []rule{{isDNATed, goTo(askedChain)}})
 }
 
-// knowsBegun reports whether connections are labelled that this host begins.
+// knowsBegun reports whether the table labels the connections that this host opens.
 func (b *Backend) knowsBegun(g firewall.Guard) bool {
 	return g.Mode == firewall.Guarded && !b.noLabels.Load()
 }
 
-// outputRules label the connections that this host begins from a guarded port.
+// outputRules returns the rules that label connections that this host opens from a guarded
+// port.
 func (b *Backend) outputRules(g firewall.Guard) (rules []rule) {
 	if !b.knowsBegun(g) {
 		return nil
@@ -331,12 +334,12 @@ func (b *Backend) outputRules(g firewall.Guard) (rules []rule) {
 	return append([]rule{{noNewTCP, accept}}, rules...)
 }
 
-// forwardRules judge what DNAT sends on to other hosts: a container's published
-// port, or a door's own.
+// forwardRules returns the rules for packets that DNAT sends on to other hosts: those to a
+// container's published port, or to a door that forwards.
 func forwardRules() []rule { return append(replies(), rule{isDNATed, goTo(askedChain)}) }
 
-// shieldRules drop what comes from banned clients, and new connections that
-// come too fast.
+// shieldRules returns the rules that drop packets of banned clients, and new connections of
+// clients that exceed the rate.
 func (b *Backend) shieldRules(g firewall.Guard) (ban, rate []rule) {
 	for _, f := range families {
 		exempt := rule{f.from(f.whole(), b.exemptSet(f).Name), goBack}
@@ -348,7 +351,7 @@ func (b *Backend) shieldRules(g firewall.Guard) (ban, rate []rule) {
 	return ban, rate
 }
 
-// offenderBits is how many bits of an address the shield goes by.
+// offenderBits returns how many bits of an address identify a client for bans and rates.
 func (f family) offenderBits() int {
 	if f.isIPv4 {
 		return 32
@@ -356,8 +359,8 @@ func (f family) offenderBits() int {
 	return 64
 }
 
-// sendOnRules send the packets of clients with a grant for a door that forwards
-// to the door's other host.
+// sendOnRules returns the rules that forward the packets of clients with a grant, for doors
+// that forward to another host.
 func (b *Backend) sendOnRules(g firewall.Guard) (rules []rule) {
 	for _, door := range g.Doors {
 		to := door.Forward
@@ -383,15 +386,15 @@ func (b *Backend) sendOnRules(g firewall.Guard) (rules []rule) {
 	return rules
 }
 
-// doorRules let the clients with a grant and running sessions through, and
-// nobody else. In the mode that guards nothing they only mark the packets of
+// doorRules returns the rules of a door's chain. They accept clients with a grant and
+// running sessions, and drop everything else. In mode Sets they only mark the packets of
 // clients with a grant.
 //
-// A session runs if a grant's rule has seen one of its packets, which leaves a
-// label on its connection. The state alone tells too little: a connection may
-// have begun while the table was gone, a SYN may come inside a flow whose other
-// end has died, and a helper of connection tracking may expect what a stranger
-// has asked it to.
+// A session is running if a rule of a grant has accepted one of its packets and so
+// labelled its connection. The state "established" alone is not enough: the connection may
+// have begun while the table was gone, a SYN may belong to an old connection whose other
+// end has died, and a stranger may make a helper of connection tracking expect a
+// connection.
 func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules []rule) {
 	add := func(parts ...part) { rules = append(rules, parts) }
 	labels := g.Mode == firewall.Guarded && door.Established == firewall.Keep && !b.noLabels.Load()
@@ -407,7 +410,7 @@ func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules []rule)
 	}
 	for _, f := range families {
 		if door.Forward.IsValid() && door.Forward.Addr().Is4() != f.isIPv4 {
-			continue // nowhere to send them
+			continue // the door has no destination for this family
 		}
 		if len(g.Allow) > 0 {
 			pass(f.from(f.whole(), b.allowSet(f).Name))
@@ -443,7 +446,7 @@ func (b *Backend) doorRules(g firewall.Guard, door firewall.Door) (rules []rule)
 	return rules
 }
 
-// GrantSets returns the names of the sets that hold a door's grants.
+// GrantSets returns the names of the sets of a door's grants.
 func GrantSets(door firewall.Door) (names []string) {
 	for _, f := range families {
 		names = append(names, f.grantSetName(door))
@@ -451,8 +454,7 @@ func GrantSets(door firewall.Door) (names []string) {
 	return names
 }
 
-// SessionSets returns the names of the sets that hold sessions from before the
-// guard.
+// SessionSets returns the names of the sets of sessions from before the guard.
 func SessionSets() (names []string) {
 	for _, f := range families {
 		names = append(names, reservedDoor+f.suffix)

@@ -12,9 +12,9 @@ import (
 	"webknock/firewall"
 )
 
-// sessions returns the TCP sessions with this host that are up, were begun by
-// others, and are to ports for which guarded returns true: those to ports on
-// which a socket listens. Only sockets are listed that filter lets through.
+// sessions returns the TCP sessions that are up between clients and ports of this host for
+// which guarded returns true. A session belongs to a client if a socket listens on its
+// local port; otherwise this host has opened it. Only sockets that match filter are listed.
 func sessions(c sockets, filter []byte, guarded func(uint16) bool) (up []socket, err error) {
 	listening, err := c.list(1<<stateListen, nil)
 	if err != nil {
@@ -28,7 +28,7 @@ func sessions(c sockets, filter []byte, guarded func(uint16) bool) (up []socket,
 	return slices.DeleteFunc(up, func(s socket) bool { return !open[s.ours.Port()] }), err
 }
 
-// guards returns the door that a TCP port belongs to, or nil.
+// guards returns the door of a TCP port, or nil.
 func guards(g firewall.Guard, p uint16) *firewall.Door {
 	for i, door := range g.Doors {
 		for _, ports := range door.Ports {
@@ -40,9 +40,9 @@ func guards(g firewall.Guard, p uint16) *firewall.Door {
 	return nil
 }
 
-// guarding returns the guard, if there is one, and the identities of the sessions from before
-// it.
-func (b *Backend) guarding(ctx context.Context) (g firewall.Guard, spared map[uint64]bool, guarded bool, err error) {
+// guarding returns the guard, if there is one, and the cookies of the sockets of sessions from
+// before it.
+func (b *Backend) guarding(ctx context.Context) (g firewall.Guard, exempt map[uint64]bool, guarded bool, err error) {
 	if err := b.lock.acquire(ctx); err != nil {
 		return g, nil, false, err
 	}
@@ -53,8 +53,8 @@ func (b *Backend) guarding(ctx context.Context) (g firewall.Guard, spared map[ui
 	return *b.guard, b.earlier.cookies(), true, nil
 }
 
-// Sessions returns the clients with TCP sessions to guarded ports of this host, by door and
-// unsorted, without allowed networks and this host.
+// Sessions returns the clients that have TCP sessions to guarded ports of this host, by door.
+// It leaves out allowed networks and this host itself.
 func (b *Backend) Sessions(ctx context.Context) (map[string][]netip.Addr, error) {
 	g, _, guarded, err := b.guarding(ctx)
 	if !guarded {
@@ -79,14 +79,15 @@ func (b *Backend) Sessions(ctx context.Context) (map[string][]netip.Addr, error)
 	return by, err
 }
 
-// EndSessions implements firewall.Backend. The kernel resets the sessions'
-// sockets (SOCK_DESTROY of sock_diag), so that the clients notice at once. It
-// lists the sockets of these clients alone, because a host may have thousands.
-// Sessions through a door that forwards have no socket here; they are reset by
-// the guard when their client next sends. If a flowtable forwards such a session
-// past all rules, its entry of connection tracking is deleted.
+// EndSessions implements firewall.Backend. The kernel resets the sockets of the sessions
+// (SOCK_DESTROY of sock_diag), so that the clients notice at once. EndSessions lists only
+// the sockets of these clients, because a host may have thousands.
+//
+// Sessions through a door that forwards have no socket here. The guard resets them when
+// their client next sends. If a flowtable forwards such a session past all rules, its
+// entry in connection tracking is deleted.
 func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) error {
-	g, spared, guarded, err := b.guarding(ctx)
+	g, exempt, guarded, err := b.guarding(ctx)
 	if !guarded {
 		return err
 	}
@@ -123,7 +124,7 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 		}
 		for _, s := range up {
 			door := guards(g, s.ours.Port())
-			if !ended[grantKey{door.Name, door.Scope(s.client.Addr())}] || spared[s.id.cookie()] {
+			if !ended[grantKey{door.Name, door.Scope(s.client.Addr())}] || exempt[s.id.cookie()] {
 				continue
 			}
 			if err := c.destroy(s); err != nil {
@@ -134,12 +135,11 @@ func (b *Backend) EndSessions(ctx context.Context, grants []firewall.Grant) erro
 	return failed
 }
 
-// Expel implements firewall.Backend. The rule of a door's set labels the
-// connections that it lets in as begun under a grant. The label is taken from
-// those of the intruders, so that the guard drops their packets, and their sockets
-// are reset.
+// Expel implements firewall.Backend. The rule of a door's set labels each connection that
+// it lets in, so that the connection outlives its grant. Expel removes the label from the
+// intruders' connections, so that the guard drops their packets, and resets their sockets.
 func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
-	g, spared, guarded, err := b.guarding(ctx)
+	g, exempt, guarded, err := b.guarding(ctx)
 	if !guarded {
 		return err
 	}
@@ -180,7 +180,7 @@ func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
 			return errors.Join(failed, err)
 		}
 		for _, s := range up {
-			if intrudes(*guards(g, s.ours.Port()), s.client.Addr()) && !spared[s.id.cookie()] {
+			if intrudes(*guards(g, s.ours.Port()), s.client.Addr()) && !exempt[s.id.cookie()] {
 				failed = errors.Join(failed, c.destroy(s))
 			}
 		}
@@ -188,8 +188,8 @@ func (b *Backend) Expel(ctx context.Context, intruders []firewall.Grant) error {
 	return failed
 }
 
-// forgetFlows deletes entries of connection tracking: those of the clients of
-// grants to the ports of their doors for which which returns true.
+// forgetFlows deletes entries of connection tracking, and returns them: those of the clients
+// of grants to the ports of their doors, if which returns true for them.
 func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, which func(flow, firewall.Door) bool) (forgotten []flow, failed error) {
 	failed = b.eachFlow(ctx, grants, func(c conntrack, f flow, door firewall.Door) error {
 		if !which(f, door) {
@@ -201,8 +201,8 @@ func (b *Backend) forgetFlows(ctx context.Context, grants []firewall.Grant, whic
 	return forgotten, failed
 }
 
-// eachFlow calls do with the entries of connection tracking of the clients of
-// grants to the ports of their doors.
+// eachFlow calls do for each entry of connection tracking from a client of grants to a port of
+// its door.
 func (b *Backend) eachFlow(ctx context.Context, grants []firewall.Grant, do func(conntrack, flow, firewall.Door) error) (failed error) {
 	if len(grants) == 0 {
 		return nil
@@ -247,8 +247,9 @@ func (b *Backend) eachFlow(ctx context.Context, grants []firewall.Grant, do func
 	return failed
 }
 
-// forgetAnswers deletes the reversed flows that late answers in forgotten flows begin. A
-// service of this host that is still answering may begin them again.
+// forgetAnswers deletes the flows that a service of this host creates if it still answers in
+// a forgotten flow: connection tracking takes the service for the client. It tries until no
+// such flow has appeared for 30 ms.
 func forgetAnswers(forgotten []flow) error {
 	c, err := dialConntrack()
 	if err != nil {
@@ -272,9 +273,9 @@ func forgetAnswers(forgotten []flow) error {
 	return nil
 }
 
-// begun holds new grants of doors that forward. Connection tracking decides at the first
-// packet of a flow whether DNAT applies, so a client that was already sending before its
-// grant is not forwarded: a WireGuard client, for example, always uses the same port.
+// begun holds new grants of doors that forward. DNAT applies only to the first packet of a
+// flow, so a client that was already sending before its grant is not forwarded. A WireGuard
+// client, for example, always sends from the same port.
 type begun struct {
 	wake chan struct{}
 
@@ -282,8 +283,7 @@ type begun struct {
 	grants []firewall.Grant
 }
 
-// sendOn queues grants whose clients' old flows are to be forgotten, so that their next
-// packet begins a flow that DNAT applies to. The caller holds b.lock.
+// sendOn queues grants for forgetOldFlows. The caller holds b.lock.
 func (b *Backend) sendOn(grants []firewall.Grant) {
 	b.begun.mu.Lock()
 	defer b.begun.mu.Unlock()
@@ -300,9 +300,10 @@ func (b *Backend) sendOn(grants []firewall.Grant) {
 	}
 }
 
-// forgetOldFlows processes the queue of sendOn until ctx is done. Flows are forgotten only
-// when a grant begins. If they were forgotten at its end, the server's next packet would begin
-// the flow anew, and the client's packets would pass as answers.
+// forgetOldFlows processes the queue of sendOn until ctx is done. It deletes the flows from
+// before a grant, so that the client's next packet begins a new flow to which DNAT applies.
+// It deletes none when a grant ends: the server's next packet would create the flow again,
+// and the client's packets would pass as answers.
 func (b *Backend) forgetOldFlows(ctx context.Context) {
 	for {
 		select {
@@ -315,11 +316,11 @@ func (b *Backend) forgetOldFlows(ctx context.Context) {
 		b.begun.grants = nil
 		b.begun.mu.Unlock()
 		forgotten, err := b.forgetFlows(ctx, grants, func(f flow, door firewall.Door) bool { return f.served != door.Forward })
-		if len(forgotten) > 0 { // who has served them may just be about to answer
+		if len(forgotten) > 0 { // a service may be about to answer in them
 			err = errors.Join(err, forgetAnswers(forgotten))
 		}
 		if err != nil {
-			b.log.Warn("nftables: flows from before a grant cannot be forgotten; they may not be sent on until they time out", "error", err)
+			b.log.Warn("nftables: flows from before a grant cannot be deleted; their packets may not be forwarded until the flows time out", "error", err)
 		}
 	}
 }

@@ -31,11 +31,11 @@ const (
 // stillUp has a bit for each state in which a session may carry data.
 const stillUp = 1<<stateEstablished | 1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait
 
-// A socket is one of TCP, as the kernel tells of it.
+// A socket is a TCP socket as the kernel reports it.
 type socket struct {
 	family       byte
 	state        byte
-	ours, client netip.AddrPort // IPv4 addresses as such, even if the socket is one of IPv6
+	ours, client netip.AddrPort // IPv4 addresses are unmapped, even on an IPv6 socket
 	id           socketID
 }
 
@@ -73,7 +73,7 @@ func dialSockets() (sockets, error) {
 	return sockets{conn}, conn.SetDeadline(time.Now().Add(requestTimeout))
 }
 
-// request is a message with a struct inet_diag_req_v2.
+// request returns a message with a struct inet_diag_req_v2.
 func request(kind netlink.HeaderType, flags netlink.HeaderFlags, family byte, states uint32, id socketID, attributes ...netlink.Attribute) netlink.Message {
 	data := []byte{family, unix.IPPROTO_TCP, 0, 0}
 	data = binary.NativeEndian.AppendUint32(data, states)
@@ -82,8 +82,8 @@ func request(kind netlink.HeaderType, flags netlink.HeaderFlags, family byte, st
 	return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | flags}, Data: append(data, more...)}
 }
 
-// list returns the sockets in one of the states that filter (INET_DIAG_REQ_BYTECODE)
-// lets through; nil lets all.
+// list returns the sockets in one of the states that match filter (INET_DIAG_REQ_BYTECODE).
+// A nil filter matches all.
 func (c sockets) list(states uint32, filter []byte) (all []socket, err error) {
 	var attributes []netlink.Attribute
 	if filter != nil {
@@ -106,15 +106,14 @@ func (c sockets) list(states uint32, filter []byte) (all []socket, err error) {
 	return all, nil
 }
 
-// find returns the state of a socket, or false if there is none of that id any
-// more.
+// find returns the state of a socket, or false if the socket no longer exists.
 func (c sockets) find(family byte, id socketID) (state byte, there bool, err error) {
 	answers, err := c.Execute(request(unix.SOCK_DIAG_BY_FAMILY, 0, family, ^uint32(0), id))
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) {
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("look for a socket: %w", err)
+		return 0, false, fmt.Errorf("find a socket: %w", err)
 	}
 	for _, m := range answers {
 		if s, ok := parseSocket(m.Data); ok {
@@ -124,7 +123,8 @@ func (c sockets) find(family byte, id socketID) (state byte, there bool, err err
 	return 0, false, nil
 }
 
-// destroy resets the connection of a socket. It is no error if it is gone.
+// destroy resets the connection of a socket. It returns no error if the socket no longer
+// exists.
 func (c sockets) destroy(s socket) error {
 	_, err := c.Execute(request(unix.SOCK_DESTROY, netlink.Acknowledge, s.family, ^uint32(0), s.id))
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE) {
@@ -133,7 +133,7 @@ func (c sockets) destroy(s socket) error {
 	return err
 }
 
-// parseSocket reads a struct inet_diag_msg.
+// parseSocket decodes a struct inet_diag_msg.
 func parseSocket(data []byte) (s socket, ok bool) {
 	if len(data) < 72 {
 		return s, false
@@ -151,20 +151,20 @@ func parseSocket(data []byte) (s socket, ok bool) {
 	return s, ok1 && ok2
 }
 
-// maxClients is how many clients one filter names: the kernel takes 64 KiB.
+// maxClients is how many clients one filter may name: the kernel accepts 64 KiB.
 const maxClients = 1024
 
-// fromClients returns a filter (linux/inet_diag.h) that lets through the sockets
-// whose other end is in one of the networks, maxClients at most. An IPv4 address
-// is found on sockets of IPv6 as well.
+// fromClients returns a filter (linux/inet_diag.h) that matches the sockets whose remote
+// address is in one of the prefixes, of which there may be maxClients. An IPv4 prefix also
+// matches IPv6 sockets with a mapped address.
 func fromClients(clients []netip.Prefix) (filter []byte) {
 	const (
 		jump, remote = 1, 8 // INET_DIAG_BC_JMP, INET_DIAG_BC_D_COND
 		op           = 4    // size of struct inet_diag_bc_op
 	)
-	// From behind: each condition is followed by a jump to the end, which
-	// accepts. One that is not met goes to the next, the last one to four bytes
-	// beyond the end, which refuses.
+	// The filter is built from its end. Each condition is followed by a jump to the end of
+	// the filter, which accepts the socket. If the condition fails, the next one is tried.
+	// The last one then jumps four bytes beyond the end, which rejects the socket.
 	clients = slices.Clone(clients)
 	slices.Reverse(clients)
 	for i, c := range clients {

@@ -18,7 +18,7 @@ import (
 	"webknock/firewall/firewalltest"
 )
 
-// origins returns what the doors' sets hold as "client origin".
+// origins returns the elements of the doors' sets as "client origin".
 func origins(t testing.TB, b *Backend) (found []string) {
 	t.Helper()
 	held, err := b.Read(t.Context())
@@ -32,19 +32,19 @@ func origins(t testing.TB, b *Backend) (found []string) {
 	return found
 }
 
-func TestElementsAreToldApart(t *testing.T) {
+func TestOurElementsAreDistinguishedFromForeignOnes(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	now := time.Now().UnixMilli()
 	end := (BootTime() + time.Minute).Milliseconds()
 	for i, comment := range []string{
-		fmt.Sprintf("webknock2 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // as written
-		fmt.Sprintf("webknock2 end=%d boot=00000000 id=abcd2345 at=%d", end, now),     // of another boot
+		fmt.Sprintf("webknock2 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // as webknock writes it
+		fmt.Sprintf("webknock2 end=%d boot=00000000 id=abcd2345 at=%d", end, now),     // from another boot
 		fmt.Sprintf("webknock2 boot=%s id=abcd2345 at=%d", BootID(), now),             // without an end
 		fmt.Sprintf("webknock2 end=soon boot=%s id=abcd2345 at=%d", BootID(), now),
-		fmt.Sprintf("webknock3 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // of an unknown version
-		fmt.Sprintf("webknock1 id=abcd2345 at=%d", now),                               // of the version before
-		"webknock1 id=abcd2345 at=1000",                                               // and before the boot
+		fmt.Sprintf("webknock3 end=%d boot=%s id=abcd2345 at=%d", end, BootID(), now), // from an unknown version
+		fmt.Sprintf("webknock1 id=abcd2345 at=%d", now),                               // from the previous version
+		"webknock1 id=abcd2345 at=1000",                                               // and from before the boot
 		"webknock1 id=abcd2345",
 		"the admin's own",
 	} {
@@ -60,13 +60,13 @@ func TestElementsAreToldApart(t *testing.T) {
 	for _, h := range held {
 		left, ends := time.Until(h.Expires), time.Until(h.Ends)
 		if h.Origin == firewall.Ours && (left > time.Minute || left < 50*time.Second || ends < 50*time.Minute) {
-			t.Errorf("by its comment it ends in %v, by the kernel in %v", left, ends)
+			t.Errorf("it ends in %v by its comment, in %v by the kernel", left, ends)
 		}
 	}
 }
 
-// The kernel counts an element's time anew when a saved ruleset is loaded.
-func TestASavedRulesetMovesNoEnd(t *testing.T) {
+// Loading a saved ruleset restarts the timeout of an element in the kernel.
+func TestLoadingASavedRulesetDoesNotExtendGrants(t *testing.T) {
 	b := newBackend(t)
 	guard(t, b, ssh)
 	want := firewalltest.Grant("ssh", "192.0.2.1", 2*time.Second)
@@ -84,7 +84,7 @@ func TestASavedRulesetMovesNoEnd(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	if err := b.Guard(t.Context(), *b.guard, nil); err != nil { // the table is another
+	if err := b.Guard(t.Context(), *b.guard, nil); err != nil { // the table has been replaced
 		t.Fatal(err)
 	}
 	held, err := b.Read(t.Context())
@@ -118,7 +118,7 @@ func TestAForeignElementIsDeletedByItsKey(t *testing.T) {
 	}
 }
 
-func TestTheContentsOfOurSetsAreChecked(t *testing.T) {
+func TestChangedNetworksAreNoticedAndCorrected(t *testing.T) {
 	for _, command := range []string{
 		"add element inet webknock allow.4 { 192.0.2.99 }",
 		"delete element inet webknock allow.4 { 10.0.0.0/8 }",
@@ -152,7 +152,7 @@ func TestTheContentsOfOurSetsAreChecked(t *testing.T) {
 	}
 }
 
-func TestBansOfOthersAreToldApart(t *testing.T) {
+func TestBansOfOthersAreDistinguishedFromOurs(t *testing.T) {
 	b := newBackend(t)
 	if err := b.Guard(t.Context(), everything, nil); err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestBansOfOthersAreToldApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	nft(t, fmt.Sprintf(`add element inet webknock banned.4 { 192.0.2.2, 192.0.2.3 timeout 1h comment "webknock2 end=%d boot=%s" }`, time.Minute.Milliseconds(), BootID()))
-	nft(t, "add element inet webknock banned.6 { 2001:db8::1 timeout 1h }") // no /64
+	nft(t, "add element inet webknock banned.6 { 2001:db8::1 timeout 1h }") // not a /64
 	ours, foreign, err := b.Bans(t.Context())
 	if err != nil || len(ours) != 1 || ours[0].Client != mine.Client || len(foreign) != 3 {
 		t.Errorf("ours %v, of others %v, %v", ours, foreign, err)
@@ -179,7 +179,7 @@ func TestBansOfOthersAreToldApart(t *testing.T) {
 	}
 }
 
-// spent returns the clients whose connections are no longer counted rightly.
+// spent returns the clients whose count of connections is no longer known.
 func spent(t testing.TB, b *Backend) (clients []string) {
 	t.Helper()
 	held, err := b.Read(t.Context())
@@ -206,7 +206,7 @@ func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); !slices.Equal(spent(t, b), want); {
 			if time.Now().After(deadline) {
-				t.Fatalf("spent are %q, want %q", spent(t, b), want)
+				t.Fatalf("unknown counts of %q, want %q", spent(t, b), want)
 			}
 		}
 	}
@@ -216,16 +216,16 @@ func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
 	}
 	until()
 	if list := nft(t, "list set inet webknock ssh4.connections"); !strings.Contains(list, "192.0.2.1 timeout") && !strings.Contains(list, "192.0.2.1 expires") || strings.Contains(list, "192.0.2.1 limit") {
-		t.Errorf("an allowance that is used up has a limit, or is not there:\n%s", list)
+		t.Errorf("the element of an exhausted count has a limit or is missing:\n%s", list)
 	}
 	nft(t, "flush set inet webknock ssh4.connections")
 	until("192.0.2.1")
-	set(t, b, one) // a renewal counts anew
+	set(t, b, one) // a renewal restarts the count
 	until()
 	if list := nft(t, "list set inet webknock ssh4.connections"); strings.Contains(list, "192.0.2") {
 		t.Errorf("after a renewal:\n%s", list)
 	}
-	// All that a new table has counted is unknown.
+	// A new table has lost all counts.
 	nft(t, "flush ruleset")
 	if err := b.Guard(t.Context(), *b.guard, []firewall.Grant{one, two}); err != nil {
 		t.Fatal(err)
@@ -235,8 +235,8 @@ func TestATamperedCountOfConnectionsIsNoticed(t *testing.T) {
 	}
 }
 
-// kernelEnds returns by when the kernel ends the elements of the door ssh, at the
-// earliest.
+// kernelEnds returns the earliest times at which the kernel may remove the elements of the
+// door ssh.
 func kernelEnds(t *testing.T, b *Backend) (ends []time.Time) {
 	t.Helper()
 	err := b.doLocking("read", func(c *nftables.Conn) error {
@@ -276,8 +276,8 @@ func TestNoElementOutlivesItsGrant(t *testing.T) {
 	}
 }
 
-// The kernel has read an element late, since another's transaction was in its way.
-func TestAnElementThatComesLateEndsWithItsGrant(t *testing.T) {
+// Another process's transaction may delay ours, so that the kernel reads an element late.
+func TestAnElementThatIsWrittenLateEndsWithItsGrant(t *testing.T) {
 	for _, kind := range []string{"opened", "put back"} {
 		t.Run(kind, func(t *testing.T) {
 			b := newBackend(t)
