@@ -18,7 +18,7 @@
 // Each section has a file with its struct, its defaults and its validation:
 // listeners.go (with tls.go and cover.go), clients.go, doors.go, sequences.go
 // (with steps.go and commands.go), users.go, firewall.go, shield.go, admin.go,
-// log.go, notify.go and state.go. A new key is a new field there. These tags of
+// log.go, history.go, notify.go and state.go. A new key is a new field there. These tags of
 // a field say what is valid:
 //
 //	mapstructure:"ttl"      the key
@@ -69,6 +69,7 @@ type Config struct {
 	Shield    Shield
 	Admin     Admin
 	Log       Log
+	History   History
 	State     string          // directory
 	Notify    []notice.Target // those of notify and those of all sequences
 	Warnings  Errors          // what is allowed but rarely meant
@@ -87,6 +88,7 @@ type document struct {
 	Shield    shieldSection     `mapstructure:"shield"`
 	Admin     adminSection      `mapstructure:"admin"`
 	Log       Log               `mapstructure:"log"`
+	History   History           `mapstructure:"history"`
 	Notify    []target          `mapstructure:"notify"`
 	State     string            `mapstructure:"state" is:"path"`
 }
@@ -100,6 +102,7 @@ func defaults() document {
 		Shield:   defaultShield(),
 		Admin:    defaultAdmin(),
 		Log:      defaultLog(),
+		History:  defaultHistory(),
 		State:    defaultState,
 	}
 }
@@ -109,7 +112,7 @@ func defaults() document {
 func (doc *document) validate(d *decoder) *Config {
 	d.notEmpty("listeners", len(doc.Listeners))
 	d.notEmpty("sequences", len(doc.Sequences))
-	cfg := &Config{Clients: doc.Clients, Admin: doc.Admin.admin(), Log: doc.Log, State: doc.State}
+	cfg := &Config{Clients: doc.Clients, Admin: doc.Admin.admin(), Log: doc.Log, History: doc.History, State: doc.State}
 	cfg.Listeners = d.validateListeners(doc.Listeners)
 	doors := newNames("door", "doors")
 	cfg.Doors = d.validateDoors(doc.Doors, doors)

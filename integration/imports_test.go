@@ -30,7 +30,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/keeper": {
 		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/atomicfile", "webknock/internal/closed",
-		"webknock/internal/command", "webknock/internal/event", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
+		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},
 	"webknock/internal/confine":       {},
@@ -41,6 +41,7 @@ var may = map[string][]string{
 	"webknock/internal/ticket":        {},
 	"webknock/internal/suggest":       {},
 	"webknock/internal/store":         {},
+	"webknock/internal/history":       {"webknock/firewall", "webknock/internal/store"},
 	"webknock/internal/atomicfile":    {},
 	"webknock/internal/hostname":      {},
 }

@@ -59,6 +59,10 @@ func (f *fake) Unban(context.Context, string) error { return nil }
 func (f *fake) Stats(context.Context) (Stats, error) {
 	return Stats{Minutes: []Span{{Completions: 7}}}, nil
 }
+func (f *fake) History(_ context.Context, q HistoryQuery) (HistoryList, error) {
+	next := fmt.Sprintf("%+v", q)
+	return HistoryList{Entries: []HistoryEntry{{ID: 7, Event: "closed"}}, Next: &next, Last: 7}, nil
+}
 
 func serve(t *testing.T) (API, *fake) {
 	t.Helper()

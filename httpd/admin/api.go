@@ -38,6 +38,7 @@ type Control interface {
 	Bans(context.Context) ([]Ban, error)
 	Unban(ctx context.Context, address string) error
 	Stats(context.Context) (Stats, error)
+	History(context.Context, HistoryQuery) (HistoryList, error)
 }
 
 const maxBody = 64 << 10 // bytes of a request body
@@ -113,6 +114,7 @@ func Handler(control Control) http.Handler {
 			done(w, err)
 		})
 		r.Get("/stats", get(control.Stats))
+		r.Get("/history", serveHistory(control))
 		r.Get("/bans", get(func(ctx context.Context) (BanList, error) {
 			bans, err := control.Bans(ctx)
 			return BanList{bans}, err

@@ -26,12 +26,13 @@ const (
 	KindReload        Kind = "reload"
 	KindCommand       Kind = "command"
 	KindDegraded      Kind = "degraded"
+	KindAdmin         Kind = "admin"
 )
 
 // Kinds are all kinds.
 var Kinds = []Kind{
 	KindKnock, KindCompletion, KindGrantOpened, KindGrantExtended, KindGrantClosed, KindGrantAdopted, KindGrantRefused,
-	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded,
+	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded, KindAdmin,
 }
 
 // An Event is what happened: one of the types below.
@@ -159,6 +160,16 @@ type Command struct {
 // A Degraded tells that problems begin, or that there are none any more.
 type Degraded struct{ Problems []string } // none: all is well again
 
+// An Admin is something that an administrator has done over the admin API.
+type Admin struct {
+	Act    string // like "closed grant abcd2345"
+	UID    uint32 // who; valid only if Known
+	Known  bool
+	Client string // whom it is about, if anybody: an address or a prefix
+	Door   string // likewise
+	Grant  string // likewise
+}
+
 func (Knock) Kind() Kind         { return KindKnock }
 func (Completion) Kind() Kind    { return KindCompletion }
 func (GrantOpened) Kind() Kind   { return KindGrantOpened }
@@ -172,3 +183,4 @@ func (Unban) Kind() Kind         { return KindUnban }
 func (Reload) Kind() Kind        { return KindReload }
 func (Command) Kind() Kind       { return KindCommand }
 func (Degraded) Kind() Kind      { return KindDegraded }
+func (Admin) Kind() Kind         { return KindAdmin }

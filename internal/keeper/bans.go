@@ -150,6 +150,7 @@ func (k *Keeper) Unban(ctx context.Context, address string) error {
 		return problemOf(err)
 	}
 	k.events.Publish(event.Unban{Client: client})
+	k.acted(ctx, event.Admin{Act: "unban " + firewall.ClientString(client), Client: firewall.ClientString(client)})
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"webknock/config"
 	"webknock/httpd/admin"
+	"webknock/internal/event"
 )
 
 // revertRetry is how long after a failure the keeper tries again to undo a change.
@@ -82,13 +83,14 @@ func (k *Keeper) pending() time.Time {
 }
 
 // Confirm implements admin.Control.
-func (k *Keeper) Confirm(context.Context) error {
+func (k *Keeper) Confirm(ctx context.Context) error {
 	cfg, err := k.endAsConfirmed()
 	if err != nil {
 		return err
 	}
 	k.kept.inForce(cfg, true)
 	k.log.Info("confirmed")
+	k.acted(ctx, event.Admin{Act: "confirm"})
 	return nil
 }
 

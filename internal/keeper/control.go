@@ -13,6 +13,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/httpd/admin"
+	"webknock/internal/event"
 	"webknock/internal/seam"
 	"webknock/internal/suggest"
 )
@@ -72,7 +73,7 @@ func (k *Keeper) problems(ctx context.Context) (problems []string, guarded bool)
 	problems = append(problems, k.differs...)
 	k.mu.Unlock()
 	problems = append(problems, k.front.State().Problems...)
-	all := []error{k.kept.problem(), k.commands.journal.Problem()}
+	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.history.Problem()}
 	if k.closed != nil {
 		all = append(all, k.closed.Problem())
 	}
@@ -143,7 +144,11 @@ func (k *Keeper) Open(ctx context.Context, r admin.OpenRequest) (admin.Grant, er
 	if err != nil {
 		return admin.Grant{}, problemOf(err)
 	}
-	return grantOf(grants[0]), nil
+	opened := grants[0]
+	k.acted(ctx, event.Admin{
+		Act: fmt.Sprintf("opened %s for %s", opened.Door, firewall.ClientString(opened.Client)), Door: opened.Door, Client: firewall.ClientString(opened.Client), Grant: opened.ID,
+	})
+	return grantOf(opened), nil
 }
 
 // parseTTL reads the time that an administrator asks for at a door; empty is 0.
@@ -184,6 +189,9 @@ func (k *Keeper) Extend(ctx context.Context, id string, r admin.ExtendRequest) (
 	if err != nil {
 		return admin.Grant{}, problemOf(err)
 	}
+	k.acted(ctx, event.Admin{
+		Act: fmt.Sprintf("extended grant %s until %s", id, grant.Expires.UTC().Format(time.RFC3339)), Door: grant.Door, Client: firewall.ClientString(grant.Client), Grant: grant.ID,
+	})
 	return grantOf(grant), nil
 }
 
@@ -204,13 +212,23 @@ func doorHint(cfg *config.Config, name string) string {
 
 // Close implements admin.Control.
 func (k *Keeper) Close(ctx context.Context, id string) error {
-	return problemOf(k.gate.Close(ctx, id))
+	grant, known := k.history.Running(id)
+	err := k.gate.Close(ctx, id)
+	if err == nil {
+		act := event.Admin{Act: "closed grant " + id, Grant: id}
+		if known {
+			act.Door, act.Client = grant.Door, firewall.ClientString(grant.Client)
+		}
+		k.acted(ctx, act)
+	}
+	return problemOf(err)
 }
 
 // Unguard implements admin.Control.
 func (k *Keeper) Unguard(ctx context.Context) error {
 	err := k.unguard(ctx, takenAway)
 	if err == nil {
+		k.acted(ctx, event.Admin{Act: "unguard"})
 		k.kept.takenAway()
 	}
 	return problemOf(err)

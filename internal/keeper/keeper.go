@@ -23,6 +23,7 @@ import (
 	"webknock/internal/atomicfile"
 	"webknock/internal/closed"
 	"webknock/internal/event"
+	"webknock/internal/history"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
@@ -66,6 +67,8 @@ type Keeper struct {
 	missed    missed
 	handlers  []*event.Subscription // of notices and commands
 
+	historyEvents *event.Subscription
+
 	adminSocket net.Listener
 	sockets     sockets
 	front       seam.Front
@@ -75,6 +78,7 @@ type Keeper struct {
 	store       *store.Store  // in state
 	used        onetime.Store // in store
 	kept        *kept
+	history     *history.Log
 	closed      *closed.Journal // nil: the backend outlives this process in nothing
 	notices     *notice.Sender
 	commands    *commands
@@ -99,7 +103,7 @@ type Keeper struct {
 func New(o Options) *Keeper {
 	return &Keeper{
 		options: o, log: o.Log, start: o.Start, lifecycle: lifecycle{log: o.Log}, bans: newBanQueue(), sockets: sockets{systemd: o.Sockets},
-		notices: notice.NewSender(o.Log), manager: serviceManager{o.Log}, completions: map[string]uint64{},
+		history: history.NewLog(nil, history.Limits{}, history.Boot{}, o.Log), notices: notice.NewSender(o.Log), manager: serviceManager{o.Log}, completions: map[string]uint64{},
 	}
 }
 

@@ -20,6 +20,8 @@ func (k *Keeper) losses() []seam.Loss {
 		seam.Loss{Kind: "events_log", Message: "events that are not in the log: more came than could be written", Level: slog.LevelWarn, Count: k.missed.log.n.Load()},
 		seam.Loss{Kind: "events_notices", Message: "events without a notice: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.notices.n.Load()},
 		seam.Loss{Kind: "events_commands", Message: "events without their commands on open and complete: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.commands.n.Load()},
+		seam.Loss{Kind: "events_history", Message: "events that are not in the history: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.history.n.Load()},
+		seam.Loss{Kind: "history", Message: "entries of the history lost: the disk does not take them", Level: slog.LevelWarn, Count: k.history.Lost()},
 	)
 }
 

@@ -21,6 +21,7 @@ func (k *Keeper) Reload(ctx context.Context, r admin.ReloadRequest) error {
 			return admin.NewProblem(http.StatusBadRequest, "confirm: not a duration of at least 1s (like 2m)")
 		}
 	}
+	k.acted(ctx, event.Admin{Act: "reload"})
 	return problemOf(k.reload(ctx, byCommand, confirm))
 }
 
@@ -150,6 +151,7 @@ func (k *Keeper) adopt(cfg *config.Config, listeners []listener) {
 	k.listeners.Store(&listeners)
 	k.options.Level.Set(cfg.Log.Level)
 	k.notices.Use(cfg.Notify)
+	k.history.Use(k.historyLimits(cfg))
 	k.warnOfShut(cfg, listeners)
 }
 

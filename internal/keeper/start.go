@@ -120,10 +120,14 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	return cfg, nil
 }
 
-// startTelling starts what tells of events: the log, notices and commands.
+// startTelling starts what tells of events: the log, notices, commands and the history.
 func (k *Keeper) startTelling(ctx context.Context, cfg *config.Config) (err error) {
 	if k.commands, err = k.newCommands(cfg); err != nil {
 		return err
+	}
+	k.history = k.newHistory(cfg)
+	if !k.options.DryRun {
+		k.lifecycle.background(ctx, "the history", 0, k.history.Run)
 	}
 	k.lifecycle.background(ctx, "the report of losses", 0, k.reportLosses)
 	k.lifecycle.background(ctx, "notices and commands", 0, k.runNoticesAndCommands)
@@ -150,6 +154,7 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	k.commands.journal.Settle()
+	k.history.Started()
 	bans, err := k.gate.Bans(ctx)
 	if err != nil {
 		return err

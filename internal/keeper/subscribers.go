@@ -21,7 +21,7 @@ const (
 )
 
 // missed counts the events that subscribers have missed.
-type missed struct{ log, notices, commands counter }
+type missed struct{ log, notices, commands, history counter }
 
 // A counter only grows. It may be used from several goroutines.
 type counter struct{ n atomic.Uint64 }
@@ -51,9 +51,11 @@ func (k *Keeper) observe(e firewall.Event) {
 // ends when all that was published before has been handled.
 func (k *Keeper) subscribe(ctx context.Context) {
 	log := k.events.Subscribe(logQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed,
-		event.KindGrantAdopted, event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload)
+		event.KindGrantAdopted, event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindAdmin)
 	notices := k.events.Subscribe(noticeQueue, event.KindCompletion, event.KindGrantOpened, event.KindRepair, event.KindBan, event.KindDegraded)
 	commands := k.events.Subscribe(commandQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted)
+	k.historyEvents = k.events.Subscribe(historyQueue, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted,
+		event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindDegraded, event.KindAdmin)
 	var wg sync.WaitGroup
 	k.handlers = []*event.Subscription{notices, commands}
 	ctx = context.WithoutCancel(ctx)
@@ -70,6 +72,13 @@ func (k *Keeper) subscribe(ctx context.Context) {
 			k.missed.commands.add(n)
 			k.recoverCommands()
 		}, func(r event.Record) { k.commands.handle(r.Event) })
+	})
+	wg.Go(func() {
+		h := historian{log: k.history}
+		k.historyEvents.Each(ctx, func(n uint64) {
+			k.missed.history.add(n)
+			k.recoverHistory(n)
+		}, h.handle)
 	})
 	k.lifecycle.onStop("the readers of events", keptForLast, func(limit context.Context) error {
 		k.events.Close()
@@ -126,6 +135,11 @@ func logEvent(log *slog.Logger, e event.Event) {
 		log.Warn("client banned", "client", firewall.ClientString(e.Ban.Client), "reason", e.Reason, "until", e.Ban.Until)
 	case event.Unban:
 		log.Info("ban lifted", "client", firewall.ClientString(e.Client))
+	case event.Admin:
+		if e.Known {
+			log = log.With("uid", e.UID)
+		}
+		log.Info("an administrator's act", "act", e.Act)
 	case event.Reload:
 		if e.Err != nil {
 			log.Error("not reloaded, the configuration is as it was", "error", e.Err)

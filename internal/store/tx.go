@@ -90,6 +90,29 @@ func (b Bucket) Get(key []byte) []byte {
 // Put sets the value of a key.
 func (b Bucket) Put(key, value []byte) error { return disk(b.b.Put(key, value)) }
 
+// Append sets the value of a key that is greater than all others. It packs the
+// values tighter than Put, which leaves room between them.
+func (b Bucket) Append(key, value []byte) error {
+	b.b.FillPercent = 1
+	return disk(b.b.Put(key, value))
+}
+
+// First returns the least key and its value, or nil.
+func (b Bucket) First() (key, value []byte) {
+	if b.b == nil {
+		return nil, nil
+	}
+	return b.b.Cursor().First()
+}
+
+// Last returns the greatest key and its value, or nil.
+func (b Bucket) Last() (key, value []byte) {
+	if b.b == nil {
+		return nil, nil
+	}
+	return b.b.Cursor().Last()
+}
+
 // Delete removes a key. A key that does not exist is no error.
 func (b Bucket) Delete(key []byte) error { return disk(b.b.Delete(key)) }
 
