@@ -106,9 +106,9 @@ func (d *decoder) keptCertificate(t *TLS, key string) {
 		return
 	}
 	lack := fmt.Sprintf("%s.certificate: cannot be used: %v", key, err)
-	kept, keptErr := tls.X509KeyPair([]byte(d.kept.Certificates[t.Certificate]), []byte(d.kept.Certificates[t.Key]))
-	if keptErr == nil {
-		t.Kept = &kept
+	kept := &Pair{Chain: []byte(d.kept.Certificates[t.Certificate]), Key: []byte(d.kept.Certificates[t.Key])}
+	if _, keptErr := tls.X509KeyPair(kept.Chain, kept.Key); keptErr == nil {
+		t.Kept = kept
 		lack += " (the last good one serves)"
 	} else {
 		t.lost = true

@@ -19,9 +19,12 @@ type TLS struct {
 
 	// Kept is the certificate to use in place of files that cannot be used any
 	// more. Only Restore sets it.
-	Kept *tls.Certificate `mapstructure:"-"`
-	lost bool             // the files cannot be used, and Restore knows no other certificate
+	Kept *Pair `mapstructure:"-"`
+	lost bool  // the files cannot be used, and Restore knows no other certificate
 }
+
+// A Pair is a certificate chain and its private key, both in PEM.
+type Pair struct{ Chain, Key []byte }
 
 // ACME is how certificates are obtained.
 type ACME struct {

@@ -2,89 +2,11 @@ package httpd
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
-
-// A Certificate comes from files, and is loaded again when they change.
-type Certificate struct {
-	cert, key string
-	log       *slog.Logger
-
-	mu      sync.Mutex
-	current *tls.Certificate
-	checked time.Time
-	stamps  [2]stamp
-	failing bool
-}
-
-// A stamp shows whether a file has changed.
-type stamp struct {
-	modified time.Time
-	size     int64
-}
-
-const certificateCheck = time.Second // at least, between two checks of the files
-
-// LoadCertificate loads a certificate chain and its key, both in PEM.
-func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
-	c := &Certificate{cert: cert, key: key, log: log}
-	if err := c.load(c.stamp()); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-func (c *Certificate) stamp() (stamps [2]stamp) {
-	for i, file := range []string{c.cert, c.key} {
-		if info, err := os.Stat(file); err == nil {
-			stamps[i] = stamp{info.ModTime(), info.Size()}
-		}
-	}
-	return stamps
-}
-
-func (c *Certificate) load(stamps [2]stamp) error {
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-	if err != nil {
-		return fmt.Errorf("certificate %s: %w", c.cert, err)
-	}
-	if pair.Leaf == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return fmt.Errorf("certificate %s: %w", c.cert, err)
-		}
-	}
-	c.current, c.stamps = &pair, stamps
-	return nil
-}
-
-// Get returns the certificate, for tls.Config.
-func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.checked) >= certificateCheck {
-		c.checked = now
-		if stamps := c.stamp(); stamps != c.stamps {
-			err := c.load(stamps)
-			switch {
-			case err == nil:
-				c.log.Info("certificate loaded again", "file", c.cert, "until", c.current.Leaf.NotAfter)
-			case !c.failing: // perhaps they are being written: the old one stays in use
-				c.log.Error("the new certificate cannot be used; the old one stays in use", "error", err)
-			}
-			c.failing = err != nil
-		}
-	}
-	return c.current, nil
-}
 
 var errServerName = errors.New("a server name that is not served")
 

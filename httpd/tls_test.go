@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -52,11 +51,12 @@ func tlsOptions(t *testing.T, names, protocols []string) (o Options, dir string)
 	t.Helper()
 	dir = t.TempDir()
 	cert, key := selfSigned(t, dir, "home.example.org")
-	c, err := LoadCertificate(cert, key, slog.New(slog.DiscardHandler))
+	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{TLS: TLSConfig(c.Get, names, protocols)}, dir
+	get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
+	return Options{TLS: TLSConfig(get, names, protocols)}, dir
 }
 
 // recorded keeps what comes in.
@@ -152,37 +152,5 @@ func TestARefusedHandshakeIsResetWithoutAnAlert(t *testing.T) {
 	conn := &recorded{Conn: dial(t, l)}
 	if err := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "HOME.example.org"}).Handshake(); err != nil {
 		t.Errorf("the right name: %v", err)
-	}
-}
-
-func TestAChangedCertificateIsLoadedAgain(t *testing.T) {
-	dir := t.TempDir()
-	cert, key := selfSigned(t, dir, "home.example.org")
-	c, err := LoadCertificate(cert, key, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial := func() *big.Int {
-		t.Helper()
-		c.checked = time.Time{} // a second has passed
-		got, err := c.Get(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got.Leaf.SerialNumber
-	}
-	first := serial()
-	if err := os.WriteFile(cert, []byte("half a file"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if serial().Cmp(first) != 0 {
-		t.Error("a broken file has taken the certificate away")
-	}
-	selfSigned(t, dir, "home.example.org")
-	if serial().Cmp(first) == 0 {
-		t.Error("the new certificate is not served")
-	}
-	if _, err := LoadCertificate(key, key, slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a key is no certificate")
 	}
 }

@@ -23,15 +23,18 @@ var may = map[string][]string{
 	"webknock/httpd/admin":           {},
 	"webknock/config":                {"webknock/sequence", "webknock/firewall", "webknock/internal/notice", "webknock/internal/suggest", "webknock/internal/hostname"},
 	"webknock/internal/event":        {"webknock/sequence", "webknock/firewall"},
-	"webknock/internal/seam":         {"webknock/config", "webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/ticket"},
+	"webknock/internal/seam":         {"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/ticket", "webknock/sequence"},
 	"webknock/internal/front": {
-		"webknock/config", "webknock/firewall", "webknock/httpd", "webknock/internal/acme", "webknock/internal/event", "webknock/internal/hostname",
+		"webknock/firewall", "webknock/httpd", "webknock/internal/event", "webknock/internal/hostname",
 		"webknock/internal/onetime", "webknock/internal/seam", "webknock/internal/ticket", "webknock/sequence", "webknock/sequence/track",
 	},
 	"webknock/internal/keeper": {
-		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/atomicfile", "webknock/internal/closed",
-		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
+		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/closed",
+		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
+	},
+	"webknock/internal/keeper/forfront": {
+		"webknock/config", "webknock/internal/seam",
 	},
 	"webknock/internal/confine":       {},
 	"webknock/internal/notice":        {},

@@ -1,17 +1,17 @@
 // Package acme obtains the certificates of listeners, and renews them (RFC 8555).
-// It binds no port: the listeners answer its [Challenges].
+// It binds no port: others answer its [Challenges], and serve its [Certificates].
 package acme
 
 import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -146,19 +146,25 @@ func (c *Certificates) Close() {
 	c.issuer.client.HTTPClient.CloseIdleConnections()
 }
 
-var errNoCertificate = errors.New("there is no certificate for this name")
+// PEM returns the certificates that there are, each as its chain and its key.
+func (c *Certificates) PEM() (chains, keys [][]byte, err error) {
+	for _, domain := range c.domains {
+		for _, certificate := range c.cache.AllMatchingCertificates(domain) {
+			chain, key, err := encode(&certificate.Certificate)
+			if err != nil {
+				return nil, nil, fmt.Errorf("the certificate for %s: %w", domain, err)
+			}
+			chains, keys = append(chains, chain), append(keys, key)
+		}
+	}
+	return chains, keys, nil
+}
 
-// Get returns the certificate for a handshake, for tls.Config. A client has to
-// name one of the domains.
-func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	name := strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
-	all := c.cache.AllMatchingCertificates(name)
-	if len(all) == 0 {
-		return nil, errNoCertificate
+// encode returns a certificate in PEM.
+func encode(c *tls.Certificate) (chain, key []byte, err error) {
+	for _, der := range c.Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	best, err := certmagic.DefaultCertificateSelector(hello, all)
-	if err != nil {
-		return nil, err
-	}
-	return &best.Certificate, nil
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
 }

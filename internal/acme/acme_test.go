@@ -1,14 +1,13 @@
 package acme
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/tls"
-	"io"
+	"context"
+	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,88 +20,41 @@ const (
 	keyAuthorization = token + ".9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
 )
 
-func challengeOf(kind, domain string) acme.Challenge {
-	return acme.Challenge{Type: kind, Token: token, KeyAuthorization: keyAuthorization, Identifier: acme.Identifier{Type: "dns", Value: domain}}
-}
-
-func present(t testing.TB, c *Challenges, all ...acme.Challenge) {
-	t.Helper()
-	for _, challenge := range all {
-		if err := c.Present(t.Context(), challenge); err != nil {
-			t.Fatal(err)
+func TestWhoAnswersIsToldWhatIsPending(t *testing.T) {
+	var told [][]Challenge
+	c := NewChallenges(func(_ context.Context, pending []Challenge) error {
+		told = append(told, slices.Clone(pending))
+		return nil
+	})
+	of := func(kind, domain string) acme.Challenge {
+		return acme.Challenge{Type: kind, Token: token, KeyAuthorization: keyAuthorization, Identifier: acme.Identifier{Type: "dns", Value: domain}}
+	}
+	plain, tls := of(acme.ChallengeTypeHTTP01, "home.example.org"), of(acme.ChallengeTypeTLSALPN01, "Home.example.org")
+	if err := errors.Join(c.Tell(t.Context()), c.Present(t.Context(), plain), c.Present(t.Context(), tls), c.Tell(t.Context()),
+		c.CleanUp(t.Context(), plain), c.CleanUp(t.Context(), tls)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, pending := range told {
+		var names []string
+		for _, p := range pending {
+			kind := "http"
+			if p.Chain != nil && p.Key != nil {
+				kind = "tls"
+			}
+			names = append(names, kind+" "+p.Domain)
 		}
+		got = append(got, strings.Join(names, "+"))
 	}
-}
-
-func head(line, host string) []byte { return []byte(line + "\r\nHost: " + host + "\r\n\r\n") }
-
-func TestOnlyAPendingChallengeIsAnswered(t *testing.T) {
-	const line = "GET /.well-known/acme-challenge/" + token + " HTTP/1.1"
-	var c Challenges
-	right := head(line, "home.example.org")
-	if got := c.Answer(right); got != nil {
-		t.Errorf("before it is pending: %q", got)
-	}
-	home, other := challengeOf(acme.ChallengeTypeHTTP01, "home.example.org"), challengeOf(acme.ChallengeTypeTLSALPN01, "other.example.org")
-	present(t, &c, home, other)
-	for _, head := range [][]byte{right, head(line, "HOME.example.org:80"), head(strings.Replace(line, "1.1", "1.0", 1), "home.example.org")} {
-		r, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(c.Answer(head))), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil || r.StatusCode != http.StatusOK || string(body) != keyAuthorization || !r.Close {
-			t.Errorf("%+v with %q, %v", r, body, err)
-		}
-	}
-	for name, head := range map[string][]byte{
-		"another token":      head("GET /.well-known/acme-challenge/other HTTP/1.1", "home.example.org"),
-		"no token":           head("GET /.well-known/acme-challenge/ HTTP/1.1", "home.example.org"),
-		"another host":       head(line, "other.example.org"),
-		"another method":     head("POST"+line[len("GET"):], "home.example.org"),
-		"a query":            head(strings.Replace(line, token, token+"?", 1), "home.example.org"),
-		"an encoded path":    head(strings.Replace(line, "/acme", "/%61cme", 1), "home.example.org"),
-		"a path behind it":   head(strings.Replace(line, token, token+"/", 1), "home.example.org"),
-		"the whole URL":      head(strings.Replace(line, "/.well", "http://home.example.org/.well", 1), "home.example.org"),
-		"a head without end": []byte(line + "\r\nHost: home.example.org\r\n"),
-		"garbage":            []byte("\x16\x03\x01\n\n"),
-		"nothing":            nil,
-	} {
-		if got := c.Answer(head); got != nil {
-			t.Errorf("%s is answered: %q", name, got)
-		}
-	}
-	c.CleanUp(t.Context(), home)
-	if got := c.Answer(right); got != nil {
-		t.Errorf("after its end: %q", got)
-	}
-	if c.Certificate("other.example.org") == nil {
-		t.Error("the end of a challenge has ended another")
-	}
-}
-
-func TestOnlyAPendingChallengeHasACertificate(t *testing.T) {
-	var c Challenges
-	alpn, http := challengeOf(acme.ChallengeTypeTLSALPN01, "Home.example.org"), challengeOf(acme.ChallengeTypeHTTP01, "other.example.org")
-	present(t, &c, alpn, http)
-	certificate := c.Certificate("home.example.org")
-	if certificate == nil || certificate.Leaf.DNSNames[0] != "Home.example.org" {
-		t.Errorf("%+v", certificate)
-	}
-	if c.Certificate("other.example.org") != nil || c.Certificate("") != nil {
-		t.Error("a domain without such a challenge has a certificate")
-	}
-	c.CleanUp(t.Context(), alpn)
-	c.CleanUp(t.Context(), http)
-	if c.Certificate("home.example.org") != nil || c.pending.Load() != nil {
-		t.Error("something is pending after all has ended")
+	if want := "http home.example.org, http home.example.org+tls home.example.org, http home.example.org+tls home.example.org, tls home.example.org, "; strings.Join(got, ", ") != want {
+		t.Errorf("told %q, want %q", strings.Join(got, ", "), want)
 	}
 }
 
 func TestCertificatesContactNobodyBeforeTheyRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "acme")
 	o := Options{Domains: []string{"home.example.org", "other.example.org"}, Directory: "https://127.0.0.1:1/dir"}
-	c, err := New(o, dir, new(Challenges), slog.New(slog.DiscardHandler))
+	c, err := New(o, dir, NewChallenges(nil), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,17 +62,17 @@ func TestCertificatesContactNobodyBeforeTheyRun(t *testing.T) {
 	if got := c.Missing(); len(got) != 2 {
 		t.Errorf("missing %q", got)
 	}
-	if _, err := c.Get(&tls.ClientHelloInfo{ServerName: "home.example.org"}); err == nil {
-		t.Error("there is a certificate")
+	if chains, keys, err := c.PEM(); err != nil || len(chains)+len(keys) > 0 {
+		t.Errorf("there are %d certificates, %v", len(chains), err)
 	}
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: %v, %v", info.Mode(), err)
 	}
-	if _, err := New(o, "/dev/null/acme", new(Challenges), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/dev/null") {
+	if _, err := New(o, "/dev/null/acme", NewChallenges(nil), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "/dev/null") {
 		t.Errorf("a directory that cannot be made: %v", err)
 	}
 	o.Roots = []byte("none")
-	if _, err := New(o, dir, new(Challenges), slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := New(o, dir, NewChallenges(nil), slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("roots that are none are trusted")
 	}
 }
@@ -142,18 +94,4 @@ func TestTheLogHasNoTokens(t *testing.T) {
 			t.Errorf("no %s in:\n%s", want, text)
 		}
 	}
-}
-
-func FuzzAnswer(f *testing.F) {
-	var c Challenges
-	present(f, &c, challengeOf(acme.ChallengeTypeHTTP01, "home.example.org"))
-	const line = "GET /.well-known/acme-challenge/" + token + " HTTP/1.1"
-	f.Add(head(line, "home.example.org"))
-	f.Add(head(line, "home.example.org:80"))
-	f.Add([]byte("GET / HTTP/1.1\n\n"))
-	f.Fuzz(func(t *testing.T, head []byte) {
-		if answer := c.Answer(head); answer != nil && !bytes.Contains(head, []byte("/.well-known/acme-challenge/"+token)) {
-			t.Errorf("%q is answered", head)
-		}
-	})
 }

@@ -82,12 +82,12 @@ func (b *bans) list() (all []firewall.Ban) {
 // ban bans the client of a knock. The client's shard calls it, so it does not
 // wait.
 func (f *Front) ban(k httpd.Knock, reason string) {
-	cfg := f.current.Load().cfg
+	cfg := &f.current.Load().cfg
 	client := firewall.Offender(k.Client)
-	if slices.ContainsFunc(seam.Exempt(cfg), client.Overlaps) {
+	if slices.ContainsFunc(cfg.Exempt, client.Overlaps) {
 		return
 	}
-	ban := firewall.Ban{Client: client, Until: time.Now().Add(cfg.Shield.Ban.For)}
+	ban := firewall.Ban{Client: client, Until: time.Now().Add(cfg.Ban.For)}
 	if !f.shards.bans.add(ban) {
 		f.shards.bans.refused.Add(1)
 		return

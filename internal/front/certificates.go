@@ -2,93 +2,78 @@ package front
 
 import (
 	"context"
-	"path/filepath"
-	"reflect"
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
 
-	"webknock/config"
-	"webknock/internal/acme"
+	"webknock/internal/seam"
 )
 
-// A certificateManager obtains the certificates of listeners by ACME. Listeners
-// that want the same ones share one.
-type certificateManager struct {
-	certificates *acme.Certificates
-	options      acme.Options
-	cancel       func() // nil: it does not run yet
-	done         chan struct{}
-	once         sync.Once
+// certificates are those of a listener. The keeper replaces them when they change.
+type certificates struct {
+	byName bool // each is for the names that stand in it alone
+	all    atomic.Pointer[[]*tls.Certificate]
 }
 
-// manager returns the certificate manager of a listener: one of others that wants
-// the same, or else a new one, which does not run yet.
-func (f *Front) manager(cfg *config.Config, a *config.ACME, others []*listener) (*certificateManager, error) {
-	o := acme.Options{Domains: a.Domains, Email: a.Email, Directory: a.Directory, Roots: a.CA, HTTP: slices.ContainsFunc(cfg.Listeners, isPlain)}
-	for _, l := range others {
-		if l.manager != nil && reflect.DeepEqual(l.manager.options, o) {
-			return l.manager, nil
-		}
-	}
-	certificates, err := acme.New(o, filepath.Join(cfg.State, "acme"), &f.challenges, f.log)
-	if err != nil {
-		return nil, err
-	}
-	return &certificateManager{certificates: certificates, options: o, done: make(chan struct{})}, nil
+func newCertificates(c *seam.TLS) (*certificates, error) {
+	all := &certificates{byName: c.ACME}
+	return all, all.use(c.Certificates)
 }
 
-func isPlain(l config.Listener) bool { return l.TLS == nil }
-
-func hasACME(l config.Listener) bool { return l.TLS != nil && l.TLS.ACME != nil }
-
-// run obtains what is missing. If that is under way already it tries at once.
-func (m *certificateManager) run() {
-	if m.cancel != nil {
-		m.certificates.Retry()
-		return
+// use replaces the certificates, or changes nothing if one of them cannot be used.
+func (c *certificates) use(all []seam.Certificate) error {
+	if !c.byName && len(all) == 0 {
+		return errNoCertificate
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	m.cancel = cancel
-	go func() {
-		defer close(m.done)
-		m.certificates.Run(ctx)
-	}()
+	parsed := make([]*tls.Certificate, len(all))
+	for i, certificate := range all {
+		pair, err := tls.X509KeyPair(certificate.Chain, certificate.Key)
+		if err != nil {
+			return err
+		}
+		parsed[i] = &pair
+	}
+	c.all.Store(&parsed)
+	return nil
 }
 
-// end stops the manager, and returns when it has stopped or ctx is done.
-func (m *certificateManager) end(ctx context.Context) {
-	m.once.Do(func() {
-		if m.cancel == nil {
-			m.certificates.Close()
-			return
-		}
-		m.cancel()
-		select {
-		case <-m.done:
-		case <-ctx.Done():
-		}
-	})
-}
+var errNoCertificate = errors.New("there is no certificate for this name")
 
-// managers returns the certificate managers of listeners, each once.
-func managers(of []*listener) (all []*certificateManager) {
-	for _, l := range of {
-		if l.manager != nil && !slices.Contains(all, l.manager) {
-			all = append(all, l.manager)
+// get returns the certificate for a handshake, for tls.Config: the first that the
+// client can use or, if it can use none, the first.
+func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	all := *c.all.Load()
+	if !c.byName {
+		return all[0], nil
+	}
+	name := strings.TrimSuffix(strings.ToLower(hello.ServerName), ".")
+	var first *tls.Certificate
+	for _, certificate := range all {
+		if name == "" || !slices.Contains(certificate.Leaf.DNSNames, name) {
+			continue
+		}
+		if hello.SupportsCertificate(certificate) == nil {
+			return certificate, nil
+		}
+		if first == nil {
+			first = certificate
 		}
 	}
-	return all
+	if first == nil {
+		return nil, errNoCertificate
+	}
+	return first, nil
 }
 
-// endManagers ends the certificate managers of listeners, save those that others
-// use.
-func endManagers(ctx context.Context, of, others []*listener) {
-	kept := managers(others)
-	var wg sync.WaitGroup
-	for _, m := range managers(of) {
-		if !slices.Contains(kept, m) {
-			wg.Go(func() { m.end(ctx) })
+// UseCertificates implements seam.Front.
+func (f *Front) UseCertificates(_ context.Context, address string, all []seam.Certificate) error {
+	for _, l := range f.current.Load().listeners {
+		if l.address == address && l.certificates != nil {
+			return l.certificates.use(all)
 		}
 	}
-	wg.Wait()
+	return fmt.Errorf("no listener with certificates has the address %s", address)
 }

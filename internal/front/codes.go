@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
@@ -107,10 +106,9 @@ func (r record) Record(used onetime.Used, done func(error)) {
 	go func() { done(r.keeper.RecordCodes(used)) }()
 }
 
-// oneTimeUsers returns the users of a configuration.
-func oneTimeUsers(cfg *config.Config) []onetime.User {
-	users := make([]onetime.User, len(cfg.Users))
-	for i, u := range cfg.Users {
+func oneTimeUsers(all []seam.User) []onetime.User {
+	users := make([]onetime.User, len(all))
+	for i, u := range all {
 		users[i] = onetime.User{Name: u.Name, Secret: u.Secret}
 	}
 	return users

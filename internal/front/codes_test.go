@@ -41,7 +41,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 		t.Fatal(err)
 	}
 	verifier := onetime.New(onetimetest.NewMemory(), slog.New(slog.DiscardHandler))
-	verifier.Configure(oneTimeUsers(cfg))
+	verifier.Configure(oneTimeUsers(cfg.Users))
 	all, completed := watched(t, r, verifier)
 	return all, func(words string) string {
 		before := len(completed())

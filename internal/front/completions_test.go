@@ -9,7 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
@@ -73,7 +72,7 @@ func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
 		c := newCompletions(&keeper, nil, slog.New(slog.DiscardHandler))
 		alice, bob := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 		at := func(client netip.Addr, name string, answered <-chan struct{}) {
-			c.add(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, knock: httpd.Knock{Client: client, Answered: answered}})
+			c.add(completion{sequence: &seam.Sequence{Name: name}, knock: httpd.Knock{Client: client, Answered: answered}})
 		}
 		done := func() string {
 			synctest.Wait()
@@ -115,7 +114,7 @@ func TestCompletionsKeepTheirOrderWhileCodesAreRecorded(t *testing.T) {
 		var disk slowDisk
 		c := newCompletions(&keeper, &disk, slog.New(slog.DiscardHandler))
 		add := func(name string, credential *sequence.Credential) {
-			c.add(completion{sequence: &config.Sequence{Spec: sequence.Spec{Name: name}}, credential: credential, knock: httpd.Knock{Client: netip.MustParseAddr("192.0.2.7")}})
+			c.add(completion{sequence: &seam.Sequence{Name: name}, credential: credential, knock: httpd.Knock{Client: netip.MustParseAddr("192.0.2.7")}})
 		}
 		add("first", new(sequence.Credential))
 		add("second", nil)

@@ -259,7 +259,7 @@ func TestShardsAgreeWithTheDefinition(t *testing.T) {
 			t.Fatal(err)
 		}
 		verifier := onetime.New(onetimetest.NewMemory(), slog.New(slog.DiscardHandler))
-		verifier.Configure(oneTimeUsers(cfg))
+		verifier.Configure(oneTimeUsers(cfg.Users))
 		var events []string
 		all := newShards(100, r, verifier, func(c completion) { events = append(events, "completed "+c.sequence.Name) },
 			func(httpd.Knock, string) { events = append(events, "banned") })

@@ -20,9 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"webknock/config"
 	"webknock/httpd"
-	"webknock/internal/acme"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 )
@@ -43,7 +41,7 @@ type Front struct {
 	shards      *shards
 	completions *completions
 	refused     httpd.Refused // by all listeners
-	challenges  acme.Challenges
+	challenges  challenges
 	current     atomic.Pointer[state]
 
 	configuring sync.Mutex // held while what follows changes
@@ -56,7 +54,7 @@ type Front struct {
 
 // A state is a configuration with what serves it.
 type state struct {
-	cfg       *config.Config
+	cfg       seam.Configuration
 	rules     *rules
 	listeners []*listener
 }
@@ -75,14 +73,11 @@ func New(o Options) *Front {
 }
 
 // Prepare implements seam.Front.
-func (f *Front) Prepare(ctx context.Context, cfg *config.Config, sockets []seam.Socket) error {
+func (f *Front) Prepare(_ context.Context, cfg seam.Configuration, sockets []seam.Socket) error {
 	f.configuring.Lock()
 	defer f.configuring.Unlock()
 	if f.stopping {
 		return seam.ErrStopped
-	}
-	if len(sockets) != len(cfg.Listeners) {
-		return fmt.Errorf("%d sockets for %d listeners", len(sockets), len(cfg.Listeners))
 	}
 	f.abort()
 	current := f.current.Load()
@@ -90,7 +85,7 @@ func (f *Front) Prepare(ctx context.Context, cfg *config.Config, sockets []seam.
 	if err != nil {
 		return err
 	}
-	listeners, err := f.take(ctx, cfg, sockets, current.listeners)
+	listeners, err := f.take(cfg, sockets, current.listeners)
 	if err != nil {
 		return err
 	}
@@ -107,9 +102,7 @@ func (f *Front) Abort() {
 
 func (f *Front) abort() {
 	if f.prepared != nil {
-		old := f.current.Load().listeners
-		closeNew(f.prepared.listeners, old)
-		endManagers(context.Background(), f.prepared.listeners, old)
+		closeNew(f.prepared.listeners, f.current.Load().listeners)
 		f.prepared = nil
 	}
 }
@@ -126,7 +119,7 @@ func (f *Front) Commit(ctx context.Context) error {
 		return errors.New("nothing is prepared")
 	}
 	f.prepared = nil
-	f.verifier.Configure(oneTimeUsers(next.cfg))
+	f.verifier.Configure(oneTimeUsers(next.cfg.Users))
 	f.shards.bound.SetMax(next.cfg.Clients.Max)
 	f.current.Store(next)
 	if !f.started {
@@ -137,7 +130,7 @@ func (f *Front) Commit(ctx context.Context) error {
 	} else if err := f.shards.use(ctx, next.rules); err != nil {
 		return err
 	}
-	f.serve(ctx, next.listeners, old.listeners)
+	serve(next.listeners, old.listeners)
 	return nil
 }
 
@@ -162,9 +155,8 @@ func (f *Front) start(name string, run func(context.Context)) {
 }
 
 // serve serves the listeners that are new, gives those that stay their options,
-// and closes those that are no longer wanted. Then, when challenges can be
-// answered, it has certificates obtained.
-func (f *Front) serve(ctx context.Context, listeners, old []*listener) {
+// and closes those that are no longer wanted.
+func serve(listeners, old []*listener) {
 	for _, l := range listeners {
 		if l.in(old) {
 			l.socket.Use(l.options)
@@ -173,10 +165,6 @@ func (f *Front) serve(ctx context.Context, listeners, old []*listener) {
 		}
 	}
 	closeNew(old, listeners)
-	for _, m := range managers(listeners) {
-		m.run()
-	}
-	endManagers(ctx, old, listeners)
 }
 
 // Drain closes the listeners and waits until the shards have read what is in
@@ -187,9 +175,7 @@ func (f *Front) Drain(ctx context.Context) error {
 	defer f.configuring.Unlock()
 	f.abort()
 	f.stopping = true
-	listeners := f.current.Load().listeners
-	closeAll(listeners)
-	endManagers(ctx, listeners, nil)
+	closeAll(f.current.Load().listeners)
 	if !f.started {
 		return nil
 	}
@@ -251,11 +237,6 @@ func (f *Front) State() seam.State {
 	}
 	if err := f.verifier.Problem(); err != nil {
 		s.Problems = append(s.Problems, err.Error())
-	}
-	for _, m := range managers(f.current.Load().listeners) {
-		for _, domain := range m.certificates.Missing() {
-			s.Problems = append(s.Problems, "there is no certificate for "+domain+" yet (the log says why)")
-		}
 	}
 	return s
 }

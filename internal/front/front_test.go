@@ -14,7 +14,9 @@ import (
 
 	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/keeper/forfront"
 	"webknock/internal/onetime"
+	"webknock/internal/seam"
 )
 
 const file = `
@@ -28,13 +30,13 @@ sequences:
 func parse(t interface {
 	Helper()
 	Fatal(...any)
-}, text string) *config.Config {
+}, text string) seam.Configuration {
 	t.Helper()
 	cfg, err := config.Parse("w.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	return forfront.Configuration(cfg)
 }
 
 // runUntilTheEnd runs shards until the test is over.

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/seam"
 	"webknock/sequence"
 )
 
@@ -16,7 +16,7 @@ func BenchmarkMatchedKnock(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.all.rules.Store(r)
 	head := []byte("GET /a HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")

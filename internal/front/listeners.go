@@ -1,52 +1,44 @@
 package front
 
 import (
-	"cmp"
-	"context"
-	"crypto/tls"
 	"fmt"
-	"mime"
 	"net"
-	"path/filepath"
+	"net/url"
 	"slices"
 	"sync"
 
-	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/seam"
 )
 
 // A listener is what serves one address of the configuration.
 type listener struct {
-	socket  *httpd.Listener
-	address string // as configured
-	options httpd.Options
-	manager *certificateManager // nil: its certificate is in files, or it is plain
+	socket       *httpd.Listener
+	address      string // as configured
+	options      httpd.Options
+	certificates *certificates // nil: it is plain
 }
 
 // take returns a listener for every address of cfg: the one in old that has it, or
 // else a new one on the socket for it, and the options of each. If it returns an
 // error it has taken no socket.
-func (f *Front) take(ctx context.Context, cfg *config.Config, sockets []seam.Socket, old []*listener) (_ []*listener, err error) {
+func (f *Front) take(cfg seam.Configuration, sockets []seam.Socket, old []*listener) (_ []*listener, err error) {
 	var all, added []*listener
 	defer func() {
 		if err != nil {
 			closeAll(added)
-			endManagers(ctx, all, old)
 		}
 	}()
+	if len(sockets) != len(cfg.Listeners) {
+		return nil, fmt.Errorf("%d sockets for %d listeners", len(sockets), len(cfg.Listeners))
+	}
 	for i, c := range cfg.Listeners {
 		f.shards.tallies.add(c.Address)
 		l := &listener{address: c.Address}
-		if hasACME(c) {
-			if l.manager, err = f.manager(cfg, c.TLS.ACME, slices.Concat(old, all)); err != nil {
-				return nil, err
-			}
+		if err := f.configure(l, cfg, c); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", c.Address, err)
 		}
 		all = append(all, l)
-		if l.options, err = f.options(cfg, c, l.manager); err != nil {
-			return nil, err
-		}
 		if i := slices.IndexFunc(old, func(o *listener) bool { return o.address == c.Address }); i >= 0 {
 			l.socket = old[i].socket
 			continue
@@ -76,56 +68,50 @@ func listenerOf(s seam.Socket) (*net.TCPListener, error) {
 }
 
 // coverOf returns the cover that a configuration asks for.
-func coverOf(c config.Cover) httpd.Cover {
+func coverOf(c seam.Cover) (httpd.Cover, error) {
 	switch {
-	case c.Proxy != nil:
-		return httpd.Proxy{Site: c.Proxy}
+	case c.Proxy != "":
+		site, err := url.Parse(c.Proxy)
+		return httpd.Proxy{Site: site}, err
 	case c.Status != 0:
-		s := httpd.Status{Code: c.Status, Body: c.Body}
-		if c.BodyFile != "" {
-			s.Type = cmp.Or(mime.TypeByExtension(filepath.Ext(c.BodyFile)), "text/html; charset=utf-8")
-		}
-		return s
+		return httpd.Status{Code: c.Status, Type: c.Type, Body: c.Body}, nil
 	}
-	return httpd.Drop{}
+	return httpd.Drop{}, nil
 }
 
-// options returns what a listener does; m is nil unless it has ACME.
-func (f *Front) options(cfg *config.Config, c config.Listener, m *certificateManager) (o httpd.Options, err error) {
-	o = httpd.Options{
+// configure sets what a listener does.
+func (f *Front) configure(l *listener, cfg seam.Configuration, c seam.ListenerOptions) error {
+	cover, err := coverOf(c.Cover)
+	if err != nil {
+		return err
+	}
+	l.options = httpd.Options{
 		Name:    c.Address,
 		Max:     c.MaxConnections,
 		Clients: httpd.Clients{Source: httpd.Source(c.ClientAddress), Proxies: c.Proxies},
-		Cover:   coverOf(c.Cover),
+		Cover:   cover,
 		Post:    f.shards.post,
 		Log:     f.log,
 		Refused: &f.refused,
 	}
 	if c.TLS == nil {
-		if slices.ContainsFunc(cfg.Listeners, hasACME) {
-			o.Challenge = f.challenges.Answer
+		if slices.ContainsFunc(cfg.Listeners, func(l seam.ListenerOptions) bool { return l.TLS != nil && l.TLS.ACME }) {
+			l.options.Challenge = f.challenges.answer
 		}
-		return o, nil
+		return nil
+	}
+	if l.certificates, err = newCertificates(c.TLS); err != nil {
+		return err
 	}
 	protocols := []string{"http/1.1"}
-	if !o.Drops() {
+	if !l.options.Drops() {
 		protocols = []string{"h2", "http/1.1"}
 	}
-	if m != nil {
-		o.TLS = httpd.TLSConfig(m.certificates.Get, c.TLS.ServerNames, protocols)
-		httpd.AnswerTLSALPN(o.TLS, f.challenges.Certificate)
-		return o, nil
+	l.options.TLS = httpd.TLSConfig(l.certificates.get, c.TLS.ServerNames, protocols)
+	if c.TLS.ACME {
+		httpd.AnswerTLSALPN(l.options.TLS, f.challenges.certificate)
 	}
-	if kept := c.TLS.Kept; kept != nil {
-		o.TLS = httpd.TLSConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return kept, nil }, c.TLS.ServerNames, protocols)
-		return o, nil
-	}
-	certificate, err := httpd.LoadCertificate(c.TLS.Certificate, c.TLS.Key, f.log)
-	if err != nil {
-		return o, err
-	}
-	o.TLS = httpd.TLSConfig(certificate.Get, c.TLS.ServerNames, protocols)
-	return o, nil
+	return nil
 }
 
 // in reports whether some listeners serve the same socket.

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
@@ -59,7 +58,7 @@ type shards struct {
 
 // A completion is a client that has completed a sequence.
 type completion struct {
-	sequence   *config.Sequence
+	sequence   *seam.Sequence
 	knock      httpd.Knock
 	request    *http.Request        // the knock that completed it; nil: it was malformed
 	credential *sequence.Credential // of its one-time steps; nil: it has none
@@ -68,33 +67,36 @@ type completion struct {
 // rules is what a configuration says of knocks.
 type rules struct {
 	set       *sequence.Set
-	clients   config.Clients
-	ban       config.Ban
+	clients   seam.Clients
+	ban       seam.BanRule
 	decoys    []string
 	oneTime   bool // some step needs a one-time code
-	sequences map[*sequence.Machine]*config.Sequence
+	sequences map[*sequence.Machine]*seam.Sequence
 	router    http.Handler // what every knock that is parsed goes through
 }
 
 // newRules returns what cfg says of knocks. Progress under old goes on in
 // sequences that stand unchanged.
-func newRules(cfg *config.Config, old *rules) (*rules, error) {
+func newRules(cfg seam.Configuration, old *rules) (*rules, error) {
 	var oldSet *sequence.Set
 	if old != nil {
 		oldSet = old.set
 	}
 	specs := make([]sequence.Spec, len(cfg.Sequences))
 	for i, s := range cfg.Sequences {
-		specs[i] = s.Spec
+		var err error
+		if specs[i], err = s.Spec(); err != nil {
+			return nil, err
+		}
 	}
 	set, err := sequence.NewSet(specs, oldSet)
 	if err != nil {
 		return nil, err
 	}
-	r := &rules{set: set, clients: cfg.Clients, ban: cfg.Shield.Ban, decoys: cfg.Shield.Decoys, sequences: map[*sequence.Machine]*config.Sequence{}, router: newRouter()}
+	r := &rules{set: set, clients: cfg.Clients, ban: cfg.Ban, decoys: cfg.Decoys, sequences: map[*sequence.Machine]*seam.Sequence{}, router: newRouter()}
 	for i, m := range set.Machines() {
 		r.sequences[m] = &cfg.Sequences[i]
-		r.oneTime = r.oneTime || slices.ContainsFunc(cfg.Sequences[i].Steps, func(step sequence.Step) bool { return step.Trigger.Variable() != "" })
+		r.oneTime = r.oneTime || cfg.Sequences[i].OneTime()
 	}
 	return r, nil
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"webknock/config"
 	"webknock/httpd"
+	"webknock/internal/seam"
 	"webknock/sequence"
 )
 
@@ -39,7 +39,7 @@ func FuzzSkippableKnocksHaveNoEffect(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}, decoys: []string{"/wp-login.php"}}
+	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}, decoys: []string{"/wp-login.php"}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	client := netip.MustParseAddr("192.0.2.7")
 	f.Fuzz(func(t *testing.T, head []byte) {
@@ -98,7 +98,7 @@ func BenchmarkSkippableKnock(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	s.all.rules.Store(r)
 	head := []byte("GET /trigger.php HTTP/1.1\r\nHost: home.example.org\r\nUser-Agent: curl/8.0.0\r\nAccept: */*\r\n\r\n")
@@ -137,7 +137,7 @@ func TestNoFirstStepIsSkippable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
 	if s.skippable(r, &l) {
@@ -161,7 +161,7 @@ func TestAStepWithASchemeIsTakenOnlyByThat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
+	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	for _, tt := range []struct {
 		name   string
 		host   string
@@ -203,7 +203,7 @@ func TestAPrefixMayBeOneClient(t *testing.T) {
 		{32, 64, "2001:db8::1", "2001:db8::2", true},
 	} {
 		completed := 0
-		r := &rules{set: set, router: newRouter(), clients: config.Clients{IPv4Prefix: tt.bits4, IPv6Prefix: tt.bits6}, sequences: map[*sequence.Machine]*config.Sequence{}}
+		r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: tt.bits4, IPv6Prefix: tt.bits6}, sequences: map[*sequence.Machine]*seam.Sequence{}}
 		all := newShards(2, r, nil, func(c completion) {
 			completed++
 			if c.knock.Client != netip.MustParseAddr(tt.then) {

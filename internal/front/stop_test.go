@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"webknock/config"
 	"webknock/httpd"
 	"webknock/internal/seam"
 )
@@ -25,7 +24,7 @@ func fresh(t *testing.T) (*Front, *told) {
 }
 
 // at returns a configuration whose listener has an address with any port.
-func at(t *testing.T, host, text string) *config.Config {
+func at(t *testing.T, host, text string) seam.Configuration {
 	t.Helper()
 	cfg := parse(t, text)
 	cfg.Listeners[0].Address = host + ":0"
@@ -34,7 +33,7 @@ func at(t *testing.T, host, text string) *config.Config {
 
 // prepare binds the addresses of a configuration, has a front take the sockets, and
 // closes its own.
-func prepare(t *testing.T, f *Front, cfg *config.Config) (addresses []string, err error) {
+func prepare(t *testing.T, f *Front, cfg seam.Configuration) (addresses []string, err error) {
 	t.Helper()
 	var sockets []seam.Socket
 	for _, c := range cfg.Listeners {

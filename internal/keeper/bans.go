@@ -12,6 +12,7 @@ import (
 	"webknock/firewall"
 	"webknock/httpd/admin"
 	"webknock/internal/event"
+	"webknock/internal/keeper/forfront"
 	"webknock/internal/seam"
 )
 
@@ -104,7 +105,7 @@ func (k *Keeper) enforceSome(ctx context.Context) {
 
 // liftExempt lifts the bans of networks that are never banned.
 func (k *Keeper) liftExempt(ctx context.Context, cfg *config.Config) error {
-	networks := seam.Exempt(cfg)
+	networks := forfront.Exempt(cfg)
 	k.bans.telling.Lock()
 	defer k.bans.telling.Unlock()
 	var lifted []firewall.Ban

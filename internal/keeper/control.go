@@ -73,6 +73,9 @@ func (k *Keeper) problems(ctx context.Context) (problems []string, guarded bool)
 	problems = append(problems, k.differs...)
 	k.mu.Unlock()
 	problems = append(problems, k.front.State().Problems...)
+	for _, domain := range missingCertificates(k.currentListeners()) {
+		problems = append(problems, "there is no certificate for "+domain+" yet (the log says why)")
+	}
 	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.history.Problem()}
 	if k.closed != nil {
 		all = append(all, k.closed.Problem())

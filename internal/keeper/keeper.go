@@ -20,6 +20,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/firewall/nft"
+	"webknock/internal/acme"
 	"webknock/internal/atomicfile"
 	"webknock/internal/closed"
 	"webknock/internal/event"
@@ -92,6 +93,9 @@ type Keeper struct {
 	reloading sync.Mutex  // held by whoever changes config or listeners
 	config    atomic.Pointer[config.Config]
 	listeners atomic.Pointer[[]listener]
+	recheck   chan struct{} // holds a value when watchCertificates has to look again
+
+	challenges *acme.Challenges
 
 	mu          sync.Mutex
 	completions map[string]uint64 // by sequence
@@ -101,10 +105,13 @@ type Keeper struct {
 
 // New returns a keeper that does nothing until Start.
 func New(o Options) *Keeper {
-	return &Keeper{
+	k := &Keeper{
 		options: o, log: o.Log, start: o.Start, lifecycle: lifecycle{log: o.Log}, bans: newBanQueue(), sockets: sockets{systemd: o.Sockets},
 		history: history.NewLog(nil, history.Limits{}, history.Boot{}, o.Log), notices: notice.NewSender(o.Log), manager: serviceManager{o.Log}, completions: map[string]uint64{},
+		recheck: make(chan struct{}, 1),
 	}
+	k.challenges = acme.NewChallenges(k.useChallenges)
+	return k
 }
 
 // Run serves until ctx is done, and then returns nil; doors stay guarded.

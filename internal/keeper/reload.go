@@ -90,12 +90,13 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	if err := k.mayRun(cfg); err != nil {
 		return err
 	}
+	old := k.currentListeners()
 	listeners, err := k.prepare(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	if err := k.gate.Configure(ctx, guardOf(cfg, listeners)); err != nil {
-		k.abort()
+		k.abort(ctx, listeners)
 		return err
 	}
 	// From here on nothing fails, unless the daemon stops, and it is carried
@@ -104,7 +105,7 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	k.handlePublished(context.WithoutCancel(ctx))
 	k.adopt(cfg, listeners)
 	k.commands.use(cfg)
-	if err := k.commit(context.WithoutCancel(ctx)); err != nil {
+	if err := k.commit(context.WithoutCancel(ctx), listeners, old); err != nil {
 		return err
 	}
 	if err := k.liftExempt(context.WithoutCancel(ctx), cfg); err != nil {
@@ -114,35 +115,6 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 		k.log.Warn(warning.Error())
 	}
 	return nil
-}
-
-// prepare binds the addresses of a configuration that are new, and has the front
-// prepare it. If it fails nothing has changed. Commit or abort follows.
-func (k *Keeper) prepare(ctx context.Context, cfg *config.Config) ([]listener, error) {
-	listeners, err := k.sockets.prepare(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	if err := k.front.Prepare(ctx, cfg, k.sockets.values()); err != nil {
-		k.sockets.abort()
-		return nil, err
-	}
-	return listeners, nil
-}
-
-// commit has the front put what was prepared in force.
-func (k *Keeper) commit(ctx context.Context) error {
-	if err := k.front.Commit(ctx); err != nil {
-		k.sockets.abort()
-		return err
-	}
-	k.sockets.use()
-	return nil
-}
-
-func (k *Keeper) abort() {
-	k.front.Abort()
-	k.sockets.abort()
 }
 
 // adopt makes cfg and its listeners the current ones.

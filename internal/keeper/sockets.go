@@ -39,6 +39,8 @@ type listener struct {
 	TLS     bool
 	Cover   string // as the admin API names it
 	Drops   bool
+
+	certificates *certificateSource // nil: it is plain
 }
 
 // prepare binds the addresses of a configuration that are new. Use or abort

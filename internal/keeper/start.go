@@ -105,6 +105,7 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	k.lifecycle.onClose("the addresses", func() error {
 		k.front.Abort()
 		k.sockets.close()
+		endManagers(context.Background(), k.currentListeners(), nil)
 		return nil
 	})
 	listeners, err := k.prepare(ctx, cfg)
@@ -170,11 +171,13 @@ func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 	k.adopt(cfg, *k.listeners.Load())
 	k.lifecycle.onStop("the front", keptForLast, func(ctx context.Context) error {
 		k.sockets.close() // first: what nobody accepts any more is refused
+		endManagers(ctx, k.currentListeners(), nil)
 		return k.front.Stop(ctx)
 	})
-	if err := k.commit(context.WithoutCancel(ctx)); err != nil {
+	if err := k.commit(context.WithoutCancel(ctx), k.currentListeners(), nil); err != nil {
 		return err
 	}
+	k.lifecycle.background(ctx, "the certificates", keptForLast, k.watchCertificates)
 	k.lifecycle.onStop("the confirmation", keptForLast, k.endConfirmation)
 	switch {
 	case k.start.fallback != nil:

@@ -4,8 +4,8 @@
 // keeper holds the power: configuration, gate, admin API, commands. Neither
 // imports the other. All they say to each other are the methods of [Keeper] and
 // [Front], with values alone as arguments and results: no callback, no channel,
-// no pointer into the other half. So a socket between two processes could carry
-// it one day.
+// no pointer into the other half, so that a socket between two processes carries
+// it. Listening sockets go beside, from the keeper to the front.
 package seam
 
 import (
@@ -14,10 +14,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
-	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
@@ -75,16 +73,20 @@ type Ban struct {
 // Front is what the keeper asks of the front.
 type Front interface {
 	// Prepare makes ready for a configuration, without effect yet: it takes
-	// descriptors of its own of the sockets whose addresses are new to it, loads
-	// certificates, and builds the pipeline. There is a socket for each listener of
-	// the configuration, in its order. If it fails it has changed nothing. Commit or
-	// Abort follows.
-	Prepare(context.Context, *config.Config, []Socket) error
+	// descriptors of its own of the sockets whose addresses are new to it, and builds
+	// the pipeline. There is a socket for each listener of the configuration, in its
+	// order. If it fails it has changed nothing. Commit or Abort follows.
+	Prepare(context.Context, Configuration, []Socket) error
 	// Commit puts what Prepare has made ready in force. It fails only with
 	// ErrStopped.
 	Commit(context.Context) error
 	// Abort undoes what Prepare has done.
 	Abort()
+	// UseCertificates replaces the certificates of a listener of the configuration in
+	// force, by its address.
+	UseCertificates(ctx context.Context, address string, all []Certificate) error
+	// UseChallenges replaces the challenges that the listeners answer.
+	UseChallenges(ctx context.Context, pending []Challenge) error
 
 	// Stop closes the listeners, hands the keeper the completions of all that was
 	// knocked before, and ends everything. It returns when that is done, or ctx is.
@@ -111,6 +113,15 @@ type Front interface {
 type Socket struct {
 	Address string // as configured
 	File    *os.File
+}
+
+// A Challenge is what proves to a certificate authority that a domain is ours (RFC
+// 8555, RFC 8737). It is answered on a plain listener or in a handshake.
+type Challenge struct {
+	Domain      string       // in lower case
+	Path        string       // HTTP-01: the request target, of a GET
+	Answer      []byte       // to that: a whole response
+	Certificate *Certificate // TLS-ALPN-01: of the handshake; nil: it is HTTP-01
 }
 
 // A State is how the front is.
@@ -151,13 +162,4 @@ type Client struct {
 	Sequence      string
 	Step, Steps   int // matched, and all
 	Last, Expires time.Time
-}
-
-// Exempt returns the networks that are never banned.
-func Exempt(cfg *config.Config) []netip.Prefix {
-	all := slices.Clone(cfg.Firewall.Guard.Allow)
-	for _, listener := range cfg.Listeners {
-		all = append(all, listener.Proxies...)
-	}
-	return all
 }
