@@ -11,15 +11,14 @@ import (
 	"webknock/firewall"
 )
 
-// commentVersion begins the comment of an element. After it come key=value
-// pairs: when the grant ends (ms of CLOCK_BOOTTIME, clock_gettime(2)) and in
-// which boot, its id, when it was opened (Unix time in ms), its sequence and
-// user, and the packets and bytes that it had counted when it was last renewed,
-// since a renewal makes a new element, with a new counter.
+// commentVersion begins the comment of an element. Then follow key=value pairs: when the
+// grant ends (ms of CLOCK_BOOTTIME, clock_gettime(2)) and in which boot, its id, when it was
+// opened (Unix time in ms), its sequence and user, and its packets and bytes at the last
+// renewal, since a renewal creates a new element with a new counter.
 //
-// The kernel counts the remaining time of an element anew when somebody loads a
-// saved ruleset. The end in the comment it leaves as it is, and neither a clock
-// that is set nor a suspend of the machine moves it.
+// The comment says when the grant ends because loading a saved ruleset restarts the
+// element's timeout. The comment stays the same then, and neither setting the clock nor
+// suspending the machine changes the time in it.
 const (
 	commentVersion = "webknock2"
 	// earlierVersion did not say when the grant ends.
@@ -46,12 +45,11 @@ func readClock(id int32) time.Duration {
 // Asleep implements firewall.Backend.
 func (b *Backend) Asleep() time.Duration { return BootTime() - readClock(unix.CLOCK_MONOTONIC) }
 
-// BootID returns eight digits by which this boot of the machine is told from
-// others.
+// BootID returns eight digits that identify this boot of the machine.
 func BootID() string { return bootID }
 
 var bootID = func() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are alike
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it, all boots look the same
 	return string(id[:min(len(id), 8)])
 }()
 
@@ -75,10 +73,10 @@ func comment(g firewall.Grant, now moment) string {
 	return string(s)
 }
 
-// maxComment is the longest that a comment of ours gets; the kernel takes 253 bytes.
+// maxComment is the greatest length of a comment of ours. The kernel accepts 253 bytes.
 const maxComment = 256
 
-// appendMark appends what every element of ours begins with.
+// appendMark appends the beginning of every comment of ours.
 func appendMark(s []byte, end time.Time, now moment) []byte {
 	s = strconv.AppendInt(append(s, commentVersion+" end="...), (now.boot + end.Sub(now.wall)).Milliseconds(), 10)
 	return append(append(s, " boot="...), bootID...)

@@ -25,9 +25,9 @@ import (
 // when the port is guarded again: they may have begun under a grant.
 type earlier struct {
 	known    bool               // there is a record of this boot
-	ports    []firewall.Ports   // of TCP, that are under guard
+	ports    []firewall.Ports   // guarded TCP ports
 	sessions map[string]session // by the key of their element
-	left     map[uint64]uint16  // identities of sessions that do not count, and their ports
+	left     map[uint64]uint16  // ports of the sessions that do not count, by session ID
 }
 
 // A session is a TCP session. ID distinguishes it from a later one with the same addresses
@@ -35,26 +35,26 @@ type earlier struct {
 // if DNAT forwards it.
 type session struct {
 	Client netip.AddrPort `json:"client"`
-	Ours   netip.AddrPort `json:"ours"`           // as its packets have it when they are judged
-	Asked  netip.AddrPort `json:"asked,omitzero"` // of one that DNAT sends on: as its client has it
+	Ours   netip.AddrPort `json:"ours"`           // destination of its packets at the hooks of the guard
+	Asked  netip.AddrPort `json:"asked,omitzero"` // destination as the client sent it, if DNAT has changed it
 	Family byte           `json:"family,omitempty"`
-	Iface  uint32         `json:"interface,omitempty"` // that its socket is bound to
-	Zone   uint16         `json:"zone,omitempty"`      // of its entry of connection tracking
+	Iface  uint32         `json:"interface,omitempty"` // interface that its socket is bound to
+	Zone   uint16         `json:"zone,omitempty"`      // of its conntrack entry
 	ID     uint64         `json:"id"`
 }
 
-// tracked is set in an ID that is of a conntrack entry.
+// tracked is the bit of an ID that comes from a conntrack entry.
 const tracked = 1 << 63
 
-// maxEarlier is the most sessions from before the guard: half of what a set holds.
+// maxEarlier is how many sessions from before the guard are kept: half the size of a set.
 const maxEarlier = setSize / 2
 
-// key returns the session as an element of its set.
+// key returns the key of the session's element in its set.
 func (s session) key() string {
 	return string(slices.Concat(s.Client.Addr().AsSlice(), port(s.Client.Port()), []byte{0, 0}, s.Ours.Addr().AsSlice(), port(s.Ours.Port()), []byte{0, 0}))
 }
 
-// guardedPort is the port that its client asked for.
+// guardedPort returns the port that the client asked for.
 func (s session) guardedPort() uint16 {
 	if s.Asked.IsValid() {
 		return s.Asked.Port()
@@ -62,8 +62,8 @@ func (s session) guardedPort() uint16 {
 	return s.Ours.Port()
 }
 
-// upSessions returns the sessions that are up to ports for which guarded returns true.
-// With an error it returns those that it has found.
+// upSessions returns the sessions that are up to ports for which guarded returns true. If it
+// fails, it also returns the sessions that it has found.
 func upSessions(guarded func(uint16) bool) (up []session, err error) {
 	c, err := dialSockets()
 	if err == nil {
@@ -76,7 +76,7 @@ func upSessions(guarded func(uint16) bool) (up []session, err error) {
 			}
 		}
 	}
-	// Those that DNAT sends on, to a container for example, have no socket here
+	// Sessions that DNAT forwards, to a container for example, have no socket on this host,
 	// or one on another port.
 	t, trackErr := dialConntrack()
 	if trackErr != nil {
@@ -95,7 +95,7 @@ func upSessions(guarded func(uint16) bool) (up []session, err error) {
 	return up, err
 }
 
-// runs reports whether a flow of TCP was established and may carry data.
+// runs reports whether a TCP flow is established and may carry data.
 func (f flow) runs() bool { return ctEstablished <= f.state && f.state < ctTimeWait }
 
 // A checker tells whether sessions are still up.
@@ -119,7 +119,7 @@ func (c checker) close() {
 	c.conntrack.Close()
 }
 
-// up reports whether a session is still up, and no other in its place.
+// up reports whether a session is still up, and not another one with the same addresses.
 func (c checker) up(s session) (bool, error) {
 	if s.ID&tracked != 0 {
 		f, there, err := c.conntrack.find(flow{protocol: firewall.TCP, client: s.Client, asked: s.Asked, zone: s.Zone})
@@ -169,7 +169,7 @@ func among(port uint16, all []firewall.Ports) bool {
 
 func tcpPorts(g firewall.Guard) (ports []firewall.Ports) {
 	if g.Mode == firewall.Sets {
-		return nil // where nothing is dropped no session needs to be let through
+		return nil // this mode drops nothing, so no session needs an exception
 	}
 	for _, door := range g.Doors {
 		for _, p := range door.Ports {
@@ -193,7 +193,7 @@ func (e *earlier) guard(ports []firewall.Ports, except func(session) bool, up fu
 	over := 0
 	for _, s := range found {
 		known, counts := e.sessions[s.key()]
-		counts = counts && known.ID == s.ID // another may have come in its place
+		counts = counts && known.ID == s.ID // the addresses may belong to another session now
 		_, left := e.left[s.ID]
 		switch p := s.guardedPort(); {
 		case goes(p):

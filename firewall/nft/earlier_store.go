@@ -14,21 +14,19 @@ import (
 	"webknock/firewall"
 )
 
-// SessionsFile is what a Store may be called, and MaxSessionsFile how large it may
-// become.
+// SessionsFile is the name for the file of a Store, and MaxSessionsFile its largest size.
 const (
 	SessionsFile    = "sessions.json"
 	MaxSessionsFile = 32 << 20 // bytes
 )
 
-// A Store keeps some bytes over restarts. Load returns what Save was given last,
-// or nil.
+// A Store keeps data over restarts. Load returns the data of the last Save, or nil.
 type Store interface {
 	Load() ([]byte, error)
 	Save([]byte) error
 }
 
-// earlierFile is what the store has.
+// earlierFile is the format of the data in the Store.
 type earlierFile struct {
 	Version  int               `json:"version"`
 	Boot     string            `json:"boot"`
@@ -39,7 +37,7 @@ type earlierFile struct {
 
 const sessionsVersion = 1
 
-// boot names this boot of the machine and this network namespace.
+// boot identifies this boot of the machine and this network namespace.
 func boot() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -48,8 +46,8 @@ func boot() string {
 	return strings.TrimSpace(string(id)) + " " + namespace()
 }
 
-// namespace names the network namespace, as no other will be called while the
-// machine runs.
+// namespace identifies the network namespace. No other gets the same identity until the next
+// boot.
 func namespace() string {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -23,10 +23,10 @@ type contentChange struct {
 	remove, add []nftables.SetElement
 }
 
-// contentChanges compares the sets of networks in the kernel with what they are to hold,
-// and returns the differences. A set must not be filled anew: the kernel shows elements that
-// are added to a set of intervals some milliseconds later than it hides removed ones, so the
-// set would match nothing meanwhile.
+// contentChanges compares the sets of networks in the kernel with the ruleset and
+// returns the differences. A set must not be emptied and filled again: in a set of intervals,
+// the kernel hides removed elements some milliseconds before it shows added ones, so the set
+// would match nothing meanwhile.
 func (b *Backend) contentChanges(c *nftables.Conn, r *ruleset, there func(set string) bool) (changes []contentChange, err error) {
 	for _, f := range r.contents {
 		var elements []nftables.SetElement
@@ -76,7 +76,7 @@ func (b *Backend) strangers(c *nftables.Conn, g firewall.Guard, before structure
 		var added netipx.IPSetBuilder
 		ranges, err := rangesOf(elements)
 		if err != nil {
-			continue // none that a packet can match for certain
+			continue // it is unknown what such a set matches
 		}
 		for _, r := range ranges {
 			added.AddRange(r)
@@ -97,8 +97,8 @@ func (b *Backend) strangers(c *nftables.Conn, g firewall.Guard, before structure
 	return intruders, nil
 }
 
-// expel starts to expel intruders, and does it twice, because a packet may have been on its
-// way.
+// expel expels intruders in the background. It does so twice, because a packet may have been
+// on its way.
 func (b *Backend) expel(intruders []firewall.Grant) {
 	if len(intruders) == 0 {
 		return
@@ -131,8 +131,8 @@ func applyContents(c *nftables.Conn, changes []contentChange) (failed error) {
 	return failed
 }
 
-// interval returns a range as elements of a set: its first address, and the one
-// behind its last, if there is one.
+// interval returns a range as elements of a set: its first address, and the address after
+// its last one, unless that is the highest address.
 func interval(r netipx.IPRange) []nftables.SetElement {
 	elements := []nftables.SetElement{{Key: r.From().AsSlice()}}
 	if end := r.To().Next(); end.IsValid() {

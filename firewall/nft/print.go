@@ -11,9 +11,9 @@ import (
 	"webknock/firewall"
 )
 
-// Print writes a guard as a file for nft(8): what Guard puts into the kernel,
-// without grants, and without the sessions that are up. Loading it again keeps
-// the grants that run.
+// Print writes a guard as a file for nft(8): the table as [Backend.Guard] writes it, without
+// grants and without sessions from before the guard. Loading the file again keeps running
+// grants.
 func Print(w io.Writer, table string, g firewall.Guard) error {
 	b := Backend{table: tableNamed(table)}
 	r, err := b.ruleset(g)
@@ -82,7 +82,7 @@ func setText(s *nftables.Set) string {
 	return text
 }
 
-// chainText says where a base chain is hooked.
+// chainText returns the type, hook and priority of a base chain.
 func chainText(c *nftables.Chain) string {
 	if c.Hooknum == nil {
 		return ""

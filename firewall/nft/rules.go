@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A readRule is a rule as the kernel has it, without counters.
+// A readRule is a rule as read from the kernel, without counters.
 type readRule struct {
 	handle uint64
 	exprs  []expr.Any
 }
 
-// readRules returns the rules of our table by chain, in their order. The caller
-// is within do. The library would fail at a ct expression with a direction.
+// readRules returns the rules of our table by chain, in their order. The library cannot
+// decode a ct expression with a direction. The caller is within do.
 func (b *Backend) readRules() (map[string][]readRule, error) {
 	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETRULE, netlink.Request|netlink.Dump,
 		netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(b.table.Name), 0)}))
@@ -119,8 +119,8 @@ func readExpr(family byte, ad *netlink.AttributeDecoder) expr.Any {
 	return e
 }
 
-// readCt reads a ct expression from its netlink attributes. The library fails at
-// a direction, and leaves the register out that a value is set from.
+// readCt decodes a ct expression. The library fails if it has a direction, and ignores the
+// source register of one that sets a value.
 func readCt(data []byte) (*expr.Ct, error) {
 	ad, err := netlink.NewAttributeDecoder(data)
 	if err != nil {

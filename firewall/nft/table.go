@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What linux/netfilter/nf_tables.h has of tables and the library does not.
+// Constants of linux/netfilter/nf_tables.h that the library lacks.
 const (
 	tableOwner   = 0x2 // NFT_TABLE_F_OWNER: only the socket that made it may change it
 	tablePersist = 0x4 // NFT_TABLE_F_PERSIST: stays, as an orphan, when that socket is closed
@@ -40,7 +40,7 @@ func (t tableInfo) owned() bool { return t.Flags&tableOwner != 0 }
 // flag, and any process may become the owner.
 func (t tableInfo) orphan() bool { return !t.owned() && t.Flags&tablePersist != 0 }
 
-// info returns our table. The caller is within do.
+// info reads our table. The caller is within do.
 func (b *Backend) info() (t tableInfo, err error) {
 	answers, err := b.sock.Execute(b.message(unix.NFT_MSG_GETTABLE, netlink.Request|netlink.Dump))
 	if err != nil {
@@ -88,8 +88,7 @@ func (b *Backend) message(kind int, flags netlink.HeaderFlags, attributes ...net
 	}
 }
 
-// transact sends messages as one transaction. Each must ask for an
-// acknowledgement.
+// transact sends messages as one transaction. Each message must request an acknowledgement.
 func (b *Backend) transact(messages ...netlink.Message) error {
 	edge := func(kind netlink.HeaderType) netlink.Message {
 		return netlink.Message{
@@ -139,7 +138,7 @@ func (b *Backend) tableName() netlink.Attribute {
 	return netlink.Attribute{Type: attrTableName, Data: append([]byte(b.table.Name), 0)}
 }
 
-// ownedTable is the message that makes our table with an owner.
+// ownedTable returns the message that creates our table with an owner.
 func (b *Backend) ownedTable() netlink.Message {
 	return b.message(unix.NFT_MSG_NEWTABLE, netlink.Request|netlink.Acknowledge|netlink.Create, b.tableName(),
 		netlink.Attribute{Type: attrTableFlags, Data: binary.BigEndian.AppendUint32(nil, tableOwner|tablePersist)})

@@ -16,15 +16,15 @@ import (
 	"webknock/firewall"
 )
 
-// monitor passes on that somebody else has changed our table, until ctx is
-// done. The kernel's events are a hint: they may be lost.
+// monitor signals changes of our table by other processes until ctx is done. The kernel may
+// lose events, so they are only a hint.
 func (b *Backend) monitor(ctx context.Context) {
 	defer close(b.done)
 	for ctx.Err() == nil {
 		if err := b.watch(ctx); err != nil {
 			b.log.Debug("nftables: cannot watch for changes", "error", err)
 		}
-		b.signal(firewall.By{}) // something may have happened unseen
+		b.signal(firewall.By{}) // changes may have been missed
 		select {
 		case <-ctx.Done():
 		case <-time.After(100 * time.Millisecond):
@@ -32,7 +32,7 @@ func (b *Backend) monitor(ctx context.Context) {
 	}
 }
 
-// What linux/netfilter/nf_tables.h has of messages and the library does not.
+// Constants of linux/netfilter/nf_tables.h that the library lacks.
 const (
 	attrTable       = 1 // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE …: the same in all
 	attrElementsSet = 2 // NFTA_SET_ELEM_LIST_SET
@@ -43,10 +43,10 @@ const (
 	attrProcessName = 3 // NFTA_GEN_PROC_NAME
 )
 
-// watch signals every transaction of others that touches our table, until
-// events are lost or ctx is done. The kernel sends a message for each thing that
-// a transaction has changed, and then one of its end, which names the process.
-// A look at the table for every transaction on this host would cost more.
+// watch signals each transaction of another process that changes our table, until events are
+// lost or ctx is done. The kernel sends a message for each change of a transaction, and then
+// one for its end, which names the process. Reading the table after every transaction on
+// this host would cost more.
 func (b *Backend) watch(ctx context.Context) error {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -62,7 +62,7 @@ func (b *Backend) watch(ctx context.Context) error {
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return err
 	}
-	b.signal(firewall.By{}) // what happened before is unseen
+	b.signal(firewall.By{}) // earlier changes may have been missed
 	for touched := false; ; {
 		messages, err := conn.Receive()
 		if ctx.Err() != nil {
@@ -117,12 +117,12 @@ func (b *Backend) filterOwn() error {
 	return b.watcher.SetBPF(filter)
 }
 
-// touches reports whether a message is about our table. It notes which counts of connections
-// were changed.
+// touches reports whether a message is about our table. It records changed counts of
+// connections in b.tampered.
 func (b *Backend) touches(m netlink.Message) bool {
 	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
 	if err != nil {
-		return true // unreadable: it may be
+		return true // unreadable: it may be about our table
 	}
 	elements := m.Header.Type&0xff == unix.NFT_MSG_NEWSETELEM || m.Header.Type&0xff == unix.NFT_MSG_DELSETELEM
 	set := ""
