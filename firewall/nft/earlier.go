@@ -181,9 +181,9 @@ func tcpPorts(g firewall.Guard) (ports []firewall.Ports) {
 	return ports
 }
 
-// guard changes which ports are guarded. Sessions to new ports are from before the guard,
-// unless except returns true. Sessions to ports that are no longer guarded are left. It
-// reports whether the ports have changed.
+// guard changes which ports are guarded, and reports whether they have changed. Sessions to
+// new ports are from before the guard, unless except returns true for them. Sessions to ports
+// that are no longer guarded are moved to left.
 func (e *earlier) guard(ports []firewall.Ports, except func(session) bool, up func(func(uint16) bool) ([]session, error)) (changed bool, err error) {
 	if e.known && slices.Equal(ports, e.ports) {
 		return false, nil

@@ -25,8 +25,8 @@ func (b *Backend) planEarlier(g firewall.Guard, before structure, rebuild bool, 
 		there, err = b.readEarlier()
 	}
 	if !next.known && len(before.Sets) > 0 && !rebuild && !before.lastVersion() {
-		// The guard was put up in this boot, and nobody could write that down.
-		// What it lets live is in its sets.
+		// The guard exists since an earlier start in this boot, but the record is missing.
+		// The sessions from before it are in its sets.
 		next.known, next.ports, saved = true, tcpPorts(g), false
 		up, upErr := upSessions(func(p uint16) bool { return among(p, next.ports) })
 		err = errors.Join(err, upErr)
@@ -36,8 +36,8 @@ func (b *Backend) planEarlier(g firewall.Guard, before structure, rebuild bool, 
 			}
 		}
 	}
-	// A table of another kind may have let in sessions under grants that its
-	// doors cut; those at other doors have to live on.
+	// A table of another version may have let in sessions under grants. At doors that cut,
+	// these must end; at other doors they live on.
 	except := func(s session) bool {
 		door := guards(g, s.guardedPort())
 		if !before.exists() || door == nil || door.Established != firewall.Cut {
@@ -57,8 +57,8 @@ func (b *Backend) planEarlier(g firewall.Guard, before structure, rebuild bool, 
 }
 
 // planUnguarded determines which sessions are up when the administrator removes the guard.
-// Those that are not from before this guard will not be from before the next one either. The caller holds b.lock, and calls noteEarlier when the
-// guard is gone.
+// Sessions that are not from before this guard will not count as such for the next guard
+// either. The caller holds b.lock, and calls noteEarlier when the guard is gone.
 func (b *Backend) planUnguarded() {
 	b.loadEarlier()
 	b.coming, b.comingSaved = b.earlier.clone(), true
@@ -72,7 +72,8 @@ func (b *Backend) planUnguarded() {
 	b.comingSaved = !noted
 }
 
-// noteEarlier takes over the plan, after the kernel has. The caller holds b.lock.
+// noteEarlier puts the plan in force after the kernel has carried it out. The caller holds
+// b.lock.
 func (b *Backend) noteEarlier() {
 	b.earlier, b.coming = b.coming, nil
 	if !b.comingSaved {
@@ -153,8 +154,8 @@ func (b *Backend) queueEarlier(c *nftables.Conn, add, remove []string) error {
 	return failed
 }
 
-// earlierChanges returns the elements to add to the sets and to delete from them, so that
-// they hold what was planned.
+// earlierChanges returns the elements to add to the sets and to delete from them according to
+// the plan.
 func (b *Backend) earlierChanges(before structure, rebuild bool) (add, remove []string, err error) {
 	there := map[string]bool{}
 	if !rebuild && slices.Contains(before.Sets, b.beforeSet(families[0]).Name) {
