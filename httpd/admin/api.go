@@ -21,6 +21,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+
+	"webknock/httpd/admin/page"
 )
 
 // Control is what the API shows and does; the daemon implements it. If an error is a
@@ -71,6 +73,8 @@ func Handler(control Control) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
+	r.Get("/", page.Handler(func(*http.Request) string { return "index.html" }, r.NotFoundHandler()))
+	r.Get("/page/*", page.Handler(func(r *http.Request) string { return chi.URLParam(r, "*") }, r.NotFoundHandler()))
 	r.Route("/v1", func(r chi.Router) {
 		r.Get("/status", get(control.Status))
 		r.Get("/clients", get(func(ctx context.Context) (ClientList, error) {

@@ -1,0 +1,54 @@
+// Words for what the API names.
+
+// outcomes of knocks, in the order in which a plot stacks them, with their state.
+export const outcomes = {
+	completed: ['completed', 'good', 'It completed a sequence'],
+	matched: ['matched', 'info', 'It matched a step'],
+	ignored: ['ignored', 'plain', 'A request that never counts, like that for a favicon'],
+	prefetch: ['prefetch', 'plain', 'A browser asked ahead of its user'],
+	replayed: ['replayed', 'warn', 'The client had used this code itself before'],
+	untracked: ['not tracked', 'warn', 'So many clients are in progress that this one found no place'],
+	wrong_code: ['wrong code', 'bad', 'A one-time code that nobody has'],
+	banned: ['banned', 'bad', 'The client is banned'],
+	malformed: ['malformed', 'plain', 'No request that could be read'],
+	missed: ['missed', 'plain', 'It matched no step'],
+};
+export const outcome = name => outcomes[name] ?? [name, 'plain', ''];
+
+// events of the history, with their state.
+export const events = {
+	opened: ['in now', 'good'], closed: ['was in', 'info'], refused: ['refused', 'warn'], banned: ['banned', 'bad'], unbanned: ['ban lifted', 'plain'],
+	admin: ['by hand', 'info'], reload: ['reload', 'plain'], repair: ['repaired', 'warn'], degraded: ['problem', 'bad'], recovered: ['all well', 'good'],
+};
+export const event = name => events[name] ?? [name, 'plain'];
+
+const advice = [
+	[/file on disk .* is not what runs|does without/, 'Mend the file (webknock check shows its errors), then run webknock reload.'],
+	[/repaired \d+ times|changes? .*table/, 'Stop what changes the table, or set firewall.owner: true.'],
+	[/not confirmed|was taken away|unguard/, 'Run webknock reload to guard the doors again, and webknock confirm if it asks for that.'],
+	[/certificate for .* yet/, 'See why in the log (journalctl -u webknock). The domain must lead to this host, on port 80 or 443.'],
+	[/certificate|\.pem/, 'Put a valid certificate and its key in place: they are read again as soon as they change.'],
+	[/no space|read-only|disk|not remembered|cannot be written|history/, 'Look at the disk below the state directory: is it full, or read-only?'],
+	[/labels of connections/, 'Load nf_conntrack with labels, or use a kernel that has them.'],
+	[/netlink|nftables|permission/, 'Run webknock doctor: it tries the doors, and says what stands in the way.'],
+];
+
+// problem splits what is wrong from what to do: messages end with it, in brackets.
+export function problem(text) {
+	const hint = text.match(/^(.*\S) \(([^()]*(?:\([^()]*\)[^()]*)*)\)$/s);
+	if (hint) return { what: hint[1], todo: hint[2][0].toUpperCase() + hint[2].slice(1) + '.' };
+	return { what: text, todo: advice.find(([pattern]) => pattern.test(text))?.[1] ?? 'See the log (journalctl -u webknock), and run webknock doctor.' };
+}
+
+const number = new Intl.NumberFormat('en');
+export const count = n => number.format(n);
+export const many = (n, one, more = one + 's') => `${count(n)} ${n === 1 ? one : more}`;
+
+export function bytes(n) {
+	if (n < 1000) return n + ' B';
+	for (const unit of ['kB', 'MB', 'GB', 'TB']) {
+		n /= 1000;
+		if (n < 999.5) return (n < 9.95 ? n.toFixed(1) : Math.round(n)) + ' ' + unit;
+	}
+	return Math.round(n) + ' PB';
+}
