@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"webknock/httpd/admin"
 )
 
 func newBans(a *app) *cobra.Command {
@@ -36,7 +38,7 @@ func newUnban(a *app) *cobra.Command {
 			if err := cobra.ExactArgs(1)(c, args); err != nil {
 				return err
 			}
-			if _, err := parseScope(args[0]); err != nil {
+			if _, err := admin.ParseScope(args[0]); err != nil {
 				return errors.New("not an address (like 192.0.2.7, or 2001:db8::/64 as bans has it)")
 			}
 			return nil

@@ -107,26 +107,13 @@ func (s *scope) String() string { return "" }
 func (s *scope) Type() string   { return "ADDRESS" }
 
 func (s *scope) Set(text string) (err error) {
-	s.Prefix, err = parseScope(text)
-	if err != nil {
-		return errors.New("not an address or prefix (like 192.0.2.7 or 2001:db8::/64)")
-	}
-	return nil
-}
-
-// parseScope reads an address or a prefix. An IPv4-mapped address is the IPv4
-// one.
-func parseScope(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	return netip.ParsePrefix(text)
+	s.Prefix, err = admin.ParseScope(text)
+	return err
 }
 
 // overlap reports whether the client of a grant, an address or a prefix, has
 // an address in common with a scope.
 func overlap(granted string, s scope) bool {
-	p, err := parseScope(granted)
+	p, err := admin.ParseScope(granted)
 	return err == nil && p.Overlaps(s.Prefix)
 }

@@ -28,6 +28,7 @@ func (a *app) serverArguments() []argument {
 		{command: "log", flag: "user", words: a.users},
 		{command: "log", flag: "door", words: a.doors},
 		{command: "log", flag: "client", words: a.grantedClients},
+		{command: "log", flag: "event", words: func(*cobra.Command) []string { return admin.HistoryEvents }},
 		{command: "events", flag: "door", words: a.doors},
 		{command: "events", flag: "sequence", words: a.sequences},
 		{command: "events", flag: "client", words: a.clients},

@@ -104,3 +104,27 @@ func (steady) Bans(context.Context) ([]admin.Ban, error) {
 	return []admin.Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
 }
 func (steady) Unban(context.Context, string) error { return nil }
+
+// History has more than a page, so that a client has to ask again.
+func (steady) History(_ context.Context, q admin.HistoryQuery) (admin.HistoryList, error) {
+	at := time.Date(2001, 1, 2, 12, 0, 0, 0, time.UTC) // long ago, whenever the test runs
+	end := at.Add(30 * time.Second)
+	packets, sent, root := uint64(12), uint64(3456), uint32(0)
+	all := []admin.HistoryEntry{ // the latest first
+		{ID: 5, Time: at, Event: "reload", Reason: "w.yaml:6:10: doors[0].ttl: 30 has no unit\nw.yaml:7: x"},
+		{ID: 4, Time: at, Event: "admin", Reason: "reload", UID: &root},
+		{ID: 3, Time: at, Event: "refused", Client: "192.0.2.9", Sequence: "ssh", Door: "ssh", Reason: "door ssh has its 2 grants"},
+		{ID: 2, Time: end, Event: "closed", Client: "192.0.2.8", Sequence: "ssh", Door: "ssh", Grant: "b", Reason: "expired", OpenedAt: &at, ClosedAt: &end, ExpiresAt: &end, Packets: &packets, Bytes: &sent},
+		{ID: 1, Time: at, Event: "opened", Client: "192.0.2.7", Sequence: "ssh", Door: "ssh", User: "alice", Grant: "a", OpenedAt: &at, ExpiresAt: &end},
+	}
+	next := "2"
+	switch {
+	case q.User == "nobody":
+		return admin.HistoryList{Last: 5}, nil
+	case q.User == "unreadable":
+		return admin.HistoryList{}, admin.NewProblem(http.StatusInternalServerError, "it is damaged")
+	case q.Cursor != "":
+		return admin.HistoryList{Entries: all[3:], Last: 5}, nil
+	}
+	return admin.HistoryList{Entries: all[:min(3, q.Limit)], Next: &next, Last: 5}, nil
+}

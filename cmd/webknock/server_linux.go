@@ -24,7 +24,7 @@ const (
 
 // serverCommands are those of the daemon's host, which only Linux can be.
 var serverCommands = []func(*app) *cobra.Command{
-	newServe, newCheck, newStatus, newClients, newGrants, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor,
+	newServe, newCheck, newStatus, newClients, newGrants, newLog, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor,
 	newUnguard, newUser, newHash, newEnroll, newUI,
 }
 

@@ -147,7 +147,7 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
 		return at, nil
 	}
-	return time.Time{}, errors.New("not a duration (like 90m or 24h) and not a time (like 2026-01-31T15:04:05Z)")
+	return time.Time{}, errors.New("neither a duration nor a time (like 24h or 2026-01-31T15:04:05Z)")
 }
 
 // ParseScope reads an address or a prefix. An IPv4-mapped address is the IPv4 one.

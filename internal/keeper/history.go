@@ -150,27 +150,23 @@ func (k *Keeper) History(ctx context.Context, q admin.HistoryQuery) (admin.Histo
 		return admin.HistoryList{}, nil
 	}
 	k.flushHistory(ctx)
-	filter := history.Filter{User: q.User, Door: q.Door, Client: q.Client, Since: q.Since, After: q.After, Limit: q.Limit, Cursor: q.Cursor}
-	for _, e := range q.Events {
-		filter.Events = append(filter.Events, history.Event(e))
-	}
 	type result struct {
-		history.Page
-		error
+		list admin.HistoryList
+		err  error
 	}
 	read := make(chan result, 1) // the disk may hang
 	go func() {
-		page, err := history.Query(k.store, filter)
-		read <- result{page, err}
+		list, err := ReadHistory(k.store, q)
+		read <- result{list, err}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	select {
 	case r := <-read:
-		if errors.Is(r.error, history.ErrCursor) {
-			return admin.HistoryList{}, admin.NewProblem(http.StatusBadRequest, "cursor: "+r.Error())
+		if errors.Is(r.err, history.ErrCursor) {
+			return admin.HistoryList{}, admin.NewProblem(http.StatusBadRequest, "cursor: "+r.err.Error())
 		}
-		return HistoryList(r.Page), problemOf(r.error)
+		return r.list, problemOf(r.err)
 	case <-ctx.Done():
 		return admin.HistoryList{}, admin.NewProblem(http.StatusServiceUnavailable, fmt.Sprintf("the history cannot be read: the disk has not answered for %v", readTimeout))
 	}
@@ -186,8 +182,16 @@ func (k *Keeper) flushHistory(ctx context.Context) {
 	}
 }
 
-// HistoryList returns entries as the admin API has them.
-func HistoryList(p history.Page) admin.HistoryList {
+// ReadHistory reads the history as the admin API has it.
+func ReadHistory(r history.Reader, q admin.HistoryQuery) (admin.HistoryList, error) {
+	filter := history.Filter{User: q.User, Door: q.Door, Client: q.Client, Since: q.Since, After: q.After, Limit: q.Limit, Cursor: q.Cursor}
+	for _, e := range q.Events {
+		filter.Events = append(filter.Events, history.Event(e))
+	}
+	p, err := history.Query(r, filter)
+	if err != nil {
+		return admin.HistoryList{}, err
+	}
 	list := admin.HistoryList{Last: p.Last}
 	if p.Next != "" {
 		list.Next = &p.Next
@@ -205,7 +209,7 @@ func HistoryList(p history.Page) admin.HistoryList {
 		}
 		list.Entries = append(list.Entries, entry)
 	}
-	return list
+	return list, nil
 }
 
 func orNull(t time.Time) *time.Time {
