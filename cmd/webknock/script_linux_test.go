@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -128,3 +129,43 @@ func (steady) History(_ context.Context, q admin.HistoryQuery) (admin.HistoryLis
 	}
 	return admin.HistoryList{Entries: all[:min(3, q.Limit)], Next: &next, Last: 5}, nil
 }
+
+func (steady) Events(_ context.Context, q admin.EventQuery) (admin.EventReader, error) {
+	at := func(n int) (id string, clock time.Time) {
+		return fmt.Sprint("abc-", n), noon.Add(time.Duration(n) * time.Second)
+	}
+	var events []admin.Event
+	for n, e := range []admin.Event{
+		{Kind: "knock", Client: "192.0.2.7", Outcome: "matched", Listener: ":8080", Sequence: "ssh", Step: 2, Steps: 3},
+		{Kind: "knock", Client: "2001:db8:1:2:3:4:5:6", Outcome: "missed", Reason: "it matches no step\n"},
+		{Kind: "completion", Client: "192.0.2.7", Sequence: "ssh", User: "alice"},
+		{Kind: "grant.opened", Client: "192.0.2.7", Door: "ssh", Grant: "abcd2345", Sequence: "ssh", User: "alice", ExpiresAt: noon.Add(time.Minute)},
+		{Kind: "grant.refused", Client: "192.0.2.7", Doors: admin.List[string]{"ssh", "vpn"}, Sequence: "ssh", Reason: "the door is full"},
+		{Kind: "grant.closed", Client: "192.0.2.7", Door: "ssh", Grant: "abcd2345", Sequence: "ssh", User: "alice", Reason: "expired"},
+		{Kind: "missed"},
+		{Kind: "ban", Client: "192.0.2.66", Reason: "a decoy", ExpiresAt: noon.Add(time.Hour)},
+		{Kind: "command", Client: "192.0.2.7", Program: "/usr/local/bin/hello", On: "open", Result: "done", Door: "ssh"},
+		{Kind: "repair", Reason: "the table was flushed"},
+		{Kind: "reload", Result: "failed", Reason: "w.yaml:6:10: doors[0].ttl: 30 has no unit"},
+		{Kind: "degraded", Problems: admin.List[string]{"on fire", "out of water"}},
+		{Kind: "degraded", Problems: admin.List[string]{}},
+	} {
+		e.ID, e.Time = at(n + 1)
+		events = append(events, e)
+	}
+	if len(q.Kinds) > 0 { // the daemon's filters have tests of their own
+		events = nil
+	}
+	return &told{events}, nil
+}
+
+// told is a reader of events that ends with those it has.
+type told struct{ events []admin.Event }
+
+func (t *told) Next(context.Context) (admin.EventBatch, error) {
+	batch := admin.EventBatch{Events: t.events, Last: admin.EventID{Run: "abc", N: 13}}
+	t.events = nil
+	return batch, nil
+}
+
+func (t *told) Close() {}

@@ -20,6 +20,7 @@ import (
 
 // fake is a daemon with one door.
 type fake struct {
+	events func(EventQuery) (EventReader, error)
 	closed []string
 	peers  []Credentials // who has asked for unguard
 }
@@ -62,6 +63,13 @@ func (f *fake) Stats(context.Context) (Stats, error) {
 func (f *fake) History(_ context.Context, q HistoryQuery) (HistoryList, error) {
 	next := fmt.Sprintf("%+v", q)
 	return HistoryList{Entries: []HistoryEntry{{ID: 7, Event: "closed"}}, Next: &next, Last: 7}, nil
+}
+
+func (f *fake) Events(_ context.Context, q EventQuery) (EventReader, error) {
+	if f.events == nil {
+		return nil, NewProblem(http.StatusServiceUnavailable, "too many readers")
+	}
+	return f.events(q)
 }
 
 func serve(t *testing.T) (API, *fake) {

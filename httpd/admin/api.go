@@ -41,6 +41,8 @@ type Control interface {
 	Unban(ctx context.Context, address string) error
 	Stats(context.Context) (Stats, error)
 	History(context.Context, HistoryQuery) (HistoryList, error)
+	// Events returns a reader of events, which the caller closes.
+	Events(context.Context, EventQuery) (EventReader, error)
 }
 
 const maxBody = 64 << 10 // bytes of a request body
@@ -117,6 +119,7 @@ func Handler(control Control) http.Handler {
 			}
 			done(w, err)
 		})
+		r.Get("/events", streamEvents(control))
 		r.Get("/stats", get(control.Stats))
 		r.Get("/history", serveHistory(control))
 		r.Get("/bans", get(func(ctx context.Context) (BanList, error) {

@@ -84,15 +84,6 @@ func (a API) Unguard(ctx context.Context) error {
 
 // call makes a request. Its error is a *Problem, or says why the daemon does not answer.
 func (a API) call(ctx context.Context, method, path string, body, to any) error {
-	client := http.Client{
-		Timeout: 30 * time.Second,
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", a.Socket)
-			},
-		},
-	}
 	var reader io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -101,34 +92,58 @@ func (a API) call(ctx context.Context, method, path string, body, to any) error 
 		}
 		reader = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://webknock"+path, reader)
+	req, err := newRequest(ctx, method, path, reader)
 	if err != nil {
 		return err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	res, err := client.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w on %s (is webknock serve running? another socket: --socket PATH)", ErrNoDaemon, a.Socket)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the daemon on %s has closed the connection: it has ended, or you are not allowed to use it (be root, or in the group %s)", a.Socket, Group)
-	case err != nil:
+	res, err := a.do(req, 30*time.Second)
+	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode >= 300 {
-		p := NewProblem(res.StatusCode, "")
-		if err := json.NewDecoder(res.Body).Decode(p); err != nil {
-			return fmt.Errorf("the daemon answers %s", res.Status)
-		}
-		return p
-	}
 	if to == nil {
 		return nil
 	}
 	return json.NewDecoder(res.Body).Decode(to)
+}
+
+func newRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	return http.NewRequestWithContext(ctx, method, "http://webknock"+path, body)
+}
+
+// do sends a request. The whole answer has to come within the timeout; 0 is no timeout.
+// The caller closes the body. The error is a *Problem, or says why the daemon does not
+// answer.
+func (a API) do(req *http.Request, timeout time.Duration) (*http.Response, error) {
+	client := http.Client{
+		Timeout: timeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", a.Socket)
+			},
+		},
+	}
+	res, err := client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w on %s (is webknock serve running? another socket: --socket PATH)", ErrNoDaemon, a.Socket)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("not allowed to use %s (be root, or in the group %s)", a.Socket, Group)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return nil, fmt.Errorf("the daemon on %s has closed the connection: it has ended, or you are not allowed to use it (be root, or in the group %s)", a.Socket, Group)
+	case err != nil:
+		return nil, err
+	case res.StatusCode < 300:
+		return res, nil
+	}
+	defer res.Body.Close()
+	p := NewProblem(res.StatusCode, "")
+	if err := json.NewDecoder(res.Body).Decode(p); err != nil {
+		return nil, fmt.Errorf("the daemon answers %s", res.Status)
+	}
+	return nil, p
 }

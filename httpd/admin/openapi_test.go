@@ -42,7 +42,7 @@ func TestTheOpenAPIDocumentAgreesWithTheCode(t *testing.T) {
 	if err != nil || !slices.Equal(documented, served) {
 		t.Errorf("documented %q, served %q, %v", documented, served, err)
 	}
-	types := []any{Problem{}, Status{}, Firewall{}, Listener{}, Door{}, Sequence{}, ClientList{}, Client{}, GrantList{}, Grant{}, OpenRequest{}, ExtendRequest{}, ReloadRequest{}, Ban{}, BanList{}, Stats{}, Span{}, HistoryList{}, HistoryEntry{}}
+	types := []any{Problem{}, Status{}, Firewall{}, Listener{}, Door{}, Sequence{}, ClientList{}, Client{}, GrantList{}, Grant{}, OpenRequest{}, ExtendRequest{}, ReloadRequest{}, Ban{}, BanList{}, Stats{}, Span{}, HistoryList{}, HistoryEntry{}, Event{}}
 	if len(types) != len(document.Components.Schemas) {
 		t.Errorf("%d schemas, %d types", len(document.Components.Schemas), len(types))
 	}

@@ -67,6 +67,7 @@ type Keeper struct {
 	stats     *stats
 	missed    missed
 	handlers  []*event.Subscription // of notices and commands
+	recent    *recent
 
 	historyEvents *event.Subscription
 
@@ -111,6 +112,7 @@ func New(o Options) *Keeper {
 		recheck: make(chan struct{}, 1),
 	}
 	k.challenges = acme.NewChallenges(k.useChallenges)
+	k.recent = newRecent(&k.events)
 	return k
 }
 

@@ -80,6 +80,7 @@ func (k *Keeper) subscribe(ctx context.Context) {
 			k.recoverHistory(n)
 		}, h.handle)
 	})
+	wg.Go(func() { k.recent.follow(ctx) })
 	k.lifecycle.onStop("the readers of events", keptForLast, func(limit context.Context) error {
 		k.events.Close()
 		done := make(chan struct{})
