@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestWhatAnAccountMayRead(t *testing.T) {
+func TestFilesAreReadableAsTheirModesSay(t *testing.T) {
 	uid, gid := uint32(os.Getuid()), uint32(os.Getgid())
 	stranger := account{uid: uid + 4711, groups: []uint32{gid + 4711}}
 	member := account{uid: uid + 4711, groups: []uint32{gid + 4711, gid}}
@@ -69,7 +69,7 @@ func TestWhatAnAccountMayRead(t *testing.T) {
 	}
 }
 
-func TestFilesThatTheUnitDoesNotSee(t *testing.T) {
+func TestFilesThatTheUnitCannotSeeCauseAWarning(t *testing.T) {
 	cfg := &Config{File: "/etc/webknock/webknock.yaml", State: t.TempDir(), files: []namedFile{
 		{"/home/alice/alice.totp", Error{File: "w.yaml", Line: 3, Col: 7, Key: "users[0].totp_file"}},
 	}}

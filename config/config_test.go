@@ -298,7 +298,7 @@ func TestTheSampleAndTheReadmeLoad(t *testing.T) {
 	}
 }
 
-func TestMisspeltVariablesAreWarnedOf(t *testing.T) {
+func TestMisspeltVariablesCauseAWarning(t *testing.T) {
 	got := misspelt([]string{"WEBKNOCK_FIREWAL_TABLE=x", "WEBKNOCK_FIREWALL_TABLE=x", "WEBKNOCK_CONFIG=x", "WEBKNOCK_SOMETHING_ELSE=x", "HOME=/", "WEBKNOCKLOG_LEVEL=x"})
 	want := []string{
 		"WEBKNOCK_FIREWAL_TABLE: is not a variable of webknock and changes nothing (did you mean WEBKNOCK_FIREWALL_TABLE?)",
@@ -354,7 +354,7 @@ func TestEveryScalarOutsideOfListsHasAVariable(t *testing.T) {
 
 // viper changes keys to lower case and splits them at dots: neither may make a key
 // of something that is none.
-func TestKeysAreTakenAsTheyAre(t *testing.T) {
+func TestKeysAreCaseSensitiveAndNotSplitAtDots(t *testing.T) {
 	for text, want := range map[string]string{
 		"Log: {level: debug}\n":          "w.yaml:1:1: Log: unknown key (did you mean log?)",
 		"log: {Level: debug}\n":          "w.yaml:1:7: log.Level: unknown key (did you mean level?)",

@@ -30,7 +30,7 @@ func usersDir(t testing.TB) string {
 	return dir
 }
 
-func TestAUserIsPutBehindTheLastAndNothingElseChanges(t *testing.T) {
+func TestAddingAUserAppendsItAndChangesNothingElse(t *testing.T) {
 	const line = "- {name: new, totp_file: new.totp}\n"
 	for _, tt := range []struct{ before, after string }{
 		{base, base + "\nusers:\n  " + line},
@@ -70,7 +70,7 @@ func TestAUserIsPutBehindTheLastAndNothingElseChanges(t *testing.T) {
 	}
 }
 
-func TestAUserIsTakenOutAndNothingElseChanges(t *testing.T) {
+func TestRemovingAUserChangesNothingElse(t *testing.T) {
 	const head = "# all\nusers: # them\n  # the boss\n"
 	alice, bob, carol := "  - {name: alice, totp_file: alice.totp}\n", "  -\n    name: bob\n\n    # his\n    totp_file: bob.totp\n", "  - totp_file: carol.totp\n    name: carol\n"
 	const tail = "\n# what listens\n"
@@ -93,7 +93,7 @@ func TestAUserIsTakenOutAndNothingElseChanges(t *testing.T) {
 	}
 }
 
-func TestAnEditThatWouldBeWrongSaysWhereInTheFileAsItIs(t *testing.T) {
+func TestAnErrorOfAnEditHasItsPlaceInTheFileBeforeTheEdit(t *testing.T) {
 	dir := usersDir(t)
 	file := filepath.Join(dir, "w.yaml")
 	withAlice := "users:\n  - {name: alice, totp_file: alice.totp}\n" + base
@@ -128,7 +128,7 @@ func TestAnEditThatWouldBeWrongSaysWhereInTheFileAsItIs(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeEditedIsLeftToBeEditedByHand(t *testing.T) {
+func TestAFileThatCannotBeEditedStaysUnchanged(t *testing.T) {
 	const asJSON = `{"listeners": [{"address": ":8080"}], "doors": [{"name": "ssh", "ports": ["22/tcp"]}],
 		"sequences": [{"name": "ssh", "steps": ["/a"], "opens": ["ssh"]}], "users": [{"name": "alice", "totp_file": "alice.totp"}]}`
 	const asTOML = "[[listeners]]\naddress = ':8080'\n[[doors]]\nname = 'ssh'\nports = ['22/tcp']\n[[sequences]]\nname = 'ssh'\nsteps = ['/a']\nopens = ['ssh']\n[[users]]\nname = 'alice'\ntotp_file = 'alice.totp'\n"
@@ -159,7 +159,7 @@ func TestWhatCannotBeEditedIsLeftToBeEditedByHand(t *testing.T) {
 	}
 }
 
-func TestAPathIsQuotedWhereItHasToBe(t *testing.T) {
+func TestAnEditQuotesPathsThatNeedIt(t *testing.T) {
 	u := newUser("/srv/a, b: {c} # 'd'")
 	text, cfg, err := WithUser("/etc/w.yaml", []byte(base), u)
 	if err != nil || cfg.Users[0].File != u.File {

@@ -11,7 +11,7 @@ import (
 	"webknock/internal/notice"
 )
 
-func TestWhoIsToldOfWhat(t *testing.T) {
+func TestEachRecipientOfNoticesHasItsEvents(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "w.yaml")
 	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "ntfy.url"), []byte("ntfy://h/file\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ notify:
 	}
 }
 
-func TestErrorsOfNoticesSayWhereAndNoSecret(t *testing.T) {
+func TestErrorsOfNoticesSayWhereAndShowNoSecret(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{"open": "ntfy://h/s3cret\n", "two": "ntfy://h/s3cret\nntfy://h/s3cret\n", "wrong": "pigeon://s3cret"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestABrokenFileStillTellsWhereTheDaemonIs(t *testing.T) {
+func TestPeekReadsWhereTheDaemonIsFromABrokenFile(t *testing.T) {
 	defaults := Basics{"/run/webknock/webknock.sock", "webknock", "/var/lib/webknock"}
 	mine := Basics{"/run/my.sock", "mine", "/var/mine"}
 	const right = "admin: {socket: /run/my.sock}\nfirewall:\n  table: mine\n  allow: [192.0.2.0/24]\nstate: /var/mine\n"

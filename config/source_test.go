@@ -57,7 +57,7 @@ notify: [{url_file: url}]
 state: /d
 `
 
-func TestRestoreDoesWithoutFilesThatAreLost(t *testing.T) {
+func TestRestoreWorksWithoutMissingFiles(t *testing.T) {
 	dir := t.TempDir()
 	pair(t, dir, "one")
 	pair(t, dir, "two")
@@ -135,7 +135,7 @@ func TestRestoreDoesWithoutFilesThatAreLost(t *testing.T) {
 	}
 }
 
-func TestRestoreDoesWithoutUsers(t *testing.T) {
+func TestRestoreWorksWithoutUsers(t *testing.T) {
 	_, lacks, err := Restore(&Source{File: "/nowhere/w.yaml", Text: `
 listeners: [{address: ":8080"}]
 doors: [{name: ssh, ports: [22/tcp]}]

@@ -64,7 +64,7 @@ func TestAUserHasTheSecretOfItsFile(t *testing.T) {
 	}
 }
 
-func TestASecretThatIsWrongIsAnErrorThatDoesNotShowIt(t *testing.T) {
+func TestAnErrorOfASecretDoesNotShowTheSecret(t *testing.T) {
 	encode := func(n int) string { return base32.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), n)) }
 	for _, tt := range []struct{ text, want string }{
 		{"", "holds a secret of 0 bytes (16 to 64)"},
@@ -94,7 +94,7 @@ func TestASecretThatIsWrongIsAnErrorThatDoesNotShowIt(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongWithUsersIsAnErrorWithItsPlace(t *testing.T) {
+func TestErrorsOfUsersSayWhere(t *testing.T) {
 	alice, bob := secretFile(t, rfcSecret), secretFile(t, strings.ToLower(rfcSecret))
 	both := withUsers(map[string]string{"alice": alice, "bob": secretFile(t, rfcSecret[8:]+"MFRGGZDF")})
 	if _, err := Parse("w.yaml", []byte(both)); err != nil {

@@ -100,7 +100,7 @@ func mustReset(t testing.TB, conn net.Conn) {
 // open reads a knock the way a shard does.
 func open(k Knock) (*http.Request, error) { return k.Parse(bufio.NewReaderSize(nil, MaxHead)) }
 
-func TestEveryHeadIsPostedAndReset(t *testing.T) {
+func TestEveryHeadIsPostedAndItsConnectionReset(t *testing.T) {
 	large := "X: " + strings.Repeat("x", 1000) + "\r\n"
 	byTLS, _ := tlsOptions(t, nil, nil)
 	ways := map[string]Options{"by a loop": {}, "by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS}
@@ -335,7 +335,7 @@ func TestAListenErrorNamesTheAddress(t *testing.T) {
 	}
 }
 
-func TestASlowHeadIsCountedWhoeverReadsIt(t *testing.T) {
+func TestASlowHeadIsCountedInEachReader(t *testing.T) {
 	byTLS, _ := tlsOptions(t, nil, nil)
 	for way, options := range map[string]Options{
 		"by a goroutine": {Clients: Clients{Source: ProxyProtocol}}, "by TLS": byTLS, "answered": {Cover: Status{Code: 404}},

@@ -140,7 +140,7 @@ func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 
 // Loops reset connections that other loops wait for, and descriptors are reused at
 // once. Still nobody's bytes are taken for somebody else's.
-func TestEvictionAcrossLoops(t *testing.T) {
+func TestAnEvictedConnectionIsNeverTakenForANewOne(t *testing.T) {
 	manyLoops(t)
 	const clients, knocks = 16, 50
 	var posted atomic.Int64

@@ -235,7 +235,7 @@ func TestACertificateByTLSALPN01(t *testing.T) {
 }
 
 // It keeps nothing from starting, and is asked again.
-func TestAnAuthorityThatIsDown(t *testing.T) {
+func TestADaemonStartsWithoutItsCertificateAuthority(t *testing.T) {
 	a := newAuthority(t, nobody, 443, aDay)
 	a.serve(a.config(domain, "8080", "443"))
 	a.daemon.wait(t, "no certificate yet")

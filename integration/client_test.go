@@ -118,7 +118,7 @@ func TestKnockOverOneFamilyOpensForThatAlone(t *testing.T) {
 	}
 }
 
-func TestKnockURLs(t *testing.T) {
+func TestKnockRequestsURLs(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
@@ -337,7 +337,7 @@ func TestConnectSaysWhyADoorDoesNotOpen(t *testing.T) {
 	}
 }
 
-func TestKnockTellsThatTheClocksDiffer(t *testing.T) {
+func TestKnockSaysThatTheClocksDiffer(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "alice")
 	err := w.server.Do(func() error {

@@ -54,7 +54,7 @@ state: %s/state
 `, ttl, run, w.dir)
 }
 
-func TestACommandIsToldOfTheRequest(t *testing.T) {
+func TestACommandGetsTheRequestInItsEnvironment(t *testing.T) {
 	w := newWorld(t)
 	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
 		"-subj", "/CN=home.example.org", "-keyout", w.dir+"/key.pem", "-out", w.dir+"/cert.pem").CombinedOutput()
@@ -183,7 +183,7 @@ func TestACommandHasItsUsersRightsAlone(t *testing.T) {
 
 // A command that hangs, with children, is killed as another user; one that
 // cannot be started says why; and neither keeps a door closed.
-func TestCommandsThatGoWrong(t *testing.T) {
+func TestCommandsThatHangOrCannotStartDelayNoDoor(t *testing.T) {
 	w := newWorld(t)
 	hang := w.script("hang", fmt.Sprintf(`exec 9> %s/fifo
 trap '' TERM
@@ -244,7 +244,7 @@ while :; do sleep 1; done`, w.dir))
 
 // More commands than may wait are counted, also by a daemon that stops, and
 // delay no door.
-func TestTooManyCommands(t *testing.T) {
+func TestCommandsBeyondTheLimitAreCounted(t *testing.T) {
 	w := newWorld(t)
 	many := strings.Repeat("{on: complete, command: [/bin/sleep, '1000'], timeout: 1h}, ", 300)
 	w.serve(w.running("1h", many+"{on: close, command: [/bin/true]}"))
@@ -265,7 +265,7 @@ func TestTooManyCommands(t *testing.T) {
 	}
 }
 
-func TestEveryEndOfAGrantIsTold(t *testing.T) {
+func TestACommandRunsAtEveryEndOfAGrant(t *testing.T) {
 	w := newWorld(t)
 	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_REASON" >> %s/reasons`, w.dir))
 	config := w.running("1h", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye)) + `
@@ -308,7 +308,7 @@ func (w *world) closings() map[string]int {
 	return count
 }
 
-func TestTheEndOfAGrantIsToldAfterAKillAcrossIt(t *testing.T) {
+func TestTheCommandForTheEndOfAGrantRunsAfterAKill(t *testing.T) {
 	w := newWorld(t)
 	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_GRANT" >> %[1]s/closed; echo "$WEBKNOCK_REASON"`, w.dir))
 	config := w.running("2s", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye))
@@ -337,7 +337,7 @@ func TestTheEndOfAGrantIsToldAfterAKillAcrossIt(t *testing.T) {
 
 // However a daemon is killed around the end of a grant, its command never runs
 // twice.
-func TestAKillAroundTheEndRunsNothingTwice(t *testing.T) {
+func TestAKillAroundTheEndOfAGrantRunsNoCommandTwice(t *testing.T) {
 	w := newWorld(t)
 	goodbye := w.script("goodbye", fmt.Sprintf(`echo "$WEBKNOCK_GRANT" >> %s/closed`, w.dir))
 	config := w.running("1s", fmt.Sprintf(`{on: close, command: [%s]}`, goodbye))
@@ -382,7 +382,7 @@ func TestAKillAroundTheEndRunsNothingTwice(t *testing.T) {
 
 // Where the journal cannot be written commands for the end of a grant wait, and
 // others run.
-func TestTheJournalCannotBeWritten(t *testing.T) {
+func TestCommandsWaitWhileTheJournalCannotBeWritten(t *testing.T) {
 	for name, tt := range map[string]struct{ break_, mend func(dir string) error }{
 		"read-only": {
 			func(dir string) error {
@@ -440,7 +440,7 @@ func TestTheJournalCannotBeWritten(t *testing.T) {
 	}
 }
 
-func TestABrokenJournalKeepsNothingFromStarting(t *testing.T) {
+func TestADaemonStartsWithABrokenJournal(t *testing.T) {
 	w := newWorld(t)
 	if err := os.Mkdir(w.dir+"/state", 0o700); err != nil {
 		t.Fatal(err)
@@ -492,7 +492,7 @@ func TestStateOfTheVersionBeforeIsTakenOver(t *testing.T) {
 }
 
 // The recipe of docs/recipes, as it is there.
-func TestWhatWasOneModSecurityRule(t *testing.T) {
+func TestTheRecipeForAModSecurityRuleWorks(t *testing.T) {
 	recipe, err := os.ReadFile("../docs/recipes/mod-security.md")
 	if err != nil {
 		t.Fatal(err)

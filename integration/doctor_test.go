@@ -254,7 +254,7 @@ func firewalld(services string) string {
 `
 }
 
-func TestBesideFirewalldsRules(t *testing.T) {
+func TestTheDoctorJudgesFirewalldsRules(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)

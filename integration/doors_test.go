@@ -118,7 +118,7 @@ func TestARenewalKeepsCutSessions(t *testing.T) {
 	session.isReset()
 }
 
-func TestAGrantForSoManyConnections(t *testing.T) {
+func TestAGrantAllowsSoManyConnections(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(with("connections: 2"))
@@ -133,7 +133,7 @@ func TestAGrantForSoManyConnections(t *testing.T) {
 	}
 }
 
-func TestAGrantForAPrefix(t *testing.T) {
+func TestAGrantCoversTheDoorsPrefix(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(with("prefix: {ipv4: 31, ipv6: 64}"))
@@ -151,7 +151,7 @@ func TestAGrantForAPrefix(t *testing.T) {
 	w.mustPass(w.alice, serverIP, 22, false)
 }
 
-func TestADoorToAnotherHost(t *testing.T) {
+func TestADoorForwardsToAnotherHost(t *testing.T) {
 	w := newWorld(t)
 	inner := w.inner()
 	w.serve(fmt.Sprintf(`
@@ -191,7 +191,7 @@ sequences:
 	}
 }
 
-func TestASequenceThatCloses(t *testing.T) {
+func TestASequenceClosesDoors(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard + "  - {name: leave, steps: [/leave], closes: [ssh], opens: [web]}\n")

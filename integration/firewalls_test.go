@@ -203,7 +203,7 @@ func TestTheProbeTriesADoorWithPackets(t *testing.T) {
 
 // The whole path beside a Docker-like published port: strangers are kept from
 // it, and a grant gets through to the other host.
-func TestBesideAPublishedPort(t *testing.T) {
+func TestADoorInFrontOfAPublishedPort(t *testing.T) {
 	w := newWorld(t)
 	inner := w.inner()
 	w.listenOn(inner, 22)
@@ -217,7 +217,7 @@ func TestBesideAPublishedPort(t *testing.T) {
 }
 
 // iptables-nft with a default of DROP, and the mark accepted.
-func TestBesideIPTables(t *testing.T) {
+func TestDoorsBesideIPTables(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
@@ -258,7 +258,7 @@ func (w *world) wholePath() {
 }
 
 // ufw as users have it, through enable, reload, disable and reset.
-func TestBesideUFW(t *testing.T) {
+func TestDoorsBesideUFW(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	// What it writes to, as the package brings it.

@@ -36,7 +36,7 @@ func TestTheRightOrderOpensForThatClientAlone(t *testing.T) {
 	}
 }
 
-func TestNothingElseOpens(t *testing.T) {
+func TestWrongRequestsOpenNothing(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	for _, order := range []string{"a c b", "b a c", "b c a", "c a b", "c b a", "a b", "b c", "a b z c", "a b c/", "a b //c", "a b z/../c", "A B C"} {
@@ -55,14 +55,14 @@ func TestNothingElseOpens(t *testing.T) {
 	w.mustBecome("ssh " + aliceIP)
 }
 
-func TestReloadsAndBrowsersDoNoHarm(t *testing.T) {
+func TestRepeatedRequestsAndIgnoredPathsDoNoHarm(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	w.knock(w.alice, serverIP, "/a", "/a", "/favicon.ico", "/b", "/b", "/robots.txt", "/c")
 	w.mustBecome("ssh " + aliceIP)
 }
 
-func TestTwoSequencesAtOnce(t *testing.T) {
+func TestAClientCompletesTwoSequencesAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	w.knock(w.alice, serverIP, "/a", "/b") // struck out of web, which is not strict
@@ -71,7 +71,7 @@ func TestTwoSequencesAtOnce(t *testing.T) {
 	w.mustBecome("ssh "+aliceIP, "web "+aliceIP)
 }
 
-func TestAGapTooLongStartsOver(t *testing.T) {
+func TestATooLongPauseStartsTheSequenceOver(t *testing.T) {
 	w := newWorld(t)
 	w.serve(strings.Replace(standard, "steps: [/a, /b, /c]", "steps: [/a, /b, /c]\n    within: 1s", 1))
 	w.knock(w.mallory, serverIP, "/a", "/b")
@@ -98,7 +98,7 @@ func TestADoorClosesOnTimeThoughTheDaemonIsKilled(t *testing.T) {
 	}
 }
 
-func TestANewDaemonAdoptsWhatRuns(t *testing.T) {
+func TestANewDaemonAdoptsRunningGrants(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
@@ -129,7 +129,7 @@ func TestAFlushIsRepaired(t *testing.T) {
 	w.mustPass(w.mallory, serverIP, 22, false)
 }
 
-func TestABrokenFileChangesNothing(t *testing.T) {
+func TestAReloadOfABrokenFileChangesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	w.knock(w.alice, serverIP, "/a", "/b", "/c")
@@ -159,7 +159,7 @@ sequences: [{name: web, steps: [/new], opens: [web]}]
 	w.mustBecome("web " + aliceIP)
 }
 
-func TestNotOneByte(t *testing.T) {
+func TestNoRequestIsAnsweredWithAByte(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	for name, sent := range map[string]string{
@@ -339,7 +339,7 @@ func TestAdministratorsOpenAndClose(t *testing.T) {
 	}
 }
 
-func TestStartsThatFailSayWhy(t *testing.T) {
+func TestAStartThatFailsSaysWhy(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
 	held := fmt.Sprintf("table webknock: another webknock keeps this table: process %d (%s serve --config %s)", w.daemon.cmd.Process.Pid, binary, w.config())
@@ -359,7 +359,7 @@ func TestStartsThatFailSayWhy(t *testing.T) {
 	}
 }
 
-func TestTheServiceManagerIsTold(t *testing.T) {
+func TestSystemdIsNotifiedOfTheState(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(w.dir, "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})

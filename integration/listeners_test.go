@@ -78,7 +78,7 @@ tls: {certificate: cert.pem, key: key.pem, server_names: [home.example.org]}`))
 	}
 }
 
-func TestAConstantAnswerForAll(t *testing.T) {
+func TestTheStatusCoverAnswersAllRequestsAlike(t *testing.T) {
 	w := newWorld(t)
 	if err := os.WriteFile(filepath.Join(w.dir, "404.html"), []byte("<h1>Not here</h1>\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ cover: {status: 404, body_file: 404.html}`))
 	w.mustBecome("ssh " + aliceIP)
 }
 
-func TestTheRealSiteIsTheCover(t *testing.T) {
+func TestTheRealSiteAnswersAsACover(t *testing.T) {
 	w := newWorld(t)
 	err := w.server.Do(func() error {
 		l, err := net.Listen("tcp", "127.0.0.1:8081")
@@ -134,7 +134,7 @@ cover: {proxy: "http://127.0.0.1:8081"}`))
 }
 
 // The recipes of docs/recipes, as they are there.
-func TestBehindProxies(t *testing.T) {
+func TestKnocksBehindProxies(t *testing.T) {
 	nginx := func(recipe, _ string) []string {
 		return []string{"nginx", "-g", "daemon off; master_process off; pid /dev/null; error_log stderr notice;", "-c", recipe}
 	}
@@ -208,7 +208,7 @@ cover: {status: 404}`, tt.source)), "/a, /b, /c", "/knock/a, /knock/b, /knock/c"
 
 // A socket that systemd holds stays open while the daemon restarts: no
 // connection is refused, and no knock is lost.
-func TestARestartRefusesNobody(t *testing.T) {
+func TestARestartRefusesNoConnection(t *testing.T) {
 	w := newWorld(t)
 	socket := w.socket()
 	text := listener(`address: "systemd:web"`)

@@ -93,7 +93,7 @@ func (s *mailSession) Data(r io.Reader) error {
 	return err
 }
 
-func TestWhoIsToldGetsNotices(t *testing.T) {
+func TestRecipientsGetNotices(t *testing.T) {
 	w := newWorld(t)
 	web, mail := serveInboxes(t, w.server)
 	file := filepath.Join(w.dir, "mail.url")

@@ -108,7 +108,7 @@ func (w *world) users() (all []string) {
 	return all
 }
 
-func TestACodeOpensOnceWhereverItStands(t *testing.T) {
+func TestACodeOpensOnceAtAnyStep(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna", "bert", "carl")
 	w.serve(onetimeDoors + `
@@ -199,7 +199,7 @@ func TestAKilledDaemonOpensACodeAtMostOnce(t *testing.T) {
 	}
 }
 
-func TestOnlyUsersOfASequenceAndOneInARun(t *testing.T) {
+func TestACodeOpensOnlyForUsersOfTheSequenceAndOneUserARun(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna", "bert", "carl")
 	w.serve(onetimeDoors + `
@@ -219,7 +219,7 @@ func TestOnlyUsersOfASequenceAndOneInARun(t *testing.T) {
 	w.settled(w.alice) // used before
 }
 
-func TestWrongCodesKeepOutTheirClientAlone(t *testing.T) {
+func TestWrongCodesKeepOutOnlyTheirClient(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna", "bert")
 	const sequences = onetimeDoors + `
@@ -302,7 +302,7 @@ func TestTicketsOfAClientInPython(t *testing.T) {
 	w.settled(w.mallory)
 }
 
-func TestStateThatCannotBeWrittenKeepsCodesOutAndNothingElse(t *testing.T) {
+func TestOneTimeStepsOpenNothingWhileTheStateCannotBeWritten(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna", "bert", "carl", "dora")
 	state := filepath.Join(w.dir, "state")
@@ -406,7 +406,7 @@ func TestTwoDaemonsDoNotShareAState(t *testing.T) {
 }
 
 // Pages reload themselves, and browsers send again what was reset.
-func TestOnesOwnCodeOnceMoreOpensNothingAndDoesNoHarm(t *testing.T) {
+func TestARepeatedCodeOfTheSameClientOpensNothingAndDoesNoHarm(t *testing.T) {
 	w := newWorld(t)
 	k := newKeyring(w, "anna")
 	w.serve(onetimeDoors + `

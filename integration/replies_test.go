@@ -10,7 +10,7 @@ import (
 
 // This host may begin connections from ports that are guarded, and gets the
 // answers.
-func TestTheHostBeginsFromAGuardedPort(t *testing.T) {
+func TestThisHostMayConnectFromAGuardedPort(t *testing.T) {
 	w := newWorld(t)
 	w.listenOn(w.alice, 9)
 	w.serve(standard)
@@ -37,7 +37,7 @@ func TestTheHostBeginsFromAGuardedPort(t *testing.T) {
 
 // A session that began while the table was gone does not live, although
 // connection tracking first sees it when the server sends.
-func TestASessionFromTheGapDoesNotAnswer(t *testing.T) {
+func TestASessionBegunWithoutTheTableEndsThoughTheServerSendsFirst(t *testing.T) {
 	w := newWorld(t)
 	accepted := make(chan net.Conn, 2)
 	if err := w.server.Do(func() error {

@@ -148,7 +148,7 @@ func unlike(got, want string) string {
 // Whatever somebody else does to the firewall, it is put right. A stranger gets
 // in only while it is not, and no session from then lives on; a client with a
 // grant gets in before and after.
-func TestWhateverOthersDoIsPutRight(t *testing.T) {
+func TestChangesOfTheTableByOthersAreRepaired(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.listen(8005)
@@ -221,7 +221,7 @@ func TestWhateverOthersDoIsPutRight(t *testing.T) {
 
 // Somebody flushes the ruleset without a pause: it is put back each time, and the
 // log and the status say so without growing with it.
-func TestAFightIsToldInSums(t *testing.T) {
+func TestRepairsInAFightAreReportedInSums(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)

@@ -241,7 +241,7 @@ func TestASessionFromBeforeTheGuardLivesWhateverHappensToTheGuard(t *testing.T) 
 
 // Who comes in while the guard is gone is not from before the guard, unless it
 // was taken away on purpose.
-func TestASessionFromAGapEnds(t *testing.T) {
+func TestASessionBegunWithoutTheTableEnds(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(cutting)
@@ -284,7 +284,7 @@ func TestASessionFromAGapEnds(t *testing.T) {
 
 // What was sent to a port before its grant was not sent on, and goes on so as a
 // flow that is known; the grant changes that.
-func TestAFlowFromBeforeItsGrantIsSentOn(t *testing.T) {
+func TestAFlowFromBeforeItsGrantIsForwarded(t *testing.T) {
 	w := newWorld(t)
 	inner := w.inner()
 	// Connection tracking is active, and somebody answers on this host.

@@ -43,7 +43,7 @@ func (w *world) mustBan(want ...string) {
 	until(w.t, fmt.Sprint("bans ", want), func() bool { return slices.Equal(w.bans(), want) })
 }
 
-func TestTheKernelLimitsOneClientAndNoOther(t *testing.T) {
+func TestTheKernelLimitsEachClientByItself(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard + `
 shield: {rate: 3/minute}
@@ -77,7 +77,7 @@ firewall: {allow: ["fd20::2/128"]}
 	w.mustBecome("ssh " + aliceIP)
 }
 
-func TestABanClosesTheListenersAndNoDoor(t *testing.T) {
+func TestABanClosesListenersAndNotDoors(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	text := standard + "shield: {rate: 'off', ban: {knocks: 4}, decoys: [/wp-login.php]}\n"
@@ -143,7 +143,7 @@ func TestABanMayEndGrants(t *testing.T) {
 }
 
 // Behind a proxy the kernel sees the proxy alone, and must not ban it.
-func TestABanBehindAProxyIsTheClients(t *testing.T) {
+func TestABanBehindAProxyIsForTheClient(t *testing.T) {
 	w := newWorld(t)
 	w.serve(listener(`
 address: ":8080"

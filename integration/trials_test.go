@@ -75,7 +75,7 @@ func TestAnUnconfirmedReloadStaysUndone(t *testing.T) {
 	w.mustRun(other)
 }
 
-func TestAnUnconfirmedFileThatChangesMayTry(t *testing.T) {
+func TestAnUnconfirmedFileMayBeReloadedAfterItChanged(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
@@ -95,7 +95,7 @@ func TestAnUnconfirmedFileThatChangesMayTry(t *testing.T) {
 }
 
 // Whoever is locked out by a trial may not be able to wait for its end.
-func TestATrialThatIsBrokenOffIsUndone(t *testing.T) {
+func TestATrialThatIsInterruptedIsUndone(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"a stop": syscall.SIGTERM, "a crash": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -115,7 +115,7 @@ func TestATrialThatIsBrokenOffIsUndone(t *testing.T) {
 	}
 }
 
-func TestEveryStartIsATrialButOfWhatWasConfirmed(t *testing.T) {
+func TestAStartIsATrialUnlessItsConfigurationWasConfirmed(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.configure(standard)
@@ -164,7 +164,7 @@ func TestEveryStartIsATrialButOfWhatWasConfirmed(t *testing.T) {
 	w.mustSay()
 }
 
-func TestWhatRanWithoutATrialNeedsNoneByTheEnvironment(t *testing.T) {
+func TestAConfigurationThatRanWithoutATrialStartsWithoutOne(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)
@@ -211,7 +211,7 @@ func TestAFirstStartMayBeTriedAgain(t *testing.T) {
 	w.mustRun(standard)
 }
 
-func TestAGuardThatWasTakenAwayOnPurposeStaysAway(t *testing.T) {
+func TestAGuardThatWasRemovedOnPurposeStaysRemoved(t *testing.T) {
 	for name, running := range map[string]bool{"by the daemon": true, "without one": false} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -318,7 +318,7 @@ func TestTheDoctorJudgesWhatWasInForceBesideABrokenFile(t *testing.T) {
 	}
 }
 
-func TestWithoutAnythingKeptAMistakeTouchesNothing(t *testing.T) {
+func TestAMistakeInTheFirstConfigurationTouchesNoFirewall(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.configure(standard + "nonsense: 1\n")
@@ -336,7 +336,7 @@ func TestWithoutAnythingKeptAMistakeTouchesNothing(t *testing.T) {
 }
 
 // An address may come late. Until then the others serve.
-func TestAnAddressThatComesLateIsTakenUp(t *testing.T) {
+func TestAListenerIsOpenedWhenItsAddressAppears(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
 	w.serve(standard)

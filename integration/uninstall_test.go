@@ -9,7 +9,7 @@ import (
 )
 
 // With the program nobody would be left who takes the guard away.
-func TestUninstallTakesTheGuardAwayFirst(t *testing.T) {
+func TestUninstallRemovesTheGuardFirst(t *testing.T) {
 	for name, running := range map[string]bool{"with a daemon": true, "without": false} {
 		t.Run(name, func(t *testing.T) { uninstall(t, running) })
 	}

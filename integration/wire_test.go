@@ -267,8 +267,8 @@ var requests = []struct{ name, text string }{
 	{"oversized", "GET /a HTTP/1.1\r\nX: " + strings.Repeat("x", 8<<10+1-len("GET /a HTTP/1.1\r\nX: "))},
 }
 
-// TestTheWireTellsNothing looks at what the server sends, packet by packet.
-func TestTheWireTellsNothing(t *testing.T) {
+// TestPacketsOfHitsAndMissesAreAlike looks at what the server sends, packet by packet.
+func TestPacketsOfHitsAndMissesAreAlike(t *testing.T) {
 	w := newWorld(t)
 	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", // a signature is always of the same size
 		"-subj", "/CN=home.example.org", "-keyout", w.dir+"/key.pem", "-out", w.dir+"/cert.pem").CombinedOutput()
@@ -349,7 +349,7 @@ func TestTheWireTellsNothing(t *testing.T) {
 }
 
 // A client that the kernel bans gets no answer at all, not even to its SYN.
-func TestABanIsSilence(t *testing.T) {
+func TestABannedClientGetsNoAnswer(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard + "shield: {decoys: [/decoy]}\n")
 	l := w.tap()

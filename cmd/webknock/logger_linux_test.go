@@ -30,7 +30,7 @@ func TestTheJournalGetsPrioritiesAndNoTime(t *testing.T) {
 	}
 }
 
-func TestAutoIsJSONWhereNobodyReads(t *testing.T) {
+func TestTheAutoFormatIsJSONWithoutATerminal(t *testing.T) {
 	t.Setenv("JOURNAL_STREAM", "1:2") // of somebody else's
 	var out bytes.Buffer
 	newLogger(&out, "auto", slog.LevelInfo).Info("a")

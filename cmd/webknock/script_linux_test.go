@@ -18,9 +18,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"webknock": main})
 }
 
-// TestOutput pins what the commands print, by the scripts in testdata, each
+// TestCommandsPrintTheirOutput pins what the commands print, by the scripts in testdata, each
 // with a daemon that always answers the same.
-func TestOutput(t *testing.T) {
+func TestCommandsPrintTheirOutput(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {

@@ -113,7 +113,7 @@ func TestAHeadIsHandledAndItsConnectionReset(t *testing.T) {
 	}
 }
 
-func TestAnAnswerIsRead(t *testing.T) {
+func TestTheHandlersAnswerIsSent(t *testing.T) {
 	h := &handler{answer: []byte("answer")}
 	l, _, _ := start(t, h, time.Minute)
 	if got, err := io.ReadAll(dial(t, l, "x\n\n")); string(got) != "answer" || err != nil {

@@ -311,7 +311,7 @@ func TestASessionLivesAsLongAsItIsTracked(t *testing.T) {
 }
 
 // firewalld as users have it, with its nftables backend and a D-Bus of its own.
-func TestBesideFirewalld(t *testing.T) {
+func TestDoorsBesideFirewalld(t *testing.T) {
 	b := newBeside(t, standard)
 	b.echo(22)
 	etc := t.TempDir()
@@ -410,7 +410,7 @@ sequences:
 
 // The real dockerd. In its containers, the program under test answers with a
 // page.
-func TestBesideDocker(t *testing.T) {
+func TestDoorsBesideDocker(t *testing.T) {
 	for name, options := range map[string][]string{
 		"with its proxy":    {"--userland-proxy=true"},
 		"without its proxy": {"--userland-proxy=false"},

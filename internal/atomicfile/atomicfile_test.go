@@ -48,7 +48,7 @@ func TestAReplacedFileKeepsOwnerModeAndLink(t *testing.T) {
 	}
 }
 
-func TestACreatedFileIsNobodyElsesAndNeverAnOldOne(t *testing.T) {
+func TestACreatedFileIsPrivateAndNew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "alice.totp")
 	if err := Create(path, []byte("secret"), -1, -1); err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func TestAFailureLeavesTheOldFileAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestWhatAKilledWriteLeftIsRemovedAndNothingElse(t *testing.T) {
+func TestOnlyFilesLeftByAKilledWriteAreRemoved(t *testing.T) {
 	dir := NewDir(filepath.Join(t.TempDir(), "[state]*"))
 	if err := dir.Write("x.json", []byte("x")); err != nil {
 		t.Fatal(err)

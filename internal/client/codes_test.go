@@ -12,7 +12,7 @@ import (
 var secret = []byte("12345678901234567890")
 
 // In the bubble of a test it is midnight, the beginning of a period.
-func TestEachCodeIsGivenOutOnce(t *testing.T) {
+func TestEachCodeIsReturnedOnce(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	synctest.Test(t, func(t *testing.T) {
 		p := &Profile{Secret: secret, Steps: []Step{{Path: "/k/{totp}"}}}

@@ -42,7 +42,7 @@ func TestAProfileIsReadWhole(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongWithAProfileIsSaidAllAtOnce(t *testing.T) {
+func TestAllErrorsOfAProfileAreReportedAtOnce(t *testing.T) {
 	const ok = "servers: [http://h]\nsteps: [/a]\n"
 	for name, tt := range map[string]struct{ text, want string }{
 		"empty":                      {"", "it is empty"},
@@ -91,7 +91,7 @@ func TestWhatIsWrongWithAProfileIsSaidAllAtOnce(t *testing.T) {
 	}
 }
 
-func TestWhatADraftWritesIsAProfile(t *testing.T) {
+func TestADraftIsWrittenAsAValidProfile(t *testing.T) {
 	d := Draft{Servers: []string{"https://h"}, Steps: []step{NewStep(Step{Path: "/t/{ticket}"}), NewStep(Step{Path: "/b", Query: map[string]string{"K": "v"}})},
 		User: "alice", Secret: "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", Wait: "h:22"}
 	text, err := d.Text()
@@ -104,7 +104,7 @@ func TestWhatADraftWritesIsAProfile(t *testing.T) {
 	}
 }
 
-func TestSavingKeepsWhatIsThere(t *testing.T) {
+func TestSavingReplacesAProfileOnlyOnRequest(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	text := []byte("servers: [http://h]\nsteps: [/a]\n")
 	if _, err := Save("home", text, false); err != nil {
@@ -152,7 +152,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestAnInterfaceIsNoPlaceForOtherText(t *testing.T) {
+func TestNoTextIsInjectedIntoSSHConfig(t *testing.T) {
 	for wait, ok := range map[string]bool{"[fe80::1%eth0]:22": true, "[fe80::1%x\n ProxyCommand evil]:22": false, "my_server:22": true} {
 		if err := CheckWait(wait); (err == nil) != ok {
 			t.Errorf("%q: %v", wait, err)
@@ -163,7 +163,7 @@ func TestAnInterfaceIsNoPlaceForOtherText(t *testing.T) {
 	}
 }
 
-func TestNoPageIsMadeThatNoBrowserCanCarryOut(t *testing.T) {
+func TestAPageThatNoBrowserCanCarryOutIsRefused(t *testing.T) {
 	for name, p := range map[string]*Profile{
 		"a ticket":          {Servers: []Server{{"http", "h", "80"}}, Steps: []Step{{Path: "/{ticket}"}}},
 		"an IPv6 address":   {Servers: []Server{{"http", "2001:db8::1", "80"}}, Steps: []Step{{Path: "/a"}}},

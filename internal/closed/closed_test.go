@@ -140,7 +140,7 @@ func TestOnlyTheFirstStartIsAnUpgrade(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
+func TestAWriteThatFailsIsLoggedAndRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir, b := newDisk(t), boot{"11111111", time.Now()}
 		j := b.open(t, dir)
@@ -173,7 +173,7 @@ func TestWhatCannotBeWrittenIsSaidAndTriedUntilItCan(t *testing.T) {
 	})
 }
 
-func TestADiskThatHangsHoldsNothingUpForLong(t *testing.T) {
+func TestADiskThatHangsDelaysNoClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := newDisk(t)
 		j := boot{"11111111", time.Now()}.open(t, dir)
@@ -197,7 +197,7 @@ func TestADiskThatHangsHoldsNothingUpForLong(t *testing.T) {
 	})
 }
 
-func TestADamagedFileIsNotBelieved(t *testing.T) {
+func TestADamagedFileIsNotTrusted(t *testing.T) {
 	for _, content := range []string{"", "{", `{"version":2}`, strings.Repeat(" ", 16<<20+1)} {
 		dir := newDisk(t)
 		if err := os.WriteFile(dir.Path(oldFile), []byte(content), 0o600); err != nil {
@@ -214,7 +214,7 @@ func TestADamagedFileIsNotBelieved(t *testing.T) {
 	}
 }
 
-func TestSoManyAreRememberedAndNoMore(t *testing.T) {
+func TestClosedGrantsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := boot{"11111111", time.Now()}.open(t, newDisk(t))
 		var many []firewall.Grant
@@ -259,7 +259,7 @@ func TestTheFileOfTheVersionBeforeIsTakenOver(t *testing.T) {
 }
 
 // The next write begins anew, and the damaged file is put aside.
-func TestADamagedFileOfTheVersionBeforeIsPutAside(t *testing.T) {
+func TestADamagedFileOfTheVersionBeforeIsSetAside(t *testing.T) {
 	dir, b := newDisk(t), boot{"11111111", time.Now()}
 	path := dir.Path(oldFile)
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
@@ -279,7 +279,7 @@ func TestADamagedFileOfTheVersionBeforeIsPutAside(t *testing.T) {
 }
 
 // What another process had closed is known when that has gone.
-func TestWhatCannotBeReadAtTheStartIsReadLater(t *testing.T) {
+func TestAFileThatCannotBeReadAtTheStartIsReadLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir, b := newDisk(t), boot{"11111111", time.Now()}
 		first := b.open(t, dir)

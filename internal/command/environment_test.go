@@ -54,7 +54,7 @@ func mustLack(t *testing.T, env []string, names ...string) {
 	}
 }
 
-func TestARequestIsToldAsCGISays(t *testing.T) {
+func TestTheEnvironmentDescribesTheRequestAsCGI(t *testing.T) {
 	r := request(t, "POST /a%20b/c?x=1&y=%20 HTTP/1.1\r\nHost: home.example.org:8080\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n"+
 		"User-Agent: curl/8\r\nX-Two: one\r\nX-Two: two\r\nCookie: a=1\r\nCookie: b=2\r\n\r\n")
 	r.TLS = true
@@ -74,7 +74,7 @@ func TestARequestIsToldAsCGISays(t *testing.T) {
 	}
 }
 
-func TestWhatAStrangerWritesIsHarmless(t *testing.T) {
+func TestTheEnvironmentIsSafeWhateverAStrangerSends(t *testing.T) {
 	env := request(t, "GET /a%0ab?x=%00 HTTP/1.1\r\nHost: h\r\nProxy: http://mallory\r\nAuthorization: Basic x\r\nProxy-Authorization: Basic x\r\n"+
 		"X_Forwarded_For: 1\r\nX-Shell: () { :;}; echo broken\r\nX-Tab: a\tb\r\nX-Odd!: 1\r\nX-Large: "+strings.Repeat("x", maxValue+1)+"\r\nX-Fine: ok\r\n\r\n").environment()
 	mustLack(t, env, "HTTP_PROXY", "HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_X_FORWARDED_FOR", "HTTP_X_SHELL", "HTTP_X_TAB", "HTTP_X_ODD!", "HTTP_X_LARGE", "PATH_INFO")
@@ -98,7 +98,7 @@ func TestTheEnvironmentIsBounded(t *testing.T) {
 	mustBe(t, env, map[string]string{"HTTP_HOST": "h"})
 }
 
-func TestACommandIsToldOfItsOccasion(t *testing.T) {
+func TestTheEnvironmentDescribesTheEvent(t *testing.T) {
 	expires := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	o := Occasion{Event: Close, Sequence: "ssh", Client: netip.PrefixFrom(client, 32), User: "alice", Door: "ssh", Grant: "g1", Expires: expires, Reason: "expired"}
 	env := o.environment(Command{Environment: []string{"K=v", "PATH=/bin"}})

@@ -146,7 +146,7 @@ func TestTheEndOfAGrantRunsItsCommandsOnce(t *testing.T) {
 	}
 }
 
-func TestWhatRanOutMeanwhileIsToldAtTheNextStart(t *testing.T) {
+func TestCommandsForGrantsThatExpiredMeanwhileRunAtTheNextStart(t *testing.T) {
 	dir := t.TempDir()
 	path, out := filepath.Join(dir, "commands.json"), filepath.Join(dir, "out")
 	l := begin(t, path, out, 1, nil)

@@ -66,7 +66,7 @@ func TestOutputGoesToTheLogLineByLine(t *testing.T) {
 	mustHave(t, log, "lines_lost=800\n", "lines_lost=1\n", "line="+strings.Repeat("x", maxLine)+"\n")
 }
 
-func TestACommandHasASanePlace(t *testing.T) {
+func TestACommandHasACleanProcess(t *testing.T) {
 	Isolate()
 	extra, err := os.Open("/") // which a process that is careless would inherit
 	if err != nil {
@@ -119,7 +119,7 @@ func TestATimeoutEndsTheWholeGroup(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
+func TestACommandThatCannotBeStartedSaysWhy(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -141,7 +141,7 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 	}
 }
 
-func TestSoManyAtOnceAndSoManyWait(t *testing.T) {
+func TestRunningAndWaitingCommandsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	log := new(logbook)
 	r := NewRunner(slog.New(slog.NewTextHandler(log, nil)))

@@ -131,7 +131,7 @@ func text(r Report) string {
 	return b.String()
 }
 
-func TestASoundGuard(t *testing.T) {
+func TestTheDoctorFindsASoundGuardOK(t *testing.T) {
 	p := newPatient(t, ssh, wide)
 	r := p.examine(t, "")
 	finds(t, r, "ok guard inet webknock: is there",
@@ -165,7 +165,7 @@ func TestAGuardWithoutADaemonFails(t *testing.T) {
 }
 
 // What was "cannot tell" once.
-func TestWhatCanBeTold(t *testing.T) {
+func TestTheDoctorJudgesCommonRules(t *testing.T) {
 	p := newPatient(t, ssh)
 	for _, c := range []struct{ name, rules, want string }{
 		{"lo without a default route", `iif lo accept; tcp dport 22 meta mark & 0x40000000 != 0 accept; drop`, "ok passes ssh 22/tcp ipv4"},
@@ -195,7 +195,7 @@ func TestTheHintFitsTheRule(t *testing.T) {
 }
 
 // Without an address nobody can come in, but it is not "cannot tell".
-func TestAHostWithoutAddresses(t *testing.T) {
+func TestTheDoctorJudgesAHostWithoutAddresses(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.run(t, "ip addr flush dev eth0")
 	finds(t, p.examine(t, ""), "ok shut ssh 22/tcp ipv4: dropped by webknock", "ok shut ssh 22/tcp ipv6: dropped by webknock", "ok passes ssh 22/tcp ipv6")
@@ -217,7 +217,7 @@ func TestInterfacesThatDifferAreNamed(t *testing.T) {
 }
 
 // A door's address may be in another table than "local", as with a VRF.
-func TestAnAddressOfAnotherRoutingTable(t *testing.T) {
+func TestTheDoctorJudgesAnAddressInAnotherRoutingTable(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.run(t, `ip route add local 10.9.0.99 dev eth0 table 10
 ip rule add iif eth0 lookup 10
@@ -228,7 +228,7 @@ ip route add local 10.9.0.98 dev eth0 table 10`)
 	finds(t, p.examine(t, "10.9.0.7"), "fail shut ssh 22/tcp ipv4: at 10.9.0.98, 10.9.0.99: open to strangers")
 }
 
-func TestSideEntrances(t *testing.T) {
+func TestTheDoctorFindsSideEntrances(t *testing.T) {
 	p := newPatient(t, ssh)
 	nat := func(rules string) string {
 		return "table inet side { chain pre { type nat hook prerouting priority dstnat; " + rules + "; }\n }"
@@ -292,7 +292,7 @@ func (p *patient) docker(t *testing.T) {
 	}
 }
 
-func TestPublishedPortsThatNoDoorCovers(t *testing.T) {
+func TestPublishedPortsThatNoDoorCoversAreAFinding(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.docker(t)
 	r := p.examine(t, "")
@@ -316,7 +316,7 @@ func TestPublishedPortsThatNoDoorCovers(t *testing.T) {
 }
 
 // A cluster's service address whose port is a door's.
-func TestTransitToAGuardedPort(t *testing.T) {
+func TestTransitToAGuardedPortIsAFinding(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.nft(t, "table ip kube { chain pre { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 22 dnat to 10.244.0.5:2022; ip daddr 10.96.0.11 tcp dport 80 dnat to 10.244.0.5:22; }\n }")
 	finds(t, p.examine(t, ""), "warning transit ssh 22/tcp ipv4: connections through this host to 10.96.0.10:22, which rule 1 of chain ip kube pre (ip daddr 10.96.0.10 tcp dport 22 dnat to 10.244.0.5:2022) sends on, are shut as well")
@@ -324,7 +324,7 @@ func TestTransitToAGuardedPort(t *testing.T) {
 	finds(t, p.examine(t, ""), "ok transit ssh 22/tcp ipv4: firewall.allow")
 }
 
-func TestMarks(t *testing.T) {
+func TestTheDoctorFollowsMarks(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.nft(t, `table inet other {
  chain early { type filter hook prerouting priority 0; meta mark & 0x40000000 == 0x40000000 accept; meta mark 0x7 accept; meta mark & 0xff == 0 accept; }
@@ -345,14 +345,14 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotTrackedIsSaid(t *testing.T) {
+func TestUntrackedPacketsAreAFinding(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.nft(t, "table inet other { chain raw { type filter hook prerouting priority raw; tcp dport 22 notrack; }\n }")
 	finds(t, p.examine(t, ""), "warning tracking ssh 22/tcp ipv4: rule 1 of chain inet other raw (tcp dport 22 notrack)", "ok passes ssh 22/tcp ipv4")
 }
 
 // Not every kernel has flowtables; nftsim's tests show that their rules are found.
-func TestAFlowtableBesideADoorThatCuts(t *testing.T) {
+func TestAFlowtableBesideADoorThatCutsIsAFinding(t *testing.T) {
 	x := &exam{Options: Options{Config: &config.Config{Doors: []firewall.Door{ssh}}}}
 	x.flowtable("fast", "rule 1")
 	x.Config.Doors = append(x.Config.Doors, wide)
@@ -360,20 +360,20 @@ func TestAFlowtableBesideADoorThatCuts(t *testing.T) {
 	finds(t, x.report, "ok flowtable fast: rule 1 gives", "warning flowtable slow: cuts those through wide only when the daemon deletes the flow")
 }
 
-func TestIngressIsSaidToBeLeftOut(t *testing.T) {
+func TestTheDoctorWarnsOfIngressChains(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.nft(t, "table netdev early { chain in { type filter hook ingress device eth0 priority 0; tcp dport 22 drop; }\n }")
 	finds(t, p.examine(t, ""), "warning ruleset chain netdev early in: not looked at")
 }
 
 // Ports are not sampled: one among tens of thousands is found.
-func TestOnePortOfAWideRange(t *testing.T) {
+func TestTheDoctorFindsOneOpenPortInAWideRange(t *testing.T) {
 	p := newPatient(t, ssh, wide)
 	p.nft(t, "insert rule inet webknock input udp dport 31337 accept")
 	finds(t, p.examine(t, ""), "ok shut wide 6000-31336/udp ipv4", "fail shut wide 31337/udp ipv4: open to strangers", "ok shut wide 31338-60000/udp ipv6: dropped by webknock")
 }
 
-func TestConntrackForgetsSessionsThatLive(t *testing.T) {
+func TestConntrackThatForgetsLiveSessionsIsAFinding(t *testing.T) {
 	udp := firewall.Door{Name: "vpn", Ports: []firewall.Ports{{Protocol: firewall.UDP, First: 51820, Last: 51820}}}
 	x := &exam{Options: Options{Config: &config.Config{Doors: []firewall.Door{ssh, wide, udp}}}}
 	values := map[string]int{}
@@ -393,7 +393,7 @@ func TestConntrackForgetsSessionsThatLive(t *testing.T) {
 }
 
 // A listener on a socket from systemd is looked for among the daemon's own.
-func TestASystemdListener(t *testing.T) {
+func TestTheDoctorFindsAListenerOfSystemd(t *testing.T) {
 	p := newPatient(t, ssh)
 	p.cfg.Listeners = []config.Listener{{Address: "systemd:knock"}}
 	finds(t, p.examine(t, ""), "warning listener systemd:knock ipv4: cannot tell where it listens")

@@ -56,7 +56,7 @@ func TestASlowSubscriberMissesTheOldestAndIsToldHowMany(t *testing.T) {
 	}
 }
 
-func TestEachSaysOfTheGapBeforeWhatCameAfterIt(t *testing.T) {
+func TestASubscriberLearnsOfMissedEventsBeforeLaterOnes(t *testing.T) {
 	var b Bus
 	s := b.Subscribe(2)
 	for i := range 5 {
@@ -71,7 +71,7 @@ func TestEachSaysOfTheGapBeforeWhatCameAfterIt(t *testing.T) {
 	}
 }
 
-func TestKnocksThatNobodyReadsAreNotWanted(t *testing.T) {
+func TestEventsThatNobodyReadsAreNotWanted(t *testing.T) {
 	var b Bus
 	if b.Wanted(KindKnock) {
 		t.Error("wanted by nobody")
@@ -177,7 +177,7 @@ func TestAReaderLearnsWhatWasLostBeforeItCouldBePublished(t *testing.T) {
 	}
 }
 
-func TestTheEndDrainsWhatWasPublished(t *testing.T) {
+func TestTheEndOfASubscriberDrainsItsQueue(t *testing.T) {
 	for name, end := range map[string]func(*Bus, *Subscription, context.CancelFunc){
 		"of the bus":          func(b *Bus, _ *Subscription, _ context.CancelFunc) { b.Close() },
 		"of the subscription": func(_ *Bus, s *Subscription, _ context.CancelFunc) { s.Close() },

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestASCII(t *testing.T) {
+func TestHostNamesAreConvertedToASCII(t *testing.T) {
 	for name, want := range map[string]string{
 		"home.example.org": "home.example.org", "Home.Example.ORG": "home.example.org", "home.example.org.": "home.example.org",
 		"bücher.example": "xn--bcher-kva.example", "BÜCHER.example.": "xn--bcher-kva.example", "bu\u0308cher.example": "xn--bcher-kva.example",

@@ -15,7 +15,7 @@ import (
 	"webknock/internal/atomicfile"
 )
 
-func TestWhatIsWrittenIsReadAgainAndNobodyElseReadsIt(t *testing.T) {
+func TestAFileIsReadAsWrittenAndIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	if g, err := ReadGuard(path); g != nil || err != nil {
 		t.Errorf("a guard of nothing: %v, %v", g, err)
@@ -91,7 +91,7 @@ func TestAFileIsConfirmedOrUndoneAndNotBoth(t *testing.T) {
 	}
 }
 
-func TestWhatAnotherFileLeftInTheStandardPlaceIsNotTaken(t *testing.T) {
+func TestTheRecordOfAnotherConfigurationFileIsIgnored(t *testing.T) {
 	mine, standard := t.TempDir(), t.TempDir()
 	write := func(path, file string) {
 		t.Helper()

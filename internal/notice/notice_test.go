@@ -44,7 +44,7 @@ func TestATemplateIsTriedBeforeItIsNeeded(t *testing.T) {
 	}
 }
 
-func TestTextIsBoundedBetweenTwoLetters(t *testing.T) {
+func TestTextIsCutBetweenCharacters(t *testing.T) {
 	long, err := ParseTemplate(`x{{.Message}}`, []Event{Ban})
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestTextIsBoundedBetweenTwoLetters(t *testing.T) {
 	}
 }
 
-func TestAURLIsCheckedAndNeverTold(t *testing.T) {
+func TestAURLIsCheckedAndNeverShown(t *testing.T) {
 	for url, want := range map[string]string{
 		"ntfy://ntfy.sh/s3cret":                             "",
 		"generic+http://127.0.0.1:1/s3cret?template=json":   "",

@@ -72,7 +72,7 @@ func want(t *testing.T, got []string, want ...string) {
 	}
 }
 
-func TestOnlyWhoWantsToHearOfAnEventIsTold(t *testing.T) {
+func TestOnlySubscribedTargetsGetANotice(t *testing.T) {
 	target := Target{Events: []Event{Completion, Grant}, Sequence: "ssh"}
 	all := Target{Events: []Event{Repair, Grant}}
 	for _, tt := range []struct {
@@ -91,7 +91,7 @@ func TestOnlyWhoWantsToHearOfAnEventIsTold(t *testing.T) {
 	}
 }
 
-func TestWhatFailsIsTriedAgain(t *testing.T) {
+func TestANoticeThatFailsIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f, log, stop := sending(t, func(attempt int) error {
 			if attempt < 3 {
@@ -113,7 +113,7 @@ func TestWhatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
-func TestWhatFailsForLongIsGivenUpAndLoggedOnce(t *testing.T) {
+func TestANoticeThatFailsForLongIsDroppedAndLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f, log, stop := sending(t, func(int) error { return errors.New("Post " + secretURL + ": 502 Bad Gateway") })
 		s.Send(Notice{Event: Completion, Client: "a"})
@@ -132,7 +132,7 @@ func TestWhatFailsForLongIsGivenUpAndLoggedOnce(t *testing.T) {
 
 // An attempt that never ends holds up neither those that follow nor, in the
 // end, the stop; and there are never many of it.
-func TestAHangingServiceHangsNobody(t *testing.T) {
+func TestAHangingServiceDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s, f, log, stop := sending(t, func(int) error { <-release; return nil })
@@ -200,7 +200,7 @@ func TestAFullQueueLosesNoticesAndCountsThem(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsIsTriedOnceWhenTheSenderStops(t *testing.T) {
+func TestWaitingNoticesAreTriedOnceWhenTheSenderStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f, log, stop := sending(t, func(attempt int) error {
 			if attempt == 3 {
@@ -239,7 +239,7 @@ func TestAStopDoesNotWaitForAHangingService(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsForATargetThatIsGoneIsStillSent(t *testing.T) {
+func TestWaitingNoticesForARemovedTargetAreStillSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s, f, _, stop := sending(t, func(int) error { <-release; return nil })
@@ -254,7 +254,7 @@ func TestWhatWaitsForATargetThatIsGoneIsStillSent(t *testing.T) {
 	})
 }
 
-func TestAServiceIsOpenedAnewNowAndThen(t *testing.T) {
+func TestAServiceIsReopenedFromTimeToTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, f, _, stop := sending(t, nil)
 		opened := 0

@@ -141,7 +141,7 @@ func TestServersGetWhatTheyAreSent(t *testing.T) {
 	}
 }
 
-func TestAServerThatFailsTwiceGetsItInTheEnd(t *testing.T) {
+func TestAServerThatFailsTwiceGetsTheNotice(t *testing.T) {
 	t.Parallel() // it waits about three seconds
 	var attempts atomic.Int64
 	web, gets := webServer(t, func() int {
@@ -163,7 +163,7 @@ func TestAServerThatFailsTwiceGetsItInTheEnd(t *testing.T) {
 	}
 }
 
-func TestAReasonTellsWhyAndNoSecret(t *testing.T) {
+func TestAReasonSaysWhyAndShowsNoSecret(t *testing.T) {
 	failing, _ := webServer(t, always(http.StatusInternalServerError))
 	refusing, _ := webServer(t, always(http.StatusUnauthorized))
 	mail, _ := mailServer(t)
@@ -208,7 +208,7 @@ func TestAReasonTellsWhyAndNoSecret(t *testing.T) {
 }
 
 // The library waits for ever for the greeting of a mail server.
-func TestASilentMailServerHoldsNoStopUp(t *testing.T) {
+func TestASilentMailServerDelaysNoStop(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

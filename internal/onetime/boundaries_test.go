@@ -264,7 +264,7 @@ func TestAFileThatWasCutOffIsDamaged(t *testing.T) {
 
 // A ticket whose time is up to a day off is used up, so that it opens nothing when
 // a clock is set right; one that is further off is not looked at.
-func TestWhichRefusedTicketsAreUsed(t *testing.T) {
+func TestARefusedTicketOfTheSameDayIsUsed(t *testing.T) {
 	seal := func(at time.Time) string {
 		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
 		if err != nil {
@@ -297,7 +297,7 @@ func TestWhichRefusedTicketsAreUsed(t *testing.T) {
 
 // Only a good ticket moves the mark, by which older ones may be forgotten: one that
 // comes early makes no room for itself.
-func TestATicketThatComesEarlyForgetsNoOther(t *testing.T) {
+func TestAnEarlyTicketForgetsNoOther(t *testing.T) {
 	v := newVerifier()
 	key := ticket.NewKey(aliceSecret).ID
 	before := start.Unix() - 10
@@ -319,7 +319,7 @@ func TestATicketThatComesEarlyForgetsNoOther(t *testing.T) {
 
 // The mark is in the file: after a restart no clock that is set back makes an old
 // ticket young again.
-func TestTheMarkSurvivesARestart(t *testing.T) {
+func TestTheLatestTicketTimeSurvivesARestart(t *testing.T) {
 	seal := func(at time.Time) string {
 		sealed, err := ticket.Seal(aliceSecret, ticket.Ticket{User: "alice", Time: at})
 		if err != nil {

@@ -255,7 +255,7 @@ func TestCodesOpenNothingUntilTheirUseCanBeRecorded(t *testing.T) {
 	})
 }
 
-func TestWhoAsksWhileTheUseIsBeingRecordedIsAnsweredWithIt(t *testing.T) {
+func TestAwaitDuringTheWriteIsAnsweredWithIt(t *testing.T) {
 	for _, failure := range []error{nil, os.ErrInvalid} {
 		v := on(t, t.TempDir())
 		p := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]
@@ -276,7 +276,7 @@ func TestWhoAsksWhileTheUseIsBeingRecordedIsAnsweredWithIt(t *testing.T) {
 
 // A file that is put away while codes come gets a successor that knows all that
 // was used.
-func TestAFileThatIsReplacedKnowsWhatWasUsedBefore(t *testing.T) {
+func TestAReplacedFileHasAllEarlierUsedCodes(t *testing.T) {
 	dir := t.TempDir()
 	v := on(t, dir)
 	used := v.Verify(home, start, []Claim{{Variable: sequence.TOTP, Code: totpAt(t, aliceSecret, start), Admits: everybody}}, false)[0]

@@ -132,7 +132,7 @@ func TestAnIgnoredRequestChangesNothing(t *testing.T) {
 	}
 }
 
-func TestBoundRefusesNewClientsAndKeepsTheOld(t *testing.T) {
+func TestAFullTrackerRefusesNewClientsAndKeepsTheOldOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 2, "ssh=ab", "single=s")
 		f.knock("192.0.2.1", "/a")

@@ -284,7 +284,7 @@ func (b *bench) try(t *testing.T, packets []Packet, in []int) []ending {
 // The simulator says of random packets and random rulesets what a kernel does
 // with them. Where it says that it cannot tell, anything may happen; but that it
 // says of few. AGREEMENT=30s makes it try for longer, SEED=n another lot.
-func TestTheKernelAgrees(t *testing.T) {
+func TestTheSimulatorAgreesWithTheKernel(t *testing.T) {
 	needNFT(t)
 	if err := lab.Need("iptables-nft-restore", "ip6tables-nft-restore"); err != nil {
 		t.Fatal(err)

@@ -87,7 +87,7 @@ func TestExpressionsThatNeedModules(t *testing.T) {
 	}
 }
 
-func TestAnEstablishedConnection(t *testing.T) {
+func TestAnEstablishedConnectionIsJudged(t *testing.T) {
 	needNFT(t)
 	r := load(t, in("drop", "tcp flags & (syn | ack) != syn ct state established ct label 127 accept", "ct direction reply accept"))
 	for _, c := range []struct {
@@ -124,7 +124,7 @@ func TestOneBitMayBeKnownWhileItsNeighbourIsNot(t *testing.T) {
 }
 
 // Rules are written as nft prints them.
-func TestText(t *testing.T) {
+func TestRulesArePrintedAsByNFT(t *testing.T) {
 	needNFT(t)
 	for _, rule := range []string{
 		"tcp dport 22 drop", "tcp dport != 22 accept", "tcp dport 20-30 drop", "tcp dport { 22, 80 } accept", "tcp dport vmap { 22 : drop, 80 : jump other }", "udp dport >= 1024 counter drop", "th dport 22 drop",

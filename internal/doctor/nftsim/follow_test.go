@@ -28,7 +28,7 @@ const sets = ` set ports { type inet_service; flags interval; elements = { 20-30
 `
 
 // What one rule in front of `accept`, or of nothing, makes of a SYN to port 22.
-func TestEachExpression(t *testing.T) {
+func TestEachExpressionIsJudged(t *testing.T) {
 	needNFT(t)
 	const drops, passes, untold = Dropped, Accepted, Unknown
 	cases := []struct {
@@ -79,7 +79,7 @@ func TestEachExpression(t *testing.T) {
 }
 
 // Ports that fare alike are found by what rules ask, not by trying each.
-func TestPortsThatFareAlike(t *testing.T) {
+func TestPortsAreGroupedByTheRulesThatMatchThem(t *testing.T) {
 	needNFT(t)
 	for rule, want := range map[string][]uint16{ // where another interval begins
 		"tcp dport 22 drop":                               {0, 22, 23},

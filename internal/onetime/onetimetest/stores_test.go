@@ -10,14 +10,14 @@ import (
 	"webknock/internal/store"
 )
 
-func TestMemory(t *testing.T) {
+func TestTheMemoryStoreKeepsTheContract(t *testing.T) {
 	TestStore(t, func(*testing.T) (onetime.Store, func() onetime.Store) {
 		m := NewMemory()
 		return m, func() onetime.Store { return m }
 	})
 }
 
-func TestDisk(t *testing.T) {
+func TestTheDiskStoreKeepsTheContract(t *testing.T) {
 	TestStore(t, func(t *testing.T) (onetime.Store, func() onetime.Store) {
 		path := t.TempDir()
 		var end func()
