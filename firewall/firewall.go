@@ -275,6 +275,10 @@ type Backend interface {
 	// Read returns the truth: all that the firewall holds now in the sets of
 	// the doors, in no order, or ErrNotGuarded as Check does.
 	Read(ctx context.Context) ([]Held, error)
+	// Traffic returns those of grants that the firewall holds, with the packets and bytes
+	// that have passed under them until now. Its cost grows with the number of grants
+	// that are asked for, not of those that there are.
+	Traffic(ctx context.Context, grants []Grant) ([]Grant, error)
 	// Ban sets and lifts bans.
 	Ban(ctx context.Context, bans []Ban) error
 	// Bans returns the bans that the firewall holds now: those that this

@@ -34,6 +34,7 @@ type Gate struct {
 	count           map[string]int // grants by door
 	ids             map[string]key
 	expiries        expiries
+	counts          expiries                   // when the traffic of each grant is read for the last time
 	pendingRevokes  map[key]string             // grants that are closed but still in the firewall, with the reason
 	recentlyExpired map[key]time.Time          // when grants ended here; the firewall may hold them a moment longer
 	bans            map[netip.Prefix]time.Time // until when each client is banned
@@ -120,8 +121,8 @@ func (g *Gate) Run(stop context.Context) {
 	interval := pollInterval
 	for failing := false; ; {
 		next := pollInterval
-		if len(g.expiries) > 0 {
-			next = time.Until(g.expiries[0].at)
+		if at := g.nextEnd(); !at.IsZero() {
+			next = time.Until(at)
 		}
 		if sum := g.sumRepairs(time.Now()); sum > 0 {
 			next = min(next, sum)
@@ -161,7 +162,9 @@ func (g *Gate) Run(stop context.Context) {
 				poll.Reset(interval)
 			}
 		case <-end.C:
-			g.expire(time.Now())
+			now := time.Now()
+			g.countEnding(ctx, now)
+			g.expire(now)
 		}
 		if now := g.failing != nil; now != failing {
 			failing, retry = now, minRetry

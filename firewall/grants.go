@@ -14,12 +14,9 @@ func (g *Gate) keep(grant Grant) {
 	g.ids[grant.ID] = k
 	g.count[k.door]++
 	heap.Push(&g.expiries, expiry{grant.Expires, k})
-	if len(g.expiries) > 2*len(g.grants)+1024 {
-		g.expiries = g.expiries[:0]
-		for k, grant := range g.grants {
-			g.expiries = append(g.expiries, expiry{grant.Expires, k})
-		}
-		heap.Init(&g.expiries)
+	heap.Push(&g.counts, expiry{grant.Expires.Add(-countLead), k})
+	if max(len(g.expiries), len(g.counts)) > 2*len(g.grants)+1024 {
+		g.reschedule()
 	}
 }
 

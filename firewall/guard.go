@@ -16,6 +16,7 @@ func (g *Gate) Configure(ctx context.Context, guard Guard) error {
 // configure is Configure in Run.
 func (g *Gate) configure(ctx context.Context, guard Guard) error {
 	stays := func(k key) bool { return covers(guard, k) }
+	g.countTraffic(ctx, g.running(func(k key) bool { return !stays(k) }))
 	if err := g.put(ctx, guard, g.running(stays)); err != nil {
 		if g.guarded { // it is unknown which of the two guards is in force
 			g.failed(g.put(ctx, g.guard, g.running(func(key) bool { return true })))
@@ -52,6 +53,7 @@ func (g *Gate) Unguard(ctx context.Context) error {
 		ctx, cancel := call(ctx)
 		defer cancel()
 		g.closures.Close(slices.Collect(maps.Values(g.grants)))
+		g.countTraffic(ctx, g.running(func(key) bool { return true }))
 		if err := g.backend.Unguard(ctx); err != nil {
 			return fmt.Errorf("remove the guard: %w", err)
 		}

@@ -93,6 +93,23 @@ func (m *Memory) Read(ctx context.Context) ([]Held, error) {
 	return slices.Collect(maps.Values(m.running())), nil
 }
 
+// Traffic implements Backend.
+func (m *Memory) Traffic(ctx context.Context, grants []Grant) ([]Grant, error) {
+	if err := m.Check(ctx); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	running := m.running()
+	var counted []Grant
+	for _, g := range grants {
+		if h, ok := running[keyOf(g)]; ok && h.ID == g.ID {
+			counted = append(counted, h.Grant)
+		}
+	}
+	return counted, nil
+}
+
 // Ban implements Backend.
 func (m *Memory) Ban(_ context.Context, bans []Ban) error {
 	m.mu.Lock()

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -62,13 +61,11 @@ func (g *Gate) accountForSuspend() {
 	if slept < nearEnd {
 		return
 	}
-	g.expiries = g.expiries[:0]
 	for k, grant := range g.grants {
 		grant.Expires = grant.Expires.Add(-slept)
 		g.grants[k] = grant
-		g.expiries = append(g.expiries, expiry{grant.Expires, k})
 	}
-	heap.Init(&g.expiries)
+	g.reschedule()
 	for client, until := range g.bans {
 		g.bans[client] = until.Add(-slept)
 	}
@@ -208,11 +205,13 @@ func (g *Gate) closeLate(ctx context.Context) error {
 	if len(changes) == 0 {
 		return nil
 	}
+	g.countTraffic(ctx, grantsOf(changes))
 	if err := g.backend.Commit(ctx, changes); err != nil {
 		return fmt.Errorf("close %d grants: %w", len(changes), err)
 	}
 	for _, c := range changes {
-		g.forget(c.Grant, g.pendingRevokes[keyOf(c.Grant)])
+		k := keyOf(c.Grant)
+		g.forget(g.grants[k], g.pendingRevokes[k])
 	}
 	return nil
 }

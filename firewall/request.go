@@ -228,6 +228,7 @@ func (g *Gate) attempt(ctx context.Context, batch []request) (plan, []request, e
 		return err != nil
 	})
 	if changes := p.changes(); len(changes) > 0 {
+		g.countClosing(ctx, &p)
 		g.closures.Close(p.closed())
 		ctx, cancel := call(ctx)
 		defer cancel()

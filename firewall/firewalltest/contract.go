@@ -60,6 +60,21 @@ func Run(t *testing.T, open func(t *testing.T) firewall.Backend) {
 				t.Errorf("after renewal: %+v", got)
 			}
 		}},
+		{"the traffic of single grants", func(t *testing.T, h house) {
+			one, six, other := Grant("ssh", alice, time.Minute), Grant("vpn", carol, time.Minute), Grant("ssh", bob, time.Minute)
+			one.Packets, one.Bytes, six.Packets, six.Bytes = 7, 700, 8, 800
+			h.set(one, six, other)
+			gone, successor := Grant("vpn", alice, time.Minute), other
+			successor.ID = "bcde3456" // the firewall has another grant in its place
+			asked := []firewall.Grant{gone, one, successor, six, Grant("cellar", alice, time.Minute)}
+			for i := range asked {
+				asked[i].Packets, asked[i].Bytes = 0, 0
+			}
+			counted, err := h.Traffic(t.Context(), asked)
+			if err != nil || len(counted) != 2 || counted[0].Packets != 7 || counted[0].Bytes != 700 || counted[1].Packets != 8 || counted[1].Bytes != 800 {
+				t.Errorf("counted %+v, %v", counted, err)
+			}
+		}},
 		{"closing is idempotent", func(t *testing.T, h house) {
 			g := Grant("ssh", alice, time.Minute)
 			h.set(g, Grant("ssh", bob, time.Minute))

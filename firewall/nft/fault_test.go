@@ -294,6 +294,7 @@ func TestACallEndsWithItsContext(t *testing.T) {
 		{"commit", func(ctx context.Context) error { return b.Commit(ctx, []firewall.Change{{Grant: grant}}) }},
 		{"check", b.Check},
 		{"read", func(ctx context.Context) error { _, err := b.Read(ctx); return err }},
+		{"traffic", func(ctx context.Context) error { _, err := b.Traffic(ctx, []firewall.Grant{grant}); return err }},
 		{"ban", func(ctx context.Context) error { return b.Ban(ctx, nil) }},
 		{"end sessions", func(ctx context.Context) error { return b.EndSessions(ctx, []firewall.Grant{grant}) }},
 		{"expel", func(ctx context.Context) error { return b.Expel(ctx, []firewall.Grant{grant}) }},
