@@ -169,6 +169,9 @@ func otherDetails(e admin.Event) (parts []string) {
 	case e.Sequence != "" && e.Kind != "completion":
 		add("sequence %s", e.Sequence)
 	}
+	if e.UID != nil {
+		add("uid %d", *e.UID)
+	}
 	if e.Address != "" {
 		add("for %s", e.Address)
 	}

@@ -38,6 +38,7 @@ type Event struct {
 	Result    string       `json:"result,omitempty"`  // of a command or a reload
 	On        string       `json:"on,omitempty"`      // what a command was run for: open, close or complete
 	Program   string       `json:"program,omitempty"` // of a command
+	UID       *uint32      `json:"uid,omitempty"`     // of an administrator
 	// Missed is how many events the reader does not get because they are not kept any more;
 	// nil: it cannot be known. Only an event of kind missed has it.
 	Missed *uint64 `json:"missed,omitempty"`

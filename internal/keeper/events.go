@@ -137,6 +137,16 @@ func remember(r event.Record) remembered {
 		who = clients{e.Client}
 		to.Client, to.Sequence, to.User, to.Door, to.Grant = firewall.ClientString(e.Client), e.Sequence, e.User, e.Door, e.Grant
 		to.Program, to.On, to.Result = e.Program, e.On, e.Result
+	case event.Admin:
+		if p, err := netip.ParsePrefix(e.Client); err == nil {
+			who = clients{p}
+		} else if a, err := netip.ParseAddr(e.Client); err == nil {
+			who = clients{single(a)}
+		}
+		to.Client, to.Door, to.Grant, to.Reason = e.Client, e.Door, e.Grant, e.Act
+		if e.Known {
+			to.UID = &e.UID
+		}
 	case event.Degraded:
 		to.Problems = append([]string{}, e.Problems...) // not nil: it is there although it is empty
 	}

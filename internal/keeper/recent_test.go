@@ -382,6 +382,9 @@ func TestWhatReadersAreToldOfEvents(t *testing.T) {
 			`"kind":"command","client":"192.0.2.7","sequence":"ssh","door":"ssh","grant":"g1","result":"done","on":"open","program":"/bin/x"`},
 		{event.Degraded{Problems: []string{"on fire"}}, `"kind":"degraded","problems":["on fire"]`},
 		{event.Degraded{}, `"kind":"degraded","problems":[]`},
+		{event.Admin{Act: "closed grant g1", UID: 1000, Known: true, Client: "192.0.2.7", Door: "ssh", Grant: "g1"},
+			`"kind":"admin","client":"192.0.2.7","door":"ssh","grant":"g1","reason":"closed grant g1","uid":1000`},
+		{event.Admin{Act: "reload"}, `"kind":"admin","reason":"reload"`},
 	} {
 		kept := remember(event.Record{ID: 1, Time: until, Event: tt.event})
 		text, err := kept.event.MarshalJSON()
