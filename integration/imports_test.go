@@ -35,6 +35,9 @@ var may = map[string][]string{
 		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},
+	"webknock/internal/seam/wire": {
+		"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/seam",
+	},
 	"webknock/internal/keeper/forfront": {
 		"webknock/config", "webknock/internal/seam",
 	},

@@ -1,0 +1,96 @@
+package wire
+
+import (
+	"webknock/internal/event"
+	"webknock/internal/seam"
+)
+
+// kind names a method.
+type kind uint8
+
+// What the keeper asks of the front.
+const (
+	prepare kind = 1 + iota
+	commit
+	abort
+	useCertificates
+	useChallenges
+	stop
+	ping
+	state
+	watchKnocks
+	clients
+	adoptBans
+	unban
+	bans
+)
+
+// What the front asks of the keeper.
+const (
+	complete kind = 65 + iota
+	ban
+	knocks
+	usedCodes
+	recordCodes
+)
+
+// A method is what is known of a kind.
+type method struct {
+	name             string
+	ofKeeper         bool // the front asks it of the keeper
+	notice           bool // it has no answer
+	files            bool // descriptors go with it
+	alone            bool // one at a time
+	argument, result int  // the most bytes that each may have
+}
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+
+	small = 16 * kib // for what has no lists of its own
+)
+
+// methods are all there are. A configuration has bodies of covers, each up to 1 MiB. A
+// completion has a request head of 8 KiB and is hardly longer. The codes of all users are
+// recorded at once at the start: up to 1,024 tickets of some 50 bytes a user.
+var methods = map[kind]method{
+	prepare:         {name: "Prepare", files: true, argument: 1 << 30},
+	commit:          {name: "Commit"},
+	abort:           {name: "Abort"},
+	useCertificates: {name: "UseCertificates", argument: 64 * mib},
+	useChallenges:   {name: "UseChallenges", argument: 16 * mib},
+	stop:            {name: "Stop"},
+	ping:            {name: "Ping"},
+	state:           {name: "State", result: 4 * mib},
+	watchKnocks:     {name: "WatchKnocks", argument: small},
+	clients:         {name: "Clients", result: 32 * mib},
+	adoptBans:       {name: "AdoptBans", argument: 16 * mib},
+	unban:           {name: "Unban", argument: small, result: small},
+	bans:            {name: "Bans", result: 16 * mib},
+
+	complete:    {name: "Complete", ofKeeper: true, notice: true, argument: 64 * kib},
+	ban:         {name: "Ban", ofKeeper: true, notice: true, argument: 4 * kib},
+	knocks:      {name: "Knocks", ofKeeper: true, notice: true, argument: seam.MaxKnocks * kib / 2},
+	usedCodes:   {name: "UsedCodes", ofKeeper: true, result: 256 * mib},
+	recordCodes: {name: "RecordCodes", ofKeeper: true, alone: true, argument: 16 * mib},
+}
+
+func (k kind) String() string { return methods[k].name }
+
+// The arguments of methods that have several, in place of a value of their own.
+type (
+	// prepareArgs has the addresses of the sockets, whose descriptors go beside.
+	prepareArgs struct {
+		Configuration seam.Configuration
+		Addresses     []string
+	}
+	useCertificatesArgs struct {
+		Address string
+		All     []seam.Certificate
+	}
+	knocksArgs struct {
+		Knocks []event.Knock
+		Missed uint64
+	}
+)

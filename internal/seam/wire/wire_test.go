@@ -1,0 +1,106 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"webknock/internal/seam"
+	"webknock/internal/seam/seamtest"
+)
+
+// pair returns two connected sockets.
+func pair(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "seam")
+		conn, err := net.FileConn(file)
+		file.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = conn.(*net.UnixConn)
+		t.Cleanup(func() { conn.Close() })
+	}
+	return conns[0], conns[1]
+}
+
+// join joins a front and a keeper by a socket.
+func join(t testing.TB, front seam.Front, keeper seam.Keeper) (f *FrontClient, k seam.Keeper, ended chan error) {
+	a, b := pair(t)
+	f = NewFrontClient(a, keeper)
+	got := make(chan seam.Keeper, 1)
+	ended = make(chan error, 1)
+	go func() {
+		ended <- ServeFront(context.Background(), b, func(k seam.Keeper) seam.Front {
+			got <- k
+			return front
+		})
+	}()
+	t.Cleanup(func() { f.Close() })
+	return f, <-got, ended
+}
+
+func TestTheContractOfTheSeam(t *testing.T) {
+	seamtest.Contract(t, func(t *testing.T, front seam.Front, keeper seam.Keeper) (seam.Front, seam.Keeper) {
+		f, k, _ := join(t, front, keeper)
+		return f, k
+	})
+}
+
+func TestTheContractWithoutASocket(t *testing.T) {
+	seamtest.Contract(t, func(_ *testing.T, front seam.Front, keeper seam.Keeper) (seam.Front, seam.Keeper) {
+		return front, keeper
+	})
+}
+
+func TestAfterTheEndNothingHangs(t *testing.T) {
+	blocked := make(chan struct{})
+	f, k, ended := join(t, &seamtest.Front{OnPing: func(ctx context.Context) error {
+		close(blocked)
+		<-ctx.Done()
+		return ctx.Err()
+	}}, &seamtest.Keeper{})
+	answer := make(chan error)
+	go func() { answer <- f.Ping(context.Background()) }()
+	<-blocked
+	f.Close()
+	if err := <-answer; !errors.Is(err, seam.ErrStopped) {
+		t.Errorf("who waits: %v", err)
+	}
+	<-f.Done()
+	if err := <-ended; !errors.Is(err, ErrGone) {
+		t.Errorf("the front: %v", err)
+	}
+	if err := f.Ping(t.Context()); !errors.Is(err, seam.ErrStopped) || !errors.Is(f.Err(), seam.ErrStopped) {
+		t.Errorf("ping: %v", err)
+	}
+	if s := f.State(); len(s.Problems) != 1 {
+		t.Errorf("state %+v", s)
+	}
+	f.Abort()
+	k.Complete(seam.Completion{})
+	if _, err := k.UsedCodes(); !errors.Is(err, ErrGone) {
+		t.Errorf("used codes: %v", err)
+	}
+}
+
+func TestAFrontThatHasStoppedEndsWithoutAnError(t *testing.T) {
+	f, _, ended := join(t, new(seamtest.Front), new(seamtest.Keeper))
+	if err := f.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
