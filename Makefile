@@ -1,4 +1,4 @@
-# webknock. The targets: build cross test test-hosts lint demo fuzz bench install uninstall clean
+# webknock. The targets: build cross dist test test-hosts lint demo fuzz bench install uninstall clean
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -18,17 +18,31 @@ TOOL = $(GO) tool -modfile=integration/tools/go.mod
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build cross modules test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
+.PHONY: build cross dist modules test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
 
-build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/webknock ./cmd/webknock
+# The same commit gives the same program, wherever it is built.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+DATE  = $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+
+build: bin/man
+	$(BUILD) -o bin/webknock ./cmd/webknock
+
+# A manual page for each command.
+SOURCES = $(shell find cmd config firewall httpd internal sequence -type f -not -name '*_test.go') go.mod go.sum
+bin/man: $(SOURCES)
+	@rm -rf bin/man && mkdir -p bin/man
+	SOURCE_DATE_EPOCH=$(DATE) $(GO) run -buildvcs=false -tags manpages -ldflags '-X main.version=$(VERSION)' ./cmd/webknock bin/man
+
+bin/webknock: $(SOURCES)
+	@command -v $(GO) >/dev/null || { echo "bin/webknock is not of this tree, and there is no Go to build it: run make build first, as whoever has Go"; exit 1; }
+	$(MAKE) build
 
 # The program for every system: the daemon and the client for Linux, the client
 # alone for the others. Written to bin/SYSTEM-PROCESSOR.
 SYSTEMS = linux-amd64 linux-arm64 linux-arm linux-riscv64 darwin-amd64 darwin-arm64 windows-amd64 freebsd-amd64
 cross: $(SYSTEMS:%=cross-%)
 cross-%:
-	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$*/ ./cmd/webknock
+	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(BUILD) -o bin/$*/ ./cmd/webknock
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) vet ./internal/client ./cmd/webknock
 
 test: deps-test modules
@@ -94,17 +108,34 @@ fuzz:
 bench: deps-test
 	$(GO) test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
 
-# What make build has built, so that root needs no Go.
-install: $(if $(wildcard bin/webknock),,build)
-	install -D -m 0755 bin/webknock $(DESTDIR)$(PREFIX)/bin/webknock
-	install -D -m 0640 docs/webknock.yaml $(DESTDIR)$(PREFIX)/share/doc/webknock/webknock.yaml
-	install -D -m 0644 docs/man/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8
-	install -D -m 0644 docs/man/webknock.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d
-	for unit in webknock.service webknock-guard.service nftables.service.d/webknock.conf; do \
-		sed 's,/usr/local/bin,$(PREFIX)/bin,' docs/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit && \
-		chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; \
+# As root, from the tree as it is now. What make build has built is not built
+# again, so that root needs no Go. With DESTDIR nothing but files is made.
+PROGRAM    ?= bin/webknock
+UNITS       = webknock.service webknock-guard.service
+DROPINS     = nftables.service.d/webknock.conf
+COMPLETIONS = share/bash-completion/completions/webknock share/zsh/site-functions/_webknock share/fish/vendor_completions.d/webknock.fish
+DEST        = $(DESTDIR)$(PREFIX)
+install: bin/webknock
+	install -D -m 0755 $(PROGRAM) $(DEST)/bin/webknock
+	install -d $(DEST)/share/man/man5 $(DEST)/share/man/man8 $(dir $(COMPLETIONS:%=$(DEST)/%))
+	install -m 0644 docs/man/webknock.yaml.5 $(DEST)/share/man/man5
+	install -m 0644 docs/man/webknock.8 bin/man/*.8 $(DEST)/share/man/man8
+	bin/webknock completion bash > $(DEST)/share/bash-completion/completions/webknock
+	bin/webknock completion zsh > $(DEST)/share/zsh/site-functions/_webknock
+	bin/webknock completion fish > $(DEST)/share/fish/vendor_completions.d/webknock.fish
+	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket
+	install -D -m 0644 cmd/webknock/package/webknock.sysusers $(DEST)/lib/sysusers.d/webknock.conf
+	install -D -m 0644 cmd/webknock/package/webknock.tmpfiles $(DEST)/lib/tmpfiles.d/webknock.conf
+	for unit in $(UNITS) $(DROPINS); do \
+		install -d $(DEST)/lib/systemd/system/$$(dirname $$unit) && \
+		sed 's,/usr/local/bin,$(PREFIX)/bin,' docs/systemd/$$unit > $(DEST)/lib/systemd/system/$$unit && \
+		chmod 0644 $(DEST)/lib/systemd/system/$$unit || exit 1; \
 	done
+ifeq ($(DESTDIR),)
+	@if [ -d /run/systemd/system ]; then \
+		systemd-sysusers $(PREFIX)/lib/sysusers.d/webknock.conf && systemctl daemon-reload; \
+	fi
+endif
 
 # The guard goes first: without the program nobody can be let in, and only the
 # program takes the guard away. Configuration and state stay. With DESTDIR nothing
@@ -114,15 +145,20 @@ ifeq ($(DESTDIR),)
 	$(PREFIX)/bin/webknock unguard
 	@if [ -d /run/systemd/system ]; then systemctl disable --now webknock.service webknock-guard.service; fi
 endif
-	rm -f $(DESTDIR)$(PREFIX)/bin/webknock
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/webknock.8 $(DESTDIR)$(PREFIX)/share/man/man5/webknock.yaml.5
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock.service $(DESTDIR)$(PREFIX)/lib/systemd/system/webknock-guard.service
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d/webknock.conf
-	-rmdir $(DESTDIR)$(PREFIX)/lib/systemd/system/nftables.service.d 2>/dev/null
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/webknock
+	rm -f $(DEST)/bin/webknock $(COMPLETIONS:%=$(DEST)/%)
+	rm -f $(DEST)/share/man/man8/webknock.8 $(DEST)/share/man/man8/webknock-*.8 $(DEST)/share/man/man5/webknock.yaml.5
+	rm -f $(DEST)/lib/sysusers.d/webknock.conf $(DEST)/lib/tmpfiles.d/webknock.conf
+	rm -f $(addprefix $(DEST)/lib/systemd/system/,$(UNITS) $(DROPINS))
+	-rmdir $(addprefix $(DEST)/lib/systemd/system/,$(dir $(DROPINS))) 2>/dev/null
+	rm -rf $(DEST)/share/doc/webknock
 ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 endif
 
+# Packages for Debian, Fedora, Alpine and Arch, with their checksums, and what is
+# linked into the program, in dist.
+dist: build
+	GO='$(GO)' VERSION='$(VERSION)' SOURCE_DATE_EPOCH=$(DATE) cmd/webknock/package/dist.sh
+
 clean:
-	rm -rf bin integration/hosts/node_modules integration/hosts/.debian
+	rm -rf bin dist integration/hosts/node_modules integration/hosts/.debian
