@@ -124,13 +124,17 @@ var unreserved = func() (set [256]bool) {
 // Parse parses the head and releases the knock. It returns an error if the head is
 // malformed: beyond the bounds, with control characters, in HTTP/1.1 with no Host field
 // or several (RFC 9112, section 3.2), or anything else that net/http refuses. The
-// request has no body.
+// request has no body. The error is one of those below, or net/http's, which may quote
+// the head.
 func (k *Knock) Parse(r *bufio.Reader) (*http.Request, error) {
 	if k.request != nil {
 		return k.request, nil
 	}
 	defer k.Release()
 	hosts, err := check(k.head.bytes)
+	if err == nil && hosts > 1 {
+		err = ErrManyHosts
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -139,31 +143,34 @@ func (k *Knock) Parse(r *bufio.Reader) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if hosts > 1 || hosts == 0 && req.ProtoAtLeast(1, 1) {
-		return nil, errHost
+	if hosts == 0 && req.ProtoAtLeast(1, 1) {
+		return nil, ErrNoHost
 	}
 	req.Body = http.NoBody
 	req.RemoteAddr = k.Remote.String()
 	return req, nil
 }
 
+// Why a head is malformed.
 var (
-	errTooLarge = errors.New("the request head is too large")
-	errControl  = errors.New("a control character in the request head")
-	errHost     = errors.New("not exactly one Host field")
+	ErrTooLarge     = errors.New("the request head is too large")
+	ErrTooManyLines = errors.New("the request head has too many lines")
+	ErrControl      = errors.New("there is a control character in the request head")
+	ErrNoHost       = errors.New("there is no Host field")
+	ErrManyHosts    = errors.New("there are several Host fields")
 )
 
 // check checks what http.ReadRequest does not, and counts the Host fields.
 func check(head []byte) (hosts int, err error) {
 	if len(head) > MaxHead || eventloop.HeadEnd(head) < 0 {
-		return 0, errTooLarge
+		return 0, ErrTooLarge
 	}
 	lines := 0
 	for rest := head; len(rest) > 0; lines++ {
 		line, after, _ := bytes.Cut(rest, []byte{'\n'})
 		line = bytes.TrimSuffix(line, []byte{'\r'})
 		if bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-			return 0, errControl
+			return 0, ErrControl
 		}
 		if lines > 0 && len(line) >= len("host:") && strings.EqualFold(string(line[:len("host:")]), "host:") {
 			hosts++
@@ -171,7 +178,7 @@ func check(head []byte) (hosts int, err error) {
 		rest = after
 	}
 	if lines > MaxLines {
-		return 0, errTooLarge
+		return 0, ErrTooManyLines
 	}
 	return hosts, nil
 }

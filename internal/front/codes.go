@@ -32,6 +32,7 @@ func (k *knock) verify() (wrong bool) {
 		state := k.shard.tracker.State(k.client, c.Machine)
 		run, ok := c.Machine.Reaches(state, c.Step, k.at)
 		if !ok {
+			k.unreached = append(k.unreached, c)
 			continue
 		}
 		seq := k.rules.sequences[c.Machine]
@@ -46,12 +47,14 @@ func (k *knock) verify() (wrong bool) {
 	}
 	k.count() // the same head again would be no second wrong code
 	wrong = true
-	for i, credential := range k.shard.all.verifier.Verify(firewall.Offender(k.received.Client), k.received.At, claims, k.again) {
+	credentials, refusal := k.shard.all.verifier.VerifyWhy(firewall.Offender(k.received.Client), k.received.At, claims, k.again)
+	k.candidate, k.refusal = reached[0], refusal
+	for i, credential := range credentials {
 		if credential == nil {
 			continue
 		}
 		wrong = false
-		k.shard.used.add(usedCode{k.client, strings.Clone(credential.Code)}, credential.Until, k.received.At)
+		k.shard.used.add(usedCode{k.client, strings.Clone(credential.Code)}, use{k.received.At, credential.Until}, k.received.At)
 		if hit, _ := k.match.Hit(reached[i].Machine); hit.Credential == nil {
 			k.match.Accept(reached[i], credential)
 		}
@@ -70,18 +73,21 @@ type usedCode struct {
 	code   string
 }
 
-// usedCodes remembers until when each would have been good. A client that sends
+// A use is when a code was used, and until when it would have been good.
+type use struct{ at, until time.Time }
+
+// usedCodes remembers the use of each. A client that sends
 // such a code again has reloaded a page, or its browser has. That is not guessing,
 // as the same code from another client may be. The codes are in memory alone:
 // after a restart they are wrong.
-type usedCodes map[usedCode]time.Time
+type usedCodes map[usedCode]use
 
-func (u usedCodes) add(c usedCode, until, now time.Time) {
-	maps.DeleteFunc(u, func(_ usedCode, until time.Time) bool { return now.After(until) })
+func (u usedCodes) add(c usedCode, of use, now time.Time) {
+	maps.DeleteFunc(u, func(_ usedCode, of use) bool { return now.After(of.until) })
 	if len(u) >= maxUsed {
 		clear(u)
 	}
-	u[c] = until
+	u[c] = of
 }
 
 // bringsUsedCode reports whether a knock brings a code, still within its validity,
@@ -90,8 +96,12 @@ func (u usedCodes) add(c usedCode, until, now time.Time) {
 func (k *knock) bringsUsedCode() bool {
 	used := k.shard.used
 	return len(used) > 0 && slices.ContainsFunc(k.match.Candidates, func(c sequence.Candidate) bool {
-		until, known := used[usedCode{k.client, c.Code}]
-		return known && !k.received.At.After(until)
+		of, known := used[usedCode{k.client, c.Code}]
+		if !known || k.received.At.After(of.until) {
+			return false
+		}
+		k.candidate, k.usedFor = c, k.received.At.Sub(of.at)
+		return true
 	})
 }
 

@@ -182,19 +182,19 @@ func TestUsedCodesAreBoundedAndForgotten(t *testing.T) {
 	u := usedCodes{}
 	code := func(i int) usedCode { return usedCode{netip.MustParseAddr("192.0.2.1"), fmt.Sprint(i)} }
 	for i := range maxUsed {
-		u.add(code(i), now.Add(time.Minute), now)
+		u.add(code(i), use{now, now.Add(time.Minute)}, now)
 	}
 	if len(u) != maxUsed {
 		t.Fatalf("%d are remembered", len(u))
 	}
-	u.add(code(maxUsed), now.Add(time.Minute), now)
+	u.add(code(maxUsed), use{now, now.Add(time.Minute)}, now)
 	if len(u) != 1 {
 		t.Errorf("%d are remembered beyond the bound", len(u))
 	}
 	for i := range maxUsed {
-		u.add(code(i), now.Add(time.Duration(i)*time.Second), now)
+		u.add(code(i), use{now, now.Add(time.Duration(i) * time.Second)}, now)
 	}
-	u.add(code(-1), now.Add(time.Hour), now.Add(time.Hour))
+	u.add(code(-1), use{now, now.Add(time.Hour)}, now.Add(time.Hour))
 	if len(u) != 1 {
 		t.Errorf("%d that are no longer good are remembered", len(u)-1)
 	}

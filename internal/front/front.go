@@ -23,6 +23,7 @@ import (
 	"webknock/httpd"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
+	"webknock/sequence/track"
 )
 
 var _ seam.Front = (*Front)(nil)
@@ -213,20 +214,40 @@ func (f *Front) Ping(ctx context.Context) error {
 
 // Clients implements seam.Front.
 func (f *Front) Clients(ctx context.Context) (all []seam.Client, err error) {
-	widths := f.current.Load().cfg.Clients
 	err = f.shards.each(ctx, func(s *shard, now time.Duration) {
 		for _, p := range s.tracker.Progress(now) {
-			bits := widths.IPv6Prefix
-			if p.Client.Is4() {
-				bits = widths.IPv4Prefix
-			}
-			all = append(all, seam.Client{
-				Client: netip.PrefixFrom(p.Client, bits), Sequence: p.Machine.Name(), Step: p.Step, Steps: p.Machine.Len(),
-				Last: f.shards.origin.Add(p.Last), Expires: f.shards.origin.Add(p.Deadline),
-			})
+			all = append(all, f.client(p))
 		}
 	})
 	return all, err
+}
+
+// client returns the progress of a client as the keeper is told of it.
+func (f *Front) client(p track.Progress) seam.Client {
+	return seam.Client{
+		Client: f.shards.rules.Load().prefix(p.Client), Sequence: p.Machine.Name(), Step: p.Step, Steps: p.Machine.Len(),
+		Last: f.shards.origin.Add(p.Last), Expires: f.shards.origin.Add(p.Deadline),
+	}
+}
+
+// Recent implements seam.Front.
+func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error) {
+	rules := f.shards.rules.Load()
+	client := rules.client(addr)
+	recent := seam.Recent{Client: rules.prefix(client)}
+	if until := f.shards.bans.end(addr); time.Now().Before(until) {
+		recent.BannedUntil = until
+	}
+	err := f.shards.do(ctx, f.shards.of(client), func(s *shard, now time.Duration) {
+		s.readQueue()
+		for _, one := range s.traces.of(client) {
+			recent.Knocks = append(recent.Knocks, one.recalled())
+		}
+		for _, p := range s.tracker.ProgressOf(client, now) {
+			recent.Progress = append(recent.Progress, f.client(p))
+		}
+	})
+	return recent, err
 }
 
 // State implements seam.Front.

@@ -14,6 +14,7 @@ import (
 	"webknock/httpd"
 	"webknock/internal/event"
 	"webknock/internal/hostname"
+	"webknock/internal/onetime"
 	"webknock/sequence"
 	"webknock/sequence/track"
 )
@@ -52,19 +53,31 @@ type knock struct {
 	match     sequence.Match
 	replayed  bool // its client has used the code itself
 	wrongCode bool // it brought a code that passes no step
+	advances  bool // it has come to progress
 	completed []track.Completion
 	full      bool // it would have begun a sequence, but the bound of clients is reached
 	outcome   event.Outcome
+
+	// What explains that, should somebody ask.
+	malformation uint8                // place in malformations
+	candidate    sequence.Candidate   // whose code was used before or is wrong
+	usedFor      time.Duration        // since its client has used the code
+	refusal      onetime.Refusal      // of the code
+	unreached    []sequence.Candidate // one-time steps that it matches and that were not awaited
+	standing     []track.Standing     // how far the client was, expired or not
+	banFor       string               // why its client is banned; empty: it is not for this
 }
 
 // begin makes the shard's knock stand for another request.
-func (s *shard) begin(r *rules, received *httpd.Knock) *knock {
+func (s *shard) begin(r *rules, received *httpd.Knock, client netip.Addr) *knock {
 	k := &s.current
 	k.route.Reset()
+	unreached, standing := k.unreached[:0], k.standing[:0]
 	head, again := s.sentAgain(r, received)
 	*k = knock{
 		Context: context.Background(), route: k.route, shard: s, rules: r,
-		client: r.client(received.Client), at: s.latest, head: head, again: again,
+		client: client, at: s.latest, head: head, again: again,
+		unreached: unreached, standing: standing,
 	}
 	return k
 }
@@ -109,8 +122,8 @@ func ban(next http.Handler) http.Handler {
 		if k.replayed {
 			return
 		}
-		if reason := k.offends(); reason != "" {
-			k.shard.all.ban(k.received, reason)
+		if k.banFor = k.offends(); k.banFor != "" {
+			k.shard.all.ban(k.received, k.banFor)
 		}
 	})
 }
@@ -140,6 +153,8 @@ func codes(next http.Handler) http.Handler {
 func progress(_ http.ResponseWriter, r *http.Request) {
 	k := knockOf(r)
 	s := k.shard
+	k.advances = true
+	k.standing = s.standing(k.client, k.standing)
 	k.completed, k.full = s.tracker.Advance(k.client, k.match, k.at)
 	if k.full {
 		s.all.full.Add(1)

@@ -72,6 +72,7 @@ type rules struct {
 	decoys    []string
 	oneTime   bool // some step needs a one-time code
 	sequences map[*sequence.Machine]*seam.Sequence
+	ignored   []string     // paths that all sequences ignore
 	router    http.Handler // what every knock that is parsed goes through
 }
 
@@ -98,12 +99,34 @@ func newRules(cfg seam.Configuration, old *rules) (*rules, error) {
 		r.sequences[m] = &cfg.Sequences[i]
 		r.oneTime = r.oneTime || cfg.Sequences[i].OneTime()
 	}
+	r.ignored = ignoredByAll(cfg.Sequences)
 	return r, nil
+}
+
+// ignoredByAll returns the paths that all sequences ignore.
+func ignoredByAll(sequences []seam.Sequence) (paths []string) {
+	if len(sequences) == 0 {
+		return nil
+	}
+	for _, path := range sequences[0].Ignore {
+		if !slices.ContainsFunc(sequences, func(s seam.Sequence) bool { return !slices.Contains(s.Ignore, path) }) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // client returns the address under which the client of a knock is remembered.
 func (r *rules) client(addr netip.Addr) netip.Addr {
 	return track.Widen(addr, r.clients.IPv4Prefix, r.clients.IPv6Prefix)
+}
+
+// prefix returns the addresses of a client, as client returned it.
+func (r *rules) prefix(client netip.Addr) netip.Prefix {
+	if client.Is4() {
+		return netip.PrefixFrom(client, r.clients.IPv4Prefix)
+	}
+	return netip.PrefixFrom(client, r.clients.IPv6Prefix)
 }
 
 // shard is one goroutine's clients.
@@ -120,7 +143,10 @@ type shard struct {
 	reader  *bufio.Reader
 	hits    []sequence.Hit // memory for the next match
 	latest  time.Duration  // when the latest knock came
+	traces  traces         // what became of the latest knocks
 	current knock          // the one on its way through the pipeline
+
+	unparsedPath []byte // of the current knock, if it is plain; cut at maxPath
 }
 
 // newShards returns shards for max clients in progress. Complete and ban are
@@ -142,6 +168,7 @@ func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(comp
 			tracker: track.New(all.bound),
 			counts:  newCounts(),
 			used:    usedCodes{},
+			traces:  newTraces(),
 			reader:  bufio.NewReaderSize(nil, httpd.MaxHead),
 		}
 	}
@@ -162,8 +189,7 @@ func (all *shards) run(ctx context.Context) {
 // post puts a knock into the queue of its client's shard. A knock that finds
 // the queue full is lost.
 func (all *shards) post(k httpd.Knock) {
-	client := all.rules.Load().client(k.Client)
-	s := all.shards[maphash.Comparable(all.seed, client)%shardCount]
+	s := all.of(all.rules.Load().client(k.Client))
 	select {
 	case s.queue <- k:
 	default:
@@ -176,6 +202,11 @@ func (all *shards) post(k httpd.Knock) {
 	} else if !all.draining.Swap(true) {
 		all.drain.Reset(minDrainDelay + rand.N(maxDrainDelay-minDrainDelay))
 	}
+}
+
+// of returns the shard of a client, as rules.client returned it.
+func (all *shards) of(client netip.Addr) *shard {
+	return all.shards[maphash.Comparable(all.seed, client)%shardCount]
 }
 
 // wakeAll wakes the shards that have something to read.
@@ -199,17 +230,25 @@ func (s *shard) wakeUp() {
 // ErrStopped once the shards have stopped.
 func (all *shards) each(ctx context.Context, f func(s *shard, now time.Duration)) error {
 	for _, s := range all.shards {
-		done := make(chan struct{})
-		select {
-		case s.calls <- func() { f(s, time.Since(all.origin)); close(done) }:
-			<-done
-		case <-all.stopped:
-			return seam.ErrStopped
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := all.do(ctx, s, f); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// do has a shard's goroutine call f. Its errors are those of each.
+func (all *shards) do(ctx context.Context, s *shard, f func(s *shard, now time.Duration)) error {
+	done := make(chan struct{})
+	select {
+	case s.calls <- func() { f(s, time.Since(all.origin)); close(done) }:
+		<-done
+		return nil
+	case <-all.stopped:
+		return seam.ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // use puts other rules in force. Progress in sequences that stand unchanged in
@@ -260,45 +299,58 @@ func (s *shard) read(received httpd.Knock) {
 	// Knocks of one client may come in by several goroutines; time does not
 	// run backwards for it.
 	s.latest = max(s.latest, received.At.Sub(s.all.origin))
+	client := rules.client(received.Client)
 	if s.all.bans.has(received.Client) {
-		s.became(&received, event.Banned)
+		path, _ := received.PlainPath()
+		s.unparsed(&received, client, path, event.Banned)
 		received.Release()
 		return
 	}
-	if s.skippable(rules, &received) {
-		s.became(&received, event.Missed)
+	path, skippable := s.skippable(rules, &received, client)
+	if skippable {
+		outcome := event.Missed
+		if slices.Contains(rules.ignored, path) {
+			outcome = event.Ignored
+		}
+		s.unparsed(&received, client, path, outcome)
 		received.Release()
 		return
 	}
-	k := s.begin(rules, &received)
+	s.unparsedPath = append(s.unparsedPath[:0], path[:min(len(path), maxPath)]...)
+	k := s.begin(rules, &received, client)
 	request, err := received.Parse(s.reader)
 	k.received = received // without its head, whose memory is given back
 	if err != nil {
 		k.outcome, request = event.Malformed, malformed
+		k.malformation = malformationOf(err)
 	} else {
 		k.request = request
 	}
 	rules.router.ServeHTTP(nobody{}, request.WithContext(k))
-	s.became(&k.received, k.outcome)
+	s.parsed(k)
 }
 
-// became counts what became of a knock, and tells the keeper if that wants to know.
-func (s *shard) became(received *httpd.Knock, outcome event.Outcome) {
-	s.all.tallies.count(s.index, received.Listener, outcome)
-	if s.all.watch.wanted() {
-		s.all.watch.tell(event.Knock{At: received.At, Client: received.Client, Listener: received.Listener, Outcome: outcome})
+// standing appends to all how far a client is in its sequences, or was when its progress
+// expired.
+func (s *shard) standing(client netip.Addr, all []track.Standing) []track.Standing {
+	all = s.tracker.Standing(client, all)
+	if of := s.traces.trail(client); of != nil {
+		for _, was := range of.standing {
+			if !slices.ContainsFunc(all, func(is track.Standing) bool { return is.Machine == was.Machine }) {
+				all = append(all, was)
+			}
+		}
 	}
+	return all
 }
 
 // skippable reports whether a knock certainly has no effect, malformed or not, so
 // that it can be dropped without being parsed: its client has begun nothing and
 // has brought no code just now, its path is no part of any step or decoy, and no
-// knocks are counted for bans. Most requests of strangers are like that.
-func (s *shard) skippable(r *rules, received *httpd.Knock) bool {
-	if r.ban.Knocks > 0 {
-		return false
-	}
+// knocks are counted for bans. Most requests of strangers are like that. It also returns
+// the path if that is plain, which is valid as long as the knock.
+func (s *shard) skippable(r *rules, received *httpd.Knock, client netip.Addr) (path string, ok bool) {
 	path, plain := received.PlainPath()
-	return plain && !s.counts.watch(received.Client, s.latest) && !r.set.Concerns(path) && !slices.Contains(r.decoys, path) &&
-		!s.tracker.Knows(r.client(received.Client))
+	return path, plain && r.ban.Knocks == 0 && !s.counts.watch(received.Client, s.latest) && !r.set.Concerns(path) && !slices.Contains(r.decoys, path) &&
+		!s.tracker.Knows(client)
 }

@@ -46,10 +46,10 @@ func FuzzSkippableKnocksHaveNoEffect(f *testing.F) {
 		var banned string
 		s.all.ban = func(_ httpd.Knock, reason string) { banned = reason }
 		received := httpd.NewKnock(client, time.Now(), head)
-		if !s.skippable(r, &received) {
+		if _, ok := s.skippable(r, &received, client); !ok {
 			return
 		}
-		k := s.begin(r, &received)
+		k := s.begin(r, &received, client)
 		request, err := received.Parse(s.reader)
 		k.received = received
 		if err != nil {
@@ -72,7 +72,8 @@ func TestMostKnocksOfStrangersAreSkippable(t *testing.T) {
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	skippable := func(target string) bool {
 		l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET "+target+" HTTP/1.1\r\nHost: h\r\n\r\n"))
-		return s.skippable(r, &l)
+		_, ok := s.skippable(r, &l, l.Client)
+		return ok
 	}
 	for target, want := range map[string]bool{"/": true, "/index.html": true, "/a": false, "/hello": false, "/%61": false, "/x?y": false, "*": false} {
 		if skippable(target) != want {
@@ -140,7 +141,7 @@ func TestNoFirstStepIsSkippable(t *testing.T) {
 	r := &rules{set: set, router: newRouter(), clients: seam.Clients{IPv4Prefix: 32, IPv6Prefix: 128}}
 	s := newShards(1, r, nil, nil, nil).shards[0]
 	l := httpd.NewKnock(netip.MustParseAddr("192.0.2.7"), time.Now(), []byte("GET /k/123456 HTTP/1.1\r\nHost: h\r\n\r\n"))
-	if s.skippable(r, &l) {
+	if _, ok := s.skippable(r, &l, l.Client); ok {
 		t.Error("a request with a code is thrown away unread")
 	}
 }

@@ -39,13 +39,20 @@ func (t *tallies) list() []*tally {
 	return nil
 }
 
-// count counts a knock that a shard has read.
-func (t *tallies) count(shard int, listener string, outcome event.Outcome) {
+// of returns the tally of a listener; nil: there is none.
+func (t *tallies) of(listener string) *tally {
 	for _, one := range t.list() {
 		if one.listener == listener {
-			one.shards[shard][place(outcome)].Add(1)
-			return
+			return one
 		}
+	}
+	return nil
+}
+
+// count counts a knock that a shard has read, whose outcome has a place among outcomes.
+func (t *tally) count(shard, outcome int) {
+	if t != nil {
+		t.shards[shard][outcome].Add(1)
 	}
 }
 

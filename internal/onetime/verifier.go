@@ -152,6 +152,7 @@ type match struct {
 	use            uint64 // the number under which its use is recorded
 	owners         []owner
 	request        *ticket.Request // of a ticket; nil: it is a TOTP code
+	refusal        Refusal         // why it has no owners, if it has none
 }
 
 // owner is a user whose code it is, and until when it is valid.
@@ -170,11 +171,18 @@ type owner struct {
 // that the client has just sent the same request, as browsers do by themselves;
 // such a knock is not counted.
 func (v *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, again bool) []*sequence.Credential {
-	credentials := make([]*sequence.Credential, len(claims))
+	credentials, _ := v.VerifyWhy(client, at, claims, again)
+	return credentials
+}
+
+// VerifyWhy is Verify, and returns why the code of the first claim does not count, if
+// it does not.
+func (v *Verifier) VerifyWhy(client netip.Prefix, at time.Time, claims []Claim, again bool) (credentials []*sequence.Credential, refusal Refusal) {
+	credentials = make([]*sequence.Credential, len(claims))
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.limited(client, at) {
-		return credentials
+		return credentials, Refusal{Reason: TooManyWrong}
 	}
 	var matches []match // nearly always one; each code of the knock is used once, for all its claims
 	valid := false
@@ -187,23 +195,27 @@ func (v *Verifier) Verify(client netip.Prefix, at time.Time, claims []Claim, aga
 		if credentials[i] = claim.credential(matches[of]); credentials[i] != nil {
 			valid = true
 		}
+		if i == 0 {
+			refusal = claim.refusal(matches[of], credentials[i] != nil)
+		}
 	}
 	if !valid && !again {
 		v.countWrong(client, at)
 	}
 	if !v.loaded {
 		clear(credentials) // the codes may have been used before the restart; now they certainly are
+		refusal = Refusal{Reason: NotReady}
 	}
-	return credentials
+	return credentials, refusal
 }
 
 // match finds the owners of a code, and marks it as used for all of them.
 func (v *Verifier) match(variable, code string, at time.Time) match {
 	m := match{variable: variable, code: code}
 	if variable == sequence.Ticket {
-		m.owners, m.request = v.matchTicket(code, at)
+		m.owners, m.request, m.refusal = v.matchTicket(code, at)
 	} else {
-		m.owners = v.matchTOTP(code, at)
+		m.owners, m.refusal = v.matchTOTP(code, at)
 	}
 	m.use = v.uses
 	return m
@@ -257,10 +269,11 @@ func (v *Verifier) countWrong(client netip.Prefix, at time.Time) {
 // which of them it is. Counters up to the latest used one count as used: so a
 // clock that is set back makes none unused again, and a code that happens to be
 // the code of two counters counts once.
-func (v *Verifier) matchTOTP(code string, at time.Time) (owners []owner) {
+func (v *Verifier) matchTOTP(code string, at time.Time) (owners []owner, refusal Refusal) {
+	refusal.Reason = Wrong
 	given, err := strconv.Atoi(code)
 	if err != nil || !WellFormed(sequence.TOTP, code) {
-		return nil
+		return nil, refusal
 	}
 	now := at.Unix() / int64(period/time.Second)
 	for _, u := range v.users {
@@ -273,12 +286,14 @@ func (v *Verifier) matchTOTP(code string, at time.Time) (owners []owner) {
 		if latest > v.used.counter(u.id) {
 			v.useCounter(u.id, latest)
 			owners = append(owners, owner{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
+		} else if latest > 0 {
+			refusal.Reason = UsedAlready
 		}
 	}
 	if len(owners) > 0 {
 		v.recordSoon()
 	}
-	return owners
+	return owners, refusal
 }
 
 // code returns the code for a counter, and remembers the codes around the current
@@ -302,7 +317,7 @@ func (u *user) code(counter int64) int32 {
 // matchTicket returns whose valid and unused ticket it is, and what it asks for.
 // The ticket's time is compared with the later of the clock and the mark, so that
 // a clock that is set back does not make an old ticket valid again.
-func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.Request) {
+func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.Request, Refusal) {
 	t, id, n, ok := ticket.Open(code, func(id ticket.KeyID) *ticket.Key {
 		if u := v.keys[id]; u != nil {
 			return &u.key
@@ -311,20 +326,24 @@ func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.R
 	})
 	u := v.keys[id]
 	if !ok || t.User != u.name {
-		return nil, nil
+		return nil, nil, Refusal{Reason: Wrong}
 	}
 	now := max(clock.Unix(), v.used.Mark)
 	at := t.Time.Unix()
 	off := max(at-now, now-at)
-	if at < v.used.Forgotten() || off > maxEarly || v.used.has(u.id, n) {
-		return nil, nil
+	if v.used.has(u.id, n) {
+		return nil, nil, Refusal{Reason: UsedAlready}
+	}
+	wrongTime := Refusal{Reason: WrongTime, Off: time.Duration(at-now) * time.Second}
+	if at < v.used.Forgotten() || off > maxEarly {
+		return nil, nil, wrongTime
 	}
 	valid := off <= validity
 	if valid && v.used.full(u.id) {
 		v.used.advance(now)
 	}
 	if v.used.full(u.id) {
-		return nil, nil
+		return nil, nil, Refusal{Reason: TooManyUsed}
 	}
 	v.useTicket(u.id, n, at)
 	if valid {
@@ -332,9 +351,9 @@ func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.R
 	}
 	v.recordSoon()
 	if !valid {
-		return nil, nil
+		return nil, nil, wrongTime
 	}
-	return []owner{{u, t.Time.Add(validity * time.Second)}}, &t.Request
+	return []owner{{u, t.Time.Add(validity * time.Second)}}, &t.Request, Refusal{}
 }
 
 // errGone refuses a completion whose user is no longer configured.

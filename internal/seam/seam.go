@@ -100,6 +100,8 @@ type Front interface {
 	WatchKnocks(bool)
 	// Clients returns all clients in progress, in no order.
 	Clients(context.Context) ([]Client, error)
+	// Recent returns what is remembered of the client that an address belongs to.
+	Recent(context.Context, netip.Addr) (Recent, error)
 	// Bans returns all bans that hold, by client.
 	Bans() []firewall.Ban
 	// AdoptBans takes over bans of an earlier run.
@@ -155,6 +157,59 @@ type Loss struct {
 	Level   slog.Level
 	Count   uint64 // never falls
 }
+
+// Recent is what the front remembers of one client.
+type Recent struct {
+	Client netip.Prefix // widened as configured
+	Knocks []Recalled   // the newest first, MaxRecalled at most
+	// Progress is how far the client is, in no order.
+	Progress []Client
+	// BannedUntil is when a ban of the client ends; zero: it is not banned.
+	BannedUntil time.Time
+}
+
+// MaxRecalled is how many knocks of one client the front remembers at most.
+const MaxRecalled = 16
+
+// A Recalled is a knock of before.
+type Recalled struct {
+	Knock    event.Knock // without its client
+	Path     string      // as the client asked for it, cut if it is long; a secret if it is a step's
+	ViaProxy bool        // a proxy has named the client
+	Cause    Cause
+}
+
+// A Cause names why a knock did what it did. Advice is given by it.
+type Cause string
+
+// The causes.
+const (
+	NoStep      Cause = "no step"
+	PassedOver  Cause = "passed over"
+	StartedOver Cause = "started over"
+	WrongOrder  Cause = "wrong order"
+	LateWindow  Cause = "too late for the window"
+	LateWithin  Cause = "too late for the step"
+	Repeated    Cause = "repeated"
+	Reached     Cause = "reached"
+	Completed   Cause = "completed"
+	WrongMethod Cause = "method"
+	WrongScheme Cause = "scheme"
+	WrongHost   Cause = "host"
+	WrongQuery  Cause = "query"
+	IgnoredPath Cause = "ignored"
+	HeadTooLong Cause = "head too long"
+	NoHost      Cause = "no host"
+	Malformed   Cause = "malformed"
+	Prefetch    Cause = "prefetch"
+	UsedCode    Cause = "used code"
+	WrongTime   Cause = "wrong time"
+	WrongUser   Cause = "wrong user"
+	TooManyCode Cause = "too many wrong codes"
+	WrongCode   Cause = "wrong code"
+	Untracked   Cause = "untracked"
+	Banned      Cause = "banned"
+)
 
 // A Client is how far one client is in one sequence.
 type Client struct {

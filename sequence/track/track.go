@@ -54,6 +54,23 @@ func (t *Tracker) State(addr netip.Addr, m *sequence.Machine) sequence.State {
 	return sequence.State{}
 }
 
+// A Standing is how far a client is in one sequence, whether or not that has expired.
+type Standing struct {
+	Machine *sequence.Machine
+	State   sequence.State
+}
+
+// Standing appends to all how far a client, as Widen returned it, is in each sequence
+// that it has begun.
+func (t *Tracker) Standing(addr netip.Addr, all []Standing) []Standing {
+	if c := t.get(addr.As16()); c != nil {
+		for p := range c.all {
+			all = append(all, Standing{p.machine, p.state})
+		}
+	}
+	return all
+}
+
 // Advance takes a knock of a client, as Widen returned it, and returns the
 // sequences that the knock completes. It reports full if the knock would have
 // begun a sequence but the bound is reached; such a client is not remembered.
@@ -186,12 +203,25 @@ type Progress struct {
 func (t *Tracker) Progress(now time.Duration) []Progress {
 	var all []Progress
 	for key, item := range t.cache.Items() {
-		c := item.Object.(*client)
-		for p := range c.all {
-			if deadline := p.machine.Deadline(p.state); deadline >= now {
-				addr, _ := netip.AddrFromSlice([]byte(key))
-				all = append(all, Progress{addr.Unmap(), p.machine, p.state.Step(), c.last, deadline})
-			}
+		addr, _ := netip.AddrFromSlice([]byte(key))
+		all = item.Object.(*client).progress(addr.Unmap(), now, all)
+	}
+	return all
+}
+
+// ProgressOf is Progress for one client, as Widen returned it.
+func (t *Tracker) ProgressOf(addr netip.Addr, now time.Duration) []Progress {
+	if c := t.get(addr.As16()); c != nil {
+		return c.progress(addr, now, nil)
+	}
+	return nil
+}
+
+// progress appends to all the progress that still counts.
+func (c *client) progress(addr netip.Addr, now time.Duration, all []Progress) []Progress {
+	for p := range c.all {
+		if deadline := p.machine.Deadline(p.state); deadline >= now {
+			all = append(all, Progress{addr, p.machine, p.state.Step(), c.last, deadline})
 		}
 	}
 	return all

@@ -149,6 +149,14 @@ func (f *Front) Clients(context.Context) ([]seam.Client, error) {
 	return get(&f.Record, &f.All), get(&f.Record, &f.Err)
 }
 
+// Recent returns a knock of the address.
+func (f *Front) Recent(_ context.Context, addr netip.Addr) (seam.Recent, error) {
+	return seam.Recent{
+		Client: netip.PrefixFrom(addr, addr.BitLen()), Progress: get(&f.Record, &f.All), BannedUntil: time.Unix(9, 0),
+		Knocks: []seam.Recalled{{Knock: event.Knock{At: time.Unix(0, 7), Outcome: event.Missed, Why: "w"}, Path: "/\xff", ViaProxy: true, Cause: seam.NoStep}},
+	}, get(&f.Record, &f.Err)
+}
+
 func (f *Front) Bans() []firewall.Ban { return get(&f.Record, &f.Banned) }
 
 func (f *Front) AdoptBans(all []firewall.Ban) { f.Note("adopt %v", all) }
@@ -235,6 +243,11 @@ func everyQuestionArrives(t *testing.T, join Join) {
 	}
 	if got, err := front.Clients(ctx); err != nil || !reflect.DeepEqual(got, f.All) {
 		t.Errorf("clients %+v, %v", got, err)
+	}
+	want, _ := f.Recent(ctx, ban.Client.Addr())
+	if got, err := front.Recent(ctx, ban.Client.Addr()); err != nil || len(got.Knocks) != 1 || got.Knocks[0].Path != want.Knocks[0].Path ||
+		!got.Knocks[0].Knock.At.Equal(want.Knocks[0].Knock.At) || !got.BannedUntil.Equal(want.BannedUntil) || got.Client != want.Client || len(got.Progress) != len(want.Progress) {
+		t.Errorf("recent %+v, %v", got, err)
 	}
 	if got := front.Bans(); !reflect.DeepEqual(got, f.Banned) {
 		t.Errorf("bans %+v", got)

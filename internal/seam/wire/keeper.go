@@ -141,6 +141,11 @@ func (f *FrontClient) Clients(ctx context.Context) (all []seam.Client, err error
 	return all, f.conn.ask(ctx, clients, nil, &all)
 }
 
+// Recent implements seam.Front.
+func (f *FrontClient) Recent(ctx context.Context, addr netip.Addr) (r seam.Recent, err error) {
+	return r, f.conn.ask(ctx, recent, addr, &r)
+}
+
 // Bans implements seam.Front.
 func (f *FrontClient) Bans() (all []firewall.Ban) {
 	f.soon(bans, nil, &all)

@@ -23,6 +23,7 @@ const (
 	adoptBans
 	unban
 	bans
+	recent
 )
 
 // What the front asks of the keeper.
@@ -65,6 +66,7 @@ var methods = map[kind]method{
 	state:           {name: "State", result: 4 * mib},
 	watchKnocks:     {name: "WatchKnocks", argument: small},
 	clients:         {name: "Clients", result: 32 * mib},
+	recent:          {name: "Recent", argument: small, result: 64 * kib},
 	adoptBans:       {name: "AdoptBans", argument: 16 * mib},
 	unban:           {name: "Unban", argument: small, result: small},
 	bans:            {name: "Bans", result: 16 * mib},
