@@ -225,7 +225,7 @@ func (l *logWriter) what(e admin.HistoryEntry) string {
 	}
 	reason := e.Reason
 	if e.Event == "closed" {
-		reason = strings.TrimPrefix(reason, "closed ")
+		reason = strings.TrimPrefix(strings.TrimPrefix(reason, "closed "), "ended ")
 	}
 	if e.Event == "reload" && reason == "" {
 		reason = "done"
