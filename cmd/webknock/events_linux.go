@@ -161,6 +161,9 @@ func otherDetails(e admin.Event) (parts []string) {
 	if e.Kind == "completion" {
 		add("sequence %s", e.Sequence)
 	}
+	if e.UID != nil {
+		add("uid %d", *e.UID)
+	}
 	switch { // one of them is enough on a line
 	case e.Reason != "":
 		add("%s", e.Reason)

@@ -301,6 +301,7 @@ func TestFiltersLetThroughWhatIsAskedFor(t *testing.T) {
 		event.Command{Client: grant.Client, Sequence: "ssh"},            // 8
 		event.Reload{},   // 9
 		event.Degraded{}, // 10
+		event.Admin{Client: "192.0.2.7", Door: "vpn"}, // 11
 	}
 	prefixes := func(all ...string) (list []netip.Prefix) {
 		for _, s := range all {
@@ -312,19 +313,19 @@ func TestFiltersLetThroughWhatIsAskedFor(t *testing.T) {
 		query admin.EventQuery
 		want  string
 	}{
-		{admin.EventQuery{}, "1 2 3 4 5 6 7 8 9 10"},
+		{admin.EventQuery{}, "1 2 3 4 5 6 7 8 9 10 11"},
 		{admin.EventQuery{Kinds: []string{"knock"}}, "1 2"},
 		{admin.EventQuery{Kinds: []string{"grant"}}, "4 5 6"},
 		{admin.EventQuery{Kinds: []string{"grant.closed", "degraded"}}, "5 10"},
-		{admin.EventQuery{Clients: prefixes("192.0.2.7/32")}, "1 3 4 6 8"},
+		{admin.EventQuery{Clients: prefixes("192.0.2.7/32")}, "1 3 4 6 8 11"},
 		{admin.EventQuery{Clients: prefixes("192.0.2.8/32")}, "2 3 6 7"},
-		{admin.EventQuery{Clients: prefixes("192.0.2.0/24")}, "1 2 3 4 6 7 8"},
+		{admin.EventQuery{Clients: prefixes("192.0.2.0/24")}, "1 2 3 4 6 7 8 11"},
 		{admin.EventQuery{Clients: prefixes("2001:db8:1::5/128")}, "5"},
 		{admin.EventQuery{Clients: prefixes("2001:db8::/32", "192.0.2.7/32"), Kinds: []string{"grant"}}, "4 5 6"},
 		{admin.EventQuery{Clients: prefixes("198.51.100.0/24")}, ""},
 		{admin.EventQuery{Sequences: []string{"ssh"}}, "1 3 4 6 8"},
 		{admin.EventQuery{Doors: []string{"ssh"}}, "4 6"},
-		{admin.EventQuery{Doors: []string{"vpn"}}, "5 6"},
+		{admin.EventQuery{Doors: []string{"vpn"}}, "5 6 11"},
 		{admin.EventQuery{Doors: []string{"vpn", "ssh"}, Kinds: []string{"grant.closed"}}, "5"},
 	} {
 		inRecent(t, func(t *testing.T, bus *event.Bus, r *recent) {
@@ -361,6 +362,7 @@ func TestWhatReadersAreToldOfEvents(t *testing.T) {
 	request := &event.Request{Path: "/secret/path", Target: "/secret/path"}
 	secret := made
 	secret.Request = request
+	covered := map[event.Kind]bool{}
 	for _, tt := range []struct {
 		event event.Event
 		want  string
@@ -380,17 +382,26 @@ func TestWhatReadersAreToldOfEvents(t *testing.T) {
 		{event.Reload{File: "f", Err: errors.New("x")}, `"kind":"reload","reason":"x","result":"failed"`},
 		{event.Command{Program: "/bin/x", On: "open", Sequence: "ssh", Client: grant.Client, Door: "ssh", Grant: "g1", Result: "done"},
 			`"kind":"command","client":"192.0.2.7","sequence":"ssh","door":"ssh","grant":"g1","result":"done","on":"open","program":"/bin/x"`},
+		{event.Admin{Act: "opened ssh for 192.0.2.7", UID: 1000, Known: true, Client: "192.0.2.7", Door: "ssh", Grant: "g1"},
+			`"kind":"admin","client":"192.0.2.7","door":"ssh","grant":"g1","reason":"opened ssh for 192.0.2.7","uid":1000`},
+		{event.Admin{Act: "reload"}, `"kind":"admin","reason":"reload"}`},
 		{event.Degraded{Problems: []string{"on fire"}}, `"kind":"degraded","problems":["on fire"]`},
 		{event.Degraded{}, `"kind":"degraded","problems":[]`},
 		{event.Admin{Act: "closed grant g1", UID: 1000, Known: true, Client: "192.0.2.7", Door: "ssh", Grant: "g1"},
 			`"kind":"admin","client":"192.0.2.7","door":"ssh","grant":"g1","reason":"closed grant g1","uid":1000`},
 		{event.Admin{Act: "reload"}, `"kind":"admin","reason":"reload"`},
 	} {
+		covered[tt.event.Kind()] = true
 		kept := remember(event.Record{ID: 1, Time: until, Event: tt.event})
 		text, err := kept.event.MarshalJSON()
 		got := strings.Replace(string(text), `,"time":"2001-09-09T01:46:40Z"`, "", 1)
 		if err != nil || !strings.Contains(got, tt.want) || strings.Contains(got, "/secret") {
 			t.Errorf("%T: %s, %v; want %s", tt.event, got, err, tt.want)
+		}
+	}
+	for _, kind := range event.Kinds {
+		if !covered[kind] {
+			t.Errorf("no test has %s", kind)
 		}
 	}
 }
