@@ -220,21 +220,7 @@ func TestAllowedNetworksNeverKnock(t *testing.T) {
 func TestUDPDoors(t *testing.T) {
 	w := newWorld(t)
 	w.serve(standard)
-	var server net.PacketConn
-	err := w.server.Do(func() (err error) {
-		server, err = net.ListenPacket("udp", ":5000")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	go func() {
-		buf := make([]byte, 512)
-		for n, from, err := server.ReadFrom(buf); err == nil; n, from, err = server.ReadFrom(buf) {
-			server.WriteTo(buf[:n], from)
-		}
-	}()
+	w.echo(w.server, "udp", ":5000")
 	answers := func(from *lab.Host) bool {
 		return from.Do(func() error {
 			conn, err := net.Dial("udp", serverIP+":5000")

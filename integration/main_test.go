@@ -301,32 +301,17 @@ func (w *world) listen(port int) {
 
 func (w *world) listenOn(host *lab.Host, port int) {
 	w.t.Helper()
-	err := host.Do(func() error {
-		l, err := net.Listen("tcp", fmt.Sprint(":", port))
-		if err != nil {
-			return err
-		}
-		w.t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() { // echo
-					defer conn.Close()
-					buf := make([]byte, 512)
-					for n, err := conn.Read(buf); err == nil; n, err = conn.Read(buf) {
-						conn.Write(buf[:n])
-					}
-				}()
-			}
-		}()
-		return nil
-	})
+	w.echo(host, "tcp", fmt.Sprint(":", port))
+}
+
+// echo has a host send back what it receives at an address.
+func (w *world) echo(host *lab.Host, network, address string) {
+	w.t.Helper()
+	c, err := host.Echo(network, address)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.t.Cleanup(func() { c.Close() })
 }
 
 // webknock runs a command of the program on the server.

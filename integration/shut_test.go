@@ -643,21 +643,7 @@ func TestAnswersToGuardedPortsPass(t *testing.T) {
 	w.serve(strings.Replace(standard, "ports: [22/tcp]", "ports: [22/tcp, 60000-61000/udp, 60000-61000/tcp]", 1))
 	w.listenOn(w.alice, 53)
 	for _, address := range []string{aliceIP, aliceIP6} {
-		var server net.PacketConn
-		err := w.alice.Do(func() (err error) {
-			server, err = net.ListenPacket("udp", net.JoinHostPort(address, "53"))
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
-		go func() {
-			buf := make([]byte, 512)
-			for n, from, err := server.ReadFrom(buf); err == nil; n, from, err = server.ReadFrom(buf) {
-				server.WriteTo(buf[:n], from)
-			}
-		}()
+		w.echo(w.alice, "udp", net.JoinHostPort(address, "53"))
 		for range 10 {
 			err := w.server.Do(func() error {
 				conn, err := net.Dial("udp", net.JoinHostPort(address, "53"))

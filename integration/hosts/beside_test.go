@@ -164,44 +164,15 @@ func (b *beside) mustAnswer(from *lab.Host, to string, port int, want bool) {
 	}
 }
 
-// echo listens on a port of the server, by TCP and by UDP.
+// echo has the server send back what it receives on a port, by TCP and by UDP.
 func (b *beside) echo(port int) {
 	b.t.Helper()
-	err := b.server.Do(func() error {
-		l, err := net.Listen("tcp", fmt.Sprint(":", port))
+	for _, network := range []string{"tcp", "udp"} {
+		c, err := b.server.Echo(network, fmt.Sprint(":", port))
 		if err != nil {
-			return err
+			b.t.Fatal(err)
 		}
-		u, err := net.ListenPacket("udp", fmt.Sprint(":", port))
-		if err != nil {
-			return err
-		}
-		b.t.Cleanup(func() { l.Close(); u.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					buf := make([]byte, 512)
-					for n, err := conn.Read(buf); err == nil; n, err = conn.Read(buf) {
-						conn.Write(buf[:n])
-					}
-				}()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 512)
-			for n, from, err := u.ReadFrom(buf); err == nil; n, from, err = u.ReadFrom(buf) {
-				u.WriteTo(buf[:n], from)
-			}
-		}()
-		return nil
-	})
-	if err != nil {
-		b.t.Fatal(err)
+		b.t.Cleanup(func() { c.Close() })
 	}
 }
 

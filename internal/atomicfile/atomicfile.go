@@ -66,7 +66,7 @@ func replace(path string, data []byte, prepare func(*os.File) error) (err error)
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
 // temporary returns how the names of files begin that are to replace another.
@@ -88,11 +88,11 @@ func Create(path string, data []byte, uid, gid int) (err error) {
 	if err = errors.Join(err, f.Chown(uid, gid), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
-// syncDir makes names that were added to a directory durable (fsync(2)).
-func syncDir(dir string) error {
+// SyncDir makes names that were added to a directory, or removed, durable (fsync(2)).
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"webknock/internal/atomicfile"
 )
 
 // takenOver is the bucket that says which files of earlier versions are in the
@@ -55,7 +57,7 @@ func (s *Store) TakeOver(name string, do func(tx *Tx, content []byte) error) err
 		return err
 	}
 	if os.Remove(path) == nil { // a file that stays is harmless: it has been taken over
-		return syncDir(filepath.Dir(path))
+		return atomicfile.SyncDir(filepath.Dir(path))
 	}
 	return nil
 }
