@@ -22,6 +22,9 @@ func (d *decoder) check(cfg *Config) {
 	if !d.wrong("doors", "listeners", "firewall") {
 		d.checkListeners(cfg)
 	}
+	if !d.wrong("doors", "listeners", "firewall", "admin") {
+		d.checkMetrics(cfg)
+	}
 	for i := range cfg.Sequences {
 		if key := fmt.Sprintf("sequences[%d]", i); !d.wrong(key) {
 			d.checkSequence(cfg, &cfg.Sequences[i], key)

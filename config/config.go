@@ -86,7 +86,7 @@ type document struct {
 	Users     []User            `mapstructure:"users"`
 	Firewall  firewallSection   `mapstructure:"firewall"`
 	Shield    shieldSection     `mapstructure:"shield"`
-	Admin     adminSection      `mapstructure:"admin"`
+	Admin     Admin             `mapstructure:"admin"`
 	Log       Log               `mapstructure:"log"`
 	History   History           `mapstructure:"history"`
 	Notify    []target          `mapstructure:"notify"`
@@ -112,7 +112,7 @@ func defaults() document {
 func (doc *document) validate(d *decoder) *Config {
 	d.notEmpty("listeners", len(doc.Listeners))
 	d.notEmpty("sequences", len(doc.Sequences))
-	cfg := &Config{Clients: doc.Clients, Admin: doc.Admin.admin(), Log: doc.Log, History: doc.History, State: doc.State}
+	cfg := &Config{Clients: doc.Clients, Admin: doc.Admin, Log: doc.Log, History: doc.History, State: doc.State}
 	cfg.Listeners = d.validateListeners(doc.Listeners)
 	doors := newNames("door", "doors")
 	cfg.Doors = d.validateDoors(doc.Doors, doors)
@@ -150,7 +150,7 @@ func settingsIn(section reflect.Value, key string) (all []setting) {
 		field := section.Type().Field(i)
 		at := join(key, field.Tag.Get("mapstructure"))
 		switch {
-		case field.Type == reflect.TypeFor[notYet](), field.Type.Kind() == reflect.Slice:
+		case field.Type.Kind() == reflect.Slice:
 		case isSection(field.Type):
 			all = append(all, settingsIn(section.Field(i), at)...)
 		default:

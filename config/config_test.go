@@ -72,7 +72,10 @@ func TestTOMLAndJSONGiveTheSameConfig(t *testing.T) {
 func TestEveryErrorSaysWhereAndWhatWouldBeRight(t *testing.T) {
 	for _, tt := range []struct{ old, new, want string }{
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 30", `w.yaml:6:10: doors[0].ttl: 30 has no unit (write a duration like 30s)`},
-		{"listeners:", "admin: {metrics: '127.0.0.1:9090'}\nlisteners:", `w.yaml:1:18: admin.metrics: not supported yet (leave it out)`},
+		{"listeners:", "admin: {metrics: '9105'}\nlisteners:", `w.yaml:1:18: admin.metrics: "9105" is not a valid address (host:port, like 127.0.0.1:9105; leave it out for none)`},
+		{"listeners:", "admin: {metrics: '127.0.0.1:http'}\nlisteners:", `admin.metrics: "127.0.0.1:http" is not a valid address`},
+		{"listeners:", "admin: {metrics: '224.0.0.1:9105'}\nlisteners:", `admin.metrics: 224.0.0.1 is an address of many hosts (write one of this host)`},
+		{"listeners:", "admin: {metrics: 'systemd:metrics'}\nlisteners:", `admin.metrics: "systemd:metrics": the metrics take no socket of systemd (write host:port, like 127.0.0.1:9105)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 500ms", `w.yaml:6:10: doors[0].ttl: 500ms is out of range (1s to 24h0m0s)`},
 		{"ports: [22/tcp]", "ports: [22/tcp]\n    ttl: 1m\n    max_ttl: 30s", `w.yaml:7:14: doors[0].max_ttl: 30s is less than the door's ttl 1m0s (write at least that)`},
 		{"ports: [22/tcp]", "port: [22/tcp]", `w.yaml:5:5: doors[0].port: unknown key (did you mean ports?)`},
@@ -333,7 +336,7 @@ func TestEveryScalarOutsideOfListsHasAVariable(t *testing.T) {
 		keys = append(keys, s.key)
 	}
 	for _, key := range []string{"clients.max", "clients.ipv4_prefix", "clients.ipv6_prefix", "firewall.backend", "firewall.mode", "firewall.table", "firewall.mark", "firewall.owner",
-		"shield.rate", "shield.ban.knocks", "shield.ban.within", "shield.ban.for", "shield.ban.doors", "admin.socket", "log.level", "log.format", "state"} {
+		"shield.rate", "shield.ban.knocks", "shield.ban.within", "shield.ban.for", "shield.ban.doors", "admin.socket", "admin.metrics", "log.level", "log.format", "state"} {
 		if !slices.Contains(keys, key) {
 			t.Errorf("%s has no variable", key)
 		}

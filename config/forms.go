@@ -27,28 +27,29 @@ type form struct {
 
 // forms are the values of the tag is. Texts that name files are in files.go.
 var forms = map[string]form{
-	"name":         {namePattern, (*decoder).nameText},
-	"reference":    {namePattern, nil}, // to a name; the section that refers checks it
-	"path":         {"^/", (*decoder).absolutePath},
-	"socket":       {"^/", (*decoder).socketPath},
-	"file":         {"", (*decoder).file},
-	"secret":       {"", (*decoder).secretFile},
-	"certificate":  {"", (*decoder).certificateFile},
-	"key":          {"", (*decoder).certificateKey},
-	"user secret":  {".", (*decoder).userSecretFile},
-	"address":      {`^(.*:[0-9]+|systemd:[A-Za-z0-9_.-]+)$`, (*decoder).address},
-	"server name":  {`^[^*/: ]+$`, (*decoder).serverName},
-	"domain":       {`^[^*/: ]+$`, (*decoder).domain},
-	"email":        {`^[^@ ]+@[^@ ]+$`, (*decoder).email},
-	"directory":    {`^https://.`, (*decoder).directory},
-	"request path": {`^/[^?#{}]*$`, (*decoder).requestPath},
-	"step":         {`^(/|sha256:[0-9A-Fa-f]{64}$)`, (*decoder).stepPath},
-	"regex":        {".", (*decoder).regex},
-	"method":       {"^[!#$%&'*+.^_`|~0-9A-Z-]+$", nil},
-	"host":         {`^[^*/ ]+$`, (*decoder).host},
-	"table":        {tableName.String(), (*decoder).table},
-	"service":      {`^[a-z]+(\+[a-z]+)?://`, nil}, // checked by validateTargets
-	"user":         {".", nil},                     // of the system; checked by Command.validate
+	"name":            {namePattern, (*decoder).nameText},
+	"reference":       {namePattern, nil}, // to a name; the section that refers checks it
+	"path":            {"^/", (*decoder).absolutePath},
+	"socket":          {"^/", (*decoder).socketPath},
+	"file":            {"", (*decoder).file},
+	"secret":          {"", (*decoder).secretFile},
+	"certificate":     {"", (*decoder).certificateFile},
+	"key":             {"", (*decoder).certificateKey},
+	"user secret":     {".", (*decoder).userSecretFile},
+	"address":         {`^(.*:[0-9]+|systemd:[A-Za-z0-9_.-]+)$`, (*decoder).address},
+	"metrics address": {`^(.*:[0-9]+)?$`, (*decoder).metricsAddress},
+	"server name":     {`^[^*/: ]+$`, (*decoder).serverName},
+	"domain":          {`^[^*/: ]+$`, (*decoder).domain},
+	"email":           {`^[^@ ]+@[^@ ]+$`, (*decoder).email},
+	"directory":       {`^https://.`, (*decoder).directory},
+	"request path":    {`^/[^?#{}]*$`, (*decoder).requestPath},
+	"step":            {`^(/|sha256:[0-9A-Fa-f]{64}$)`, (*decoder).stepPath},
+	"regex":           {".", (*decoder).regex},
+	"method":          {"^[!#$%&'*+.^_`|~0-9A-Z-]+$", nil},
+	"host":            {`^[^*/ ]+$`, (*decoder).host},
+	"table":           {tableName.String(), (*decoder).table},
+	"service":         {`^[a-z]+(\+[a-z]+)?://`, nil}, // checked by validateTargets
+	"user":            {".", nil},                     // of the system; checked by Command.validate
 }
 
 const namePattern = `^[a-z][a-z0-9_-]{0,31}$`
@@ -97,6 +98,27 @@ func (d *decoder) address(v *value, s string) any {
 	switch {
 	case err != nil || portErr != nil || p == 0:
 		d.errorf(v.node, v.key, "%q is not a valid address (host:port, like :8080 or 192.0.2.1:80, or systemd:NAME)", s)
+	case isAddr && (addr.IsMulticast() || addr == broadcast):
+		d.errorf(v.node, v.key, "%s is an address of many hosts (write one of this host)", host)
+	}
+	return s
+}
+
+// metricsAddress reads the address of the metrics. An empty one is none.
+func (d *decoder) metricsAddress(v *value, s string) any {
+	if strings.HasPrefix(s, "systemd:") {
+		d.errorf(v.node, v.key, "%q: the metrics take no socket of systemd (write host:port, like 127.0.0.1:9105)", s)
+		return nil
+	}
+	if s == "" {
+		return s
+	}
+	host, port, err := net.SplitHostPort(s)
+	p, portErr := strconv.ParseUint(port, 10, 16)
+	addr, isAddr := hostname.Address(host)
+	switch {
+	case err != nil || portErr != nil || p == 0:
+		d.errorf(v.node, v.key, "%q is not a valid address (host:port, like 127.0.0.1:9105; leave it out for none)", s)
 	case isAddr && (addr.IsMulticast() || addr == broadcast):
 		d.errorf(v.node, v.key, "%s is an address of many hosts (write one of this host)", host)
 	}

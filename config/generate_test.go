@@ -136,10 +136,6 @@ func (g generator) complete(s *jsonschema.Schema, value reflect.Value, key strin
 		if name == "" || name == "-" {
 			continue
 		}
-		if field.Type == reflect.TypeFor[notYet]() {
-			s.Properties.Delete(name)
-			continue
-		}
 		property, _ := s.Properties.Get(name)
 		if _, ok := field.Tag.Lookup("required"); ok {
 			s.Required = append(s.Required, name)

@@ -149,14 +149,3 @@ func (d *decoder) network(v *value) any {
 func isHuge(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16
 }
-
-// notYet is a key whose feature this version does not have. Only an empty value
-// is valid.
-type notYet struct{}
-
-func (*notYet) read(d *decoder, v *value) any {
-	if v.node.Kind != yaml.ScalarNode || v.node.Value != "" && v.node.Tag != "!!null" {
-		d.errorf(v.node, v.key, "not supported yet (leave it out)")
-	}
-	return nil
-}

@@ -32,7 +32,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/keeper": {
 		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/closed",
-		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/notice", "webknock/internal/onetime",
+		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/metrics", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 	},
 	"webknock/internal/seam/wire": {
@@ -42,6 +42,7 @@ var may = map[string][]string{
 		"webknock/config", "webknock/internal/seam",
 	},
 	"webknock/internal/confine":       {},
+	"webknock/internal/metrics":       {"webknock/internal/event"},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},

@@ -57,6 +57,9 @@ func (f *fake) Bans(context.Context) ([]Ban, error) {
 	return []Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
 }
 func (f *fake) Unban(context.Context, string) error { return nil }
+func (f *fake) Metrics() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("up 1\n")) })
+}
 func (f *fake) Stats(context.Context) (Stats, error) {
 	return Stats{Minutes: []Span{{Completions: 7}}}, nil
 }

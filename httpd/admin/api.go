@@ -43,6 +43,7 @@ type Control interface {
 	History(context.Context, HistoryQuery) (HistoryList, error)
 	// Events returns a reader of events, which the caller closes.
 	Events(context.Context, EventQuery) (EventReader, error)
+	Metrics() http.Handler // answers Prometheus
 }
 
 const maxBody = 64 << 10 // bytes of a request body
@@ -77,6 +78,7 @@ func Handler(control Control) http.Handler {
 	})
 	r.Get("/", page.Handler(func(*http.Request) string { return "index.html" }, r.NotFoundHandler()))
 	r.Get("/page/*", page.Handler(func(r *http.Request) string { return chi.URLParam(r, "*") }, r.NotFoundHandler()))
+	r.Get("/metrics", func(w http.ResponseWriter, r *http.Request) { control.Metrics().ServeHTTP(w, r) })
 	r.Route("/v1", func(r chi.Router) {
 		r.Get("/status", get(control.Status))
 		r.Get("/clients", get(func(ctx context.Context) (ClientList, error) {

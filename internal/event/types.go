@@ -136,6 +136,12 @@ type Ban struct {
 	Reason string
 }
 
+// The reasons for bans.
+const (
+	TooManyKnocks = "too many knocks without a completion"
+	Decoy         = "a decoy"
+)
+
 // An Unban is a ban that an administrator has lifted.
 type Unban struct{ Client netip.Prefix }
 

@@ -67,6 +67,19 @@ func (b *bans) remove(client netip.Prefix) bool {
 	return known && time.Now().Before(until)
 }
 
+// inForce returns how many bans hold.
+func (b *bans) inForce() (n int) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	now := time.Now()
+	for _, until := range b.until {
+		if until.After(now) {
+			n++
+		}
+	}
+	return n
+}
+
 func (b *bans) list() (all []firewall.Ban) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

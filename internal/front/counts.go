@@ -7,12 +7,13 @@ import (
 
 	"webknock/firewall"
 	"webknock/httpd"
+	"webknock/internal/event"
 )
 
 // Why a client is banned.
 const (
-	tooManyKnocks = "too many knocks without a completion"
-	decoy         = "a decoy"
+	tooManyKnocks = event.TooManyKnocks
+	decoy         = event.Decoy
 )
 
 const (

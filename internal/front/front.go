@@ -252,7 +252,7 @@ func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error
 
 // State implements seam.Front.
 func (f *Front) State() seam.State {
-	s := seam.State{Clients: f.shards.bound.Count(), Losses: f.losses(), Knocks: f.shards.tallies.counts()}
+	s := seam.State{Clients: f.shards.bound.Count(), Bans: f.shards.bans.inForce(), Losses: f.losses(), Knocks: f.shards.tallies.counts()}
 	for _, l := range f.current.Load().listeners {
 		s.Connections = append(s.Connections, seam.ConnectionCount{Listener: l.address, Open: l.socket.Open()})
 	}

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"webknock/config"
 	"webknock/firewall"
@@ -35,7 +36,10 @@ func (k *Keeper) Complete(c seam.Completion) {
 	if len(seq.Opens)+len(seq.Closes) == 0 {
 		return
 	}
-	k.gate.Submit(opening, func(_ []firewall.Grant, err error) {
+	k.gate.Submit(opening, func(grants []firewall.Grant, err error) {
+		if err == nil && len(grants) > 0 {
+			k.metrics.Opened(time.Since(c.At))
+		}
 		if err != nil {
 			k.events.Publish(event.GrantRefused{Completion: done, Doors: opening.Doors, Closes: opening.Closes, Err: err})
 		}

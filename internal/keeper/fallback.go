@@ -162,7 +162,8 @@ func (k *Keeper) withoutCommands(cfg *config.Config, err error) *config.Config {
 }
 
 // withoutAddresses returns the last good configuration without the listeners whose
-// address cannot be bound now, unless that is all of them.
+// address cannot be bound now, unless that is all of them, and without the address of the
+// metrics if that cannot be bound.
 func (k *Keeper) withoutAddresses(ctx context.Context, cfg *config.Config) *config.Config {
 	less := *cfg
 	less.Listeners = nil
@@ -175,7 +176,11 @@ func (k *Keeper) withoutAddresses(ctx context.Context, cfg *config.Config) *conf
 		}
 	}
 	if len(less.Listeners) == 0 {
-		return cfg
+		less.Listeners, lacks = cfg.Listeners, nil
+	}
+	if err := k.scraped.Prepare(ctx, cfg.Admin.Metrics); err != nil {
+		less.Admin.Metrics = ""
+		lacks = append(lacks, "the address of the metrics: "+explainListen(err).Error())
 	}
 	k.lack(lacks...)
 	return &less

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"webknock/internal/closed"
 	"webknock/internal/event"
 	"webknock/internal/history"
+	"webknock/internal/metrics"
 	"webknock/internal/notice"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
@@ -64,7 +66,11 @@ type Keeper struct {
 	lifecycle lifecycle
 	events    event.Bus
 	opened    counter // grants
+	repairs   counter
 	stats     *stats
+	metrics   *metrics.Metrics
+	scrapes   http.Handler
+	scraped   *metrics.Server // the scrapes on an address of their own
 	missed    missed
 	handlers  []*event.Subscription // of notices and commands
 	recent    *recent
@@ -113,6 +119,9 @@ func New(o Options) *Keeper {
 	}
 	k.challenges = acme.NewChallenges(k.useChallenges)
 	k.recent = newRecent(&k.events)
+	k.metrics = metrics.New(o.Version, k)
+	k.scrapes = k.metrics.Handler(o.Log)
+	k.scraped = metrics.NewServer(k.scrapes, o.Log)
 	return k
 }
 

@@ -9,7 +9,8 @@ import (
 )
 
 // prepare binds the addresses of a configuration that are new, loads its certificates,
-// and has the front prepare it. If it fails nothing has changed. Commit or abort follows.
+// has the front prepare it, and binds the address of the metrics. If it fails nothing has
+// changed. Commit or abort follows.
 func (k *Keeper) prepare(ctx context.Context, cfg *config.Config) ([]listener, error) {
 	listeners, err := k.sockets.prepare(ctx, cfg)
 	if err != nil {
@@ -26,6 +27,12 @@ func (k *Keeper) prepare(ctx context.Context, cfg *config.Config) ([]listener, e
 	}
 	if err == nil {
 		err = k.prepareFront(ctx, cfg, listeners)
+	}
+	if err == nil {
+		if err = k.scraped.Prepare(ctx, cfg.Admin.Metrics); err != nil {
+			k.front.Abort()
+			err = explainListen(err)
+		}
 	}
 	if err != nil {
 		k.sockets.abort()
@@ -54,6 +61,7 @@ func (k *Keeper) commit(ctx context.Context, listeners, old []listener) error {
 		return err
 	}
 	k.sockets.use()
+	k.scraped.Commit()
 	for _, m := range managers(listeners) {
 		m.run()
 	}
@@ -65,6 +73,7 @@ func (k *Keeper) commit(ctx context.Context, listeners, old []listener) error {
 func (k *Keeper) abort(ctx context.Context, listeners []listener) {
 	k.front.Abort()
 	k.sockets.abort()
+	k.scraped.Abort()
 	endManagers(ctx, listeners, k.currentListeners())
 }
 

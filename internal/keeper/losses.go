@@ -22,6 +22,7 @@ func (k *Keeper) losses() []seam.Loss {
 		seam.Loss{Kind: "events_commands", Message: "events without their commands on open and complete: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.commands.n.Load()},
 		seam.Loss{Kind: "events_history", Message: "events that are not in the history: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.history.n.Load()},
 		seam.Loss{Kind: "history", Message: "entries of the history lost: the disk does not take them", Level: slog.LevelWarn, Count: k.history.Lost()},
+		seam.Loss{Kind: "events_metrics", Message: "events that no metric counts: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.metrics.n.Load()},
 	)
 }
 

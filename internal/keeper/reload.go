@@ -124,6 +124,7 @@ func (k *Keeper) adopt(cfg *config.Config, listeners []listener) {
 	k.options.Level.Set(cfg.Log.Level)
 	k.notices.Use(cfg.Notify)
 	k.history.Use(k.historyLimits(cfg))
+	k.metrics.Configure(namesOf(cfg))
 	k.warnOfShut(cfg, listeners)
 }
 

@@ -106,6 +106,7 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 		k.front.Abort()
 		k.sockets.close()
 		endManagers(context.Background(), k.currentListeners(), nil)
+		k.scraped.Close()
 		return nil
 	})
 	listeners, err := k.prepare(ctx, cfg)
@@ -192,6 +193,7 @@ func (k *Keeper) startServing(ctx context.Context, cfg *config.Config) error {
 			k.log.Error("the admin API has failed", "error", err)
 		}
 	})
+	k.lifecycle.onStop("the metrics", keptForLast, func(context.Context) error { return k.scraped.Close() })
 	k.lifecycle.background(ctx, "the statistics", keptForLast, k.recordStats)
 	k.lifecycle.background(ctx, "the watchdog", keptForLast, k.watchdog)
 	k.lifecycle.background(ctx, "the watch over the state", keptForLast, func(ctx context.Context) {

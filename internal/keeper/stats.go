@@ -17,11 +17,6 @@ const (
 	keptHours   = 24
 )
 
-// outcomes are all that may become of a knock, as the admin API names it.
-var outcomes = []event.Outcome{
-	"matched", "completed", "missed", "ignored", "malformed", "banned", "prefetch", "replayed", "wrong_code", "untracked",
-}
-
 // A tally is how often something happened.
 type tally struct {
 	knocks              map[event.Outcome]uint64
@@ -113,7 +108,7 @@ func (s *series) list() (all []admin.Span) {
 		span := admin.Span{
 			At: s.start.Add(-s.length * time.Duration(len(s.spans)-1-i)), Knocks: map[string]uint64{}, Completions: t.completions, Grants: t.grants,
 		}
-		for _, outcome := range outcomes {
+		for _, outcome := range event.Outcomes() {
 			span.Knocks[string(outcome)] = t.knocks[outcome]
 		}
 		all = append(all, span)
@@ -123,7 +118,10 @@ func (s *series) list() (all []admin.Span) {
 
 // tally returns how often everything has happened since the daemon started.
 func (k *Keeper) tally() tally {
-	t := tally{grants: k.opened.n.Load()}
+	t := tally{knocks: map[event.Outcome]uint64{}, grants: k.opened.n.Load()}
+	for _, c := range k.front.State().Knocks {
+		t.knocks[c.Outcome] += c.Count
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, n := range k.completions {

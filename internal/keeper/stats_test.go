@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	"webknock/httpd/admin"
 	"webknock/internal/event"
+	"webknock/internal/front"
 )
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -48,7 +50,7 @@ func TestWhatHappensBelongsToItsMinuteAndItsHour(t *testing.T) {
 	if last := got.Minutes[keptMinutes-1].At; !last.Equal(noon.Add(61 * time.Minute)) {
 		t.Errorf("the last minute is that of %v", last)
 	}
-	for _, outcome := range outcomes {
+	for _, outcome := range event.Outcomes() {
 		if _, ok := got.Minutes[0].Knocks[string(outcome)]; !ok {
 			t.Errorf("no %s", outcome)
 		}
@@ -79,7 +81,8 @@ func TestStatsSurviveAClockThatIsSetAndACountThatStartsAgain(t *testing.T) {
 func TestAMinuteIsRecordedWhenItEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // its clock starts at midnight
 		time.Sleep(20 * time.Second)
-		k := New(Options{})
+		k := New(Options{Log: slog.New(slog.DiscardHandler)})
+		k.front = front.New(front.Options{Keeper: k, Log: k.log})
 		k.stats = newStats(time.Now())
 		stop := background(t.Context(), k.recordStats)
 		k.opened.add(3)

@@ -10,6 +10,7 @@ import (
 
 	"webknock/firewall"
 	"webknock/internal/event"
+	"webknock/internal/metrics"
 	"webknock/internal/notice"
 )
 
@@ -18,10 +19,11 @@ const (
 	logQueue     = 1 << 16
 	noticeQueue  = 1 << 12 // each target has a queue of its own behind it
 	commandQueue = 1 << 16
+	metricsQueue = 1 << 16
 )
 
 // missed counts the events that subscribers have missed.
-type missed struct{ log, notices, commands, history counter }
+type missed struct{ log, notices, commands, history, metrics counter }
 
 // A counter only grows. It may be used from several goroutines.
 type counter struct{ n atomic.Uint64 }
@@ -43,6 +45,7 @@ func (k *Keeper) observe(e firewall.Event) {
 	case firewall.Adopted:
 		k.events.PublishAt(e.Time, event.GrantAdopted{Grant: e.Grant})
 	case firewall.Repaired:
+		k.repairs.add(uint64(e.Repairs))
 		k.events.PublishAt(e.Time, event.Repair{Reason: e.Reason})
 	}
 }
@@ -56,10 +59,12 @@ func (k *Keeper) subscribe(ctx context.Context) {
 	commands := k.events.Subscribe(commandQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted)
 	k.historyEvents = k.events.Subscribe(historyQueue, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted,
 		event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindDegraded, event.KindAdmin)
+	metered := k.events.Subscribe(metricsQueue, metrics.Kinds...)
 	var wg sync.WaitGroup
 	k.handlers = []*event.Subscription{notices, commands}
 	ctx = context.WithoutCancel(ctx)
 	wg.Go(func() { log.Each(ctx, k.missed.log.add, func(r event.Record) { logEvent(k.log, r.Event) }) })
+	wg.Go(func() { metered.Each(ctx, k.missed.metrics.add, k.metrics.Handle) })
 	wg.Go(func() {
 		notices.Each(ctx, k.missed.notices.add, func(r event.Record) {
 			if n, ok := noticeOf(r); ok {

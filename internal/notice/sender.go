@@ -36,6 +36,8 @@ type Sender struct {
 	open func(url, host string) (service, error)
 	lost atomic.Uint64
 
+	sent, failed atomic.Uint64
+
 	stopping context.Context // done: what waits is tried once
 	stop     context.CancelFunc
 	ended    context.Context // done: nothing is tried
@@ -103,6 +105,9 @@ func (s *Sender) Send(n Notice) {
 		}
 	}
 }
+
+// Results returns how many notices were sent, and how many were given up.
+func (s *Sender) Results() (sent, failed uint64) { return s.sent.Load(), s.failed.Load() }
 
 // Lost returns how many notices have found a full queue.
 func (s *Sender) Lost() uint64 { return s.lost.Load() }
@@ -204,14 +209,19 @@ func (q *queue) run() {
 		switch text, err := render(q.target.Template, n); {
 		case err != nil:
 			log.Error("notice not sent: its template has failed", "error", err)
+			q.failed.Add(1)
 		case text == "": // the template wants none
 		default:
 			if err := q.deliver(text); err != nil {
 				log.Error("notice not sent", "reason", reason(err))
+				q.failed.Add(1)
+			} else {
+				q.sent.Add(1)
 			}
 		}
 	}
 	if late > 0 {
+		q.failed.Add(uint64(late))
 		about.Error("notices not sent", "count", late, "reason", reason(context.Canceled))
 	}
 }

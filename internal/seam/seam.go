@@ -129,6 +129,7 @@ type Challenge struct {
 // A State is how the front is.
 type State struct {
 	Clients  int      // in progress
+	Bans     int      // that hold
 	Problems []string // what keeps it from its work
 	Losses   []Loss
 
