@@ -36,9 +36,9 @@ const (
 	maxSecret = 64
 )
 
-// validateUsers reads the secrets, returns the users, and adds their names to seen.
-// Restore leaves out users without a secret of their own: anybody could make the codes
-// of an empty secret.
+// validateUsers reads the secrets, returns the users, and adds their names to seen. Restore
+// leaves out users whose secret is missing: with an empty secret, anybody could compute their
+// codes.
 func (d *decoder) validateUsers(all []User, seen *names) (usable []User) {
 	for i := range all {
 		u := &all[i]

@@ -17,8 +17,8 @@ const (
 	maxCounted = 1024
 )
 
-// countTraffic reads what has passed under grants that are about to end. If that fails, or
-// there are too many, what the latest look at the firewall has found holds.
+// countTraffic reads the counters of grants that are about to end. If that fails, or there are
+// too many grants, they keep the counters of the last sync.
 func (g *Gate) countTraffic(ctx context.Context, ending []Grant) {
 	if len(ending) == 0 || len(ending) > maxCounted || !g.guarded {
 		return

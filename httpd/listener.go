@@ -71,12 +71,12 @@ type Listener struct {
 	wg sync.WaitGroup // connections with a goroutine, and loops
 }
 
-// A service is what is done with connections while the same options are in force.
+// A service handles connections under one set of options. A reload replaces it.
 type service struct {
 	Options
-	server *http.Server  // answers; nil: connections are reset
-	conns  *chanListener // what the server accepts
-	idle   *idleConns    // what the server waits for
+	server *http.Server  // answers requests; nil: connections are reset
+	conns  *chanListener // hands accepted connections to the server
+	idle   *idleConns    // connections on which the server waits for a request
 }
 
 // Refused counts what a listener refuses at its bounds. Several listeners may share

@@ -234,7 +234,7 @@ func TestACertificateByTLSALPN01(t *testing.T) {
 	}
 }
 
-// It keeps nothing from starting, and is asked again.
+// The daemon starts although the authority is down, and asks it again later.
 func TestADaemonStartsWithoutItsCertificateAuthority(t *testing.T) {
 	a := newAuthority(t, nobody, 443, aDay)
 	a.serve(a.config(domain, "8080", "443"))

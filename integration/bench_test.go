@@ -21,7 +21,7 @@ import (
 
 func init() { load.Enter() }
 
-// Many clients are one host, which has all of their addresses.
+// One host has the addresses of many clients.
 const (
 	clientsIP    = "10.20.0.2"
 	firstClient  = "10.64.0.0"

@@ -40,7 +40,7 @@ func (w *world) written(name, last string) string {
 	return string(data)
 }
 
-// running is a configuration of one sequence that opens and runs.
+// running returns a configuration with one sequence that opens a door and runs commands.
 func (w *world) running(ttl, run string) string {
 	return fmt.Sprintf(`
 listeners: [{address: ":8080"}]

@@ -13,7 +13,7 @@ import (
 	"webknock/integration/lab"
 )
 
-// ruleset is a firewall of somebody's, and what it means for the door ssh.
+// A ruleset is the firewall of some host, and its effect on the door ssh.
 type ruleset struct {
 	name string
 	nft  string

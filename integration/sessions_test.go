@@ -16,8 +16,8 @@ import (
 	"webknock/integration/lab"
 )
 
-// Two daemons with a socket and a state of their own would undo each other's
-// table, and let strangers in between two changes.
+// Two daemons on one table, each with its own socket and state, would undo each other's
+// changes, and strangers would get in between two changes.
 func TestATableHasOneDaemon(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
@@ -282,8 +282,8 @@ func TestASessionBegunWithoutTheTableEnds(t *testing.T) {
 	}
 }
 
-// What was sent to a port before its grant was not sent on, and goes on so as a
-// flow that is known; the grant changes that.
+// A client has sent packets to a door that forwards before it had a grant. They were not
+// forwarded, and connection tracking knows the flow. The grant must change that.
 func TestAFlowFromBeforeItsGrantIsForwarded(t *testing.T) {
 	w := newWorld(t)
 	inner := w.inner()

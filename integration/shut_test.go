@@ -149,8 +149,8 @@ func TestNoWritingOfTheTableLetsASYNIn(t *testing.T) {
 				flood{f[0], f[1]}.mustBeHeard(w)
 				return
 			}
-			// What somebody else does to the table without opening it, and how it
-			// is put right.
+			// Somebody else changes the table without opening a door, and the daemon repairs
+			// it.
 			f.mustStaySilent(w, "repairs", func() {
 				for i := range 20 {
 					tampering := []struct {
@@ -166,8 +166,8 @@ func TestNoWritingOfTheTableLetsASYNIn(t *testing.T) {
 					until(t, "the repair of "+tampering.command, func() bool { return tampering.right(w.table()) })
 				}
 			})
-			// Where the table was gone the doors were open until it was put back.
-			// Before the one and after the other, nothing gets in.
+			// While the table was deleted the doors were open. Nothing gets in before that, nor
+			// after the repair.
 			for range 5 {
 				gone := time.Now()
 				w.nft("delete", "table", "inet", "webknock")
@@ -189,7 +189,7 @@ func TestNoWritingOfTheTableLetsASYNIn(t *testing.T) {
 	}
 }
 
-// A table that gets an owner, or loses it, is gone at no time.
+// The table exists at all times while it gets an owner or loses it.
 func TestSwitchingTheOwnerLetsNoSYNIn(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)

@@ -30,8 +30,8 @@ type torture struct {
 
 type window struct{ from, to time.Time }
 
-// TestTorture: a door is never open to a client without a grant, save between a
-// flush and its repair, and never closed to one with a grant.
+// A door is never open to a client without a grant, except between a flush and its repair, and
+// never closed to a client with a grant.
 func TestTorture(t *testing.T) {
 	for _, owner := range []bool{false, true} {
 		t.Run(fmt.Sprint("owner ", owner), func(t *testing.T) {

@@ -312,8 +312,8 @@ func withins(s Spec) (w []time.Duration) {
 	return w
 }
 
-// FuzzMachine reads a spec and a history out of bytes and compares machine and
-// definition.
+// FuzzMachine makes a spec and a history of knocks from its input, and compares the machine
+// with the definition.
 func FuzzMachine(f *testing.F) {
 	f.Add([]byte{3, 0, 5, 5, 1, 1, 2, 1, 4, 1})
 	f.Add([]byte{3, 0, 5, 5, 1, 1, 0x80, 1, 2, 1, 0x81, 1, 4, 1})

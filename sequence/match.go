@@ -41,9 +41,8 @@ func (m *Match) Accept(c Candidate, credential *Credential) {
 	m.hit(stepOf{c.Machine, c.Step}).Credential = credential
 }
 
-// Strike strikes out the knock: it counts in no sequence, as if the client had
-// never sent it. It is for a client that sends again a one-time code that it has
-// used itself.
+// Strike removes all matches, so that the knock counts in no sequence, as if the client had
+// not sent it. It is for a client that repeats a one-time code that it has used itself.
 func (m *Match) Strike() { m.Hits, m.Candidates, m.struck = m.Hits[:0], nil, true }
 
 // Steps returns the steps of a sequence that the knock matches, and whether the

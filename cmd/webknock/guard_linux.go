@@ -53,7 +53,7 @@ func newGuard(a *app) *cobra.Command {
 				broken = keeper.Undone(cfg)
 			}
 			if errors.Is(broken, keeper.ErrUndone) {
-				// Its trial may still go on, and then all is as it should be.
+				// Its trial may still be running, which is not an error.
 				if s, err := a.api().Status(c.Context()); err == nil && s.ConfirmBy != nil && s.Firewall.Guarded {
 					broken = nil
 				}
@@ -113,7 +113,8 @@ func guard(ctx context.Context, a *app, state, table string, g firewall.Guard) (
 	return "", withTable(ctx, state, table, func(b *nft.Backend) error { return b.Guard(ctx, g, nil) })
 }
 
-// withTable holds the lock of a table, which no daemon has, while do writes it.
+// withTable calls do while it holds the lock of a table, so that no daemon can change the
+// table meanwhile.
 func withTable(ctx context.Context, state, table string, do func(*nft.Backend) error) error {
 	lock, err := nft.LockTable(ctx, table, slog.Default())
 	if err != nil {

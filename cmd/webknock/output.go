@@ -25,13 +25,12 @@ func (a *app) done(w io.Writer, text string, value any) error {
 	return err
 }
 
-// A result is what a command has done that has nothing else to tell programs.
+// A result is the JSON output of a command that only reports its success.
 type result struct {
 	Result string `json:"result"`
 }
 
-// printTable writes rows under a head, or a line in their place if there are
-// none.
+// printTable writes rows under a head. If there are no rows it writes the line none.
 func printTable(w io.Writer, none string, head []string, rows [][]string) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, none)

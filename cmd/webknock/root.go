@@ -121,8 +121,7 @@ func unknownCommand(c *cobra.Command, name string) error {
 
 var unknownFlag = regexp.MustCompile(`^unknown flag: --(.+)$`)
 
-// suggestFlag adds to the error of a flag that there is not which one may have
-// been meant.
+// suggestFlag adds the most similar flag to the error of an unknown flag.
 func suggestFlag(c *cobra.Command, err error) error {
 	m := unknownFlag.FindStringSubmatch(err.Error())
 	if m == nil {

@@ -26,7 +26,7 @@ func newUser(a *app) *cobra.Command {
 	return c
 }
 
-// userName is the arguments of a command that takes the name of a user.
+// userName checks the arguments of a command that takes the name of a user.
 func userName(c *cobra.Command, args []string) error {
 	if err := cobra.ExactArgs(1)(c, args); err != nil {
 		return err

@@ -224,7 +224,7 @@ func (b *Backend) watchEarlier(ctx context.Context) {
 	}
 }
 
-// takeOut removes those of some sessions that have ended.
+// takeOut removes from the sets those of the given sessions that have ended.
 func (b *Backend) takeOut(ctx context.Context, some []session) error {
 	c, err := newChecker()
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A tap sees the packets of eth0, each with the time at which the kernel had
-// it. When a client's program wakes up depends on what else the processors do:
-// here, with what they do for the server. When a packet comes does not.
+// A tap captures the packets of eth0 with the time at which the kernel received each. That
+// time does not depend on when a client's program is scheduled, which varies with the load
+// that the server causes on the same processors.
 type tap int
 
 func newTap() (tap, error) {

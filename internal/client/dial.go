@@ -178,8 +178,8 @@ type proxyError struct{ status string }
 
 func (e proxyError) Error() string { return "the proxy refuses: " + e.status }
 
-// dialHTTPProxy connects to a proxy and, for a tunnel, has it connect to the
-// target (RFC 9110 section 9.3.6).
+// dialHTTPProxy connects to a proxy. For a tunnel it asks the proxy to connect to the target
+// (RFC 9110 section 9.3.6).
 func dialHTTPProxy(ctx context.Context, p *url.URL, target string, tunnel bool) (net.Conn, error) {
 	port := first(p.Port(), map[string]string{"http": "80", "https": "443"}[p.Scheme])
 	c, err := dialTCP(ctx, net.JoinHostPort(p.Hostname(), port))
@@ -357,7 +357,7 @@ func (c *conn) request(ctx context.Context, s Server, step Step, path string) (o
 	return Answer, res.StatusCode, date
 }
 
-// ended sorts the end of a connection without an answer.
+// ended returns the outcome for a connection that ended without an answer.
 func ended(err error) Outcome {
 	switch {
 	case isTimeout(err):

@@ -39,8 +39,8 @@ type PageOptions struct {
 	Lock       time.Duration // without use, until the page locks itself; 0: never
 }
 
-// MinPassphrase is the shortest passphrase, in characters. Whoever finds the
-// page can try as many as they like.
+// MinPassphrase is the shortest passphrase, in characters. Somebody who gets the page can try
+// any number of passphrases.
 const MinPassphrase = 10
 
 // iterations of PBKDF2-HMAC-SHA256, as OWASP recommends. WebCrypto has nothing

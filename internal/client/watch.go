@@ -19,8 +19,8 @@ const addressInterval = 2 * time.Second
 const failedPause = 15 * time.Second
 
 // Watch knocks, and knocks again when half of the grant's time is over or an
-// own address has changed, until ctx is done. It tells each what every round
-// came to.
+// own address has changed, until ctx is done. It calls each with the result of every
+// round.
 func Watch(ctx context.Context, p *Profile, o Options, ttl time.Duration, each func(Result, error)) {
 	if ttl == 0 {
 		ttl = p.TTL

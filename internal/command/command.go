@@ -1,9 +1,8 @@
 // Package command runs the commands of sequences.
 //
-// A [Runner] runs them, so many at once, with their output in the log and none
-// of the daemon's privileges. A [Journal] sees to it that the commands for the
-// end of a grant are started, and none of them twice, even if the daemon is
-// killed meanwhile.
+// A [Runner] runs a bounded number of them at once, without the daemon's privileges, and
+// writes their output to the log. A [Journal] makes sure that the commands for the end of a
+// grant are started, and never twice, even if the daemon is killed.
 package command
 
 import (

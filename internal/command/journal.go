@@ -176,8 +176,7 @@ func (r *record) check() error {
 	return nil
 }
 
-// decodeOld reads the file of versions before, and returns its records as the
-// store keeps them.
+// decodeOld decodes the file of earlier versions into records for the store.
 func decodeOld(content []byte) (map[string][]byte, error) {
 	var file struct {
 		Version int       `json:"version"`
@@ -226,7 +225,7 @@ func (j *Journal) Began(g firewall.Grant) {
 	}
 }
 
-// Extended notes until when a grant runs now, whoever has extended it.
+// Extended records the new end of a grant.
 func (j *Journal) Extended(g firewall.Grant) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

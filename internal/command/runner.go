@@ -17,21 +17,21 @@ import (
 
 const (
 	maxRunning = 8   // commands that run at once
-	maxWaiting = 256 // that may wait for their turn
+	maxWaiting = 256 // commands in the queue
 )
 
 const (
 	killGrace = 2 * time.Second // from SIGTERM to SIGKILL
-	// When the daemon stops, commands have a moment to come to their end, and
-	// less grace: all of it is in the two seconds in which the daemon is gone.
+	// When the daemon stops, running commands get stopMoment to end by themselves, and
+	// then stopGrace instead of killGrace: a stop takes two seconds at most.
 	stopMoment = 300 * time.Millisecond
 	stopGrace  = 300 * time.Millisecond
 )
 
-// A Runner runs commands: some at once, and others wait.
+// A Runner runs up to maxRunning commands at once. Others wait in a queue.
 type Runner struct {
-	// Ended, if set before Run, is called with what became of each command that
-	// was to be run.
+	// Ended, if set before Run, is called with the result of each command, also of one
+	// that could not be started.
 	Ended func(Command, Occasion, Result)
 
 	log      *slog.Logger
@@ -183,9 +183,9 @@ func (r *Runner) run(c Command, o Occasion, log *slog.Logger) Result {
 	return Done
 }
 
-// watch returns when a command is done. If its time is over before, or the
-// runner stops, it kills the command's group, and returns why. The process is
-// waited for by nobody until then, so that its id is that of no other group.
+// watch returns when a command is done. If the command times out or the runner stops first,
+// watch kills its process group and returns the reason. Nobody waits for (wait(2)) the process
+// until then, so that the kernel cannot give its id to another group.
 func (r *Runner) watch(pid int, timeout time.Duration, done, exited <-chan struct{}, log *slog.Logger) (reason string) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()

@@ -92,7 +92,7 @@ func (x *exam) each(check string, door firewall.Door, ports firewall.Ports, fami
 	say(int(ports.Last))
 }
 
-// some returns the fates that are so, and by which ways.
+// some returns the fates for which is returns true, and the ways that lead to them.
 func some(fates []fate, is func(fate) bool) (found []fate, ways []way) {
 	for _, f := range fates {
 		if is(f) {

@@ -83,8 +83,8 @@ func (b *Bus) tellWatches() {
 	}
 }
 
-// Miss tells those who subscribe to a kind that they miss n events of it, which are
-// lost before they could be published. Each counts as an event that has an ID.
+// Miss tells the subscribers of a kind that n events of it were lost before they could be
+// published. Each lost event takes an ID.
 func (b *Bus) Miss(k Kind, n uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -158,8 +158,8 @@ func setOf(kinds []Kind) map[Kind]bool {
 	return set
 }
 
-// count adds a subscription to what is wanted, or with -1 takes it away. The
-// caller holds b.mu.
+// count adds n to the number of subscriptions of each kind that s wants: 1 for a new
+// subscription, -1 for one that ends. The caller holds b.mu.
 func (b *Bus) count(s *Subscription, n int) {
 	wanted := map[Kind]int{}
 	if old := b.wanted.Load(); old != nil {
@@ -188,8 +188,8 @@ func (b *Bus) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Close ends all subscriptions: their readers get what is queued, and then
-// ErrClosed. What is published from then on is dropped.
+// Close ends all subscriptions. Their readers get the queued events, and then ErrClosed.
+// Later events are dropped.
 func (b *Bus) Close() {
 	b.mu.Lock()
 	subs := slices.Clone(b.subs)

@@ -28,12 +28,13 @@ const (
 	trialsFile = "trials.json"
 )
 
-// A Guard is what kept the doors shut last.
+// A Guard is the guard that was in force last.
 type Guard struct {
 	Backend string         `json:"backend"` // config.BackendMemory: nothing did
 	Table   string         `json:"table"`
 	Guard   firewall.Guard `json:"guard"` // without its shield, which goes with listeners
-	// TakenAway is when somebody took it away on purpose; zero: it was in force.
+	// TakenAway is when an administrator removed the guard on purpose. It is zero if nobody
+	// has.
 	TakenAway time.Time `json:"taken_away,omitzero"`
 }
 

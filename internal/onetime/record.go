@@ -116,8 +116,8 @@ func (v *Verifier) valid(p *sequence.Credential) error {
 	return nil
 }
 
-// Run has uses recorded until ctx is done, and then those that are left. It
-// returns when the store has answered.
+// Run records uses until ctx is done. Then it records the remaining ones and returns when the
+// store has answered.
 func (v *Verifier) Run(ctx context.Context) {
 	again := time.NewTicker(retry)
 	defer again.Stop()

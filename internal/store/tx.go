@@ -127,8 +127,8 @@ func (b Bucket) DeleteBelow(key []byte) error {
 	return nil
 }
 
-// Replace makes a bucket hold exactly some keys and values. It writes only what
-// differs.
+// Replace replaces the contents of a bucket by the given keys and values. It writes only
+// differences.
 func (b Bucket) Replace(values map[string][]byte) error {
 	var gone [][]byte
 	err := b.ForEach(func(key, _ []byte) error {
@@ -185,8 +185,8 @@ func (b Bucket) NextSequence() (uint64, error) {
 	return n, disk(err)
 }
 
-// ownError marks an error that a caller's function returned, to tell it from
-// one of the disk.
+// ownError marks an error that a caller's function returned, to distinguish it from an error
+// of the disk.
 type ownError struct{ error }
 
 func (e ownError) Unwrap() error { return e.error }

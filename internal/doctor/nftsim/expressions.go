@@ -100,7 +100,8 @@ func (s *walk) carryOut(at *Place, e expression) result {
 	case "synproxy":
 		return s.synproxy(at)
 	case "flow_offload":
-		// It takes over established connections alone, and the rule ends there for others.
+		// A flowtable takes over only established connections. For others the rule does
+		// not match.
 		if c := s.packet.Conn; c != nil && c.Established {
 			return unclear
 		}

@@ -101,7 +101,7 @@ type chainID struct {
 	name  string
 }
 
-// A Chain holds rules. One with a Base is called by the kernel.
+// A Chain holds rules. The kernel calls a chain with a Base; rules jump to the others.
 type Chain struct {
 	Table TableID
 	Name  string

@@ -10,7 +10,7 @@ import (
 // wholly known.
 const maxWays = 16
 
-// lookup asks a set, or takes a value from a map.
+// lookup looks a key up in a set, or loads its value from a map.
 func (s *walk) lookup(a attributes) result {
 	table := s.base.Table
 	id := SetID{table, a.text(unix.NFTA_LOOKUP_SET)}

@@ -35,7 +35,8 @@ const (
 	pktType
 )
 
-// phrase is what is in a register: its name, and how its values are written.
+// A phrase describes the content of a register as nft(8) writes it: the name, such as
+// "tcp dport", and the notation of its values.
 type phrase struct {
 	text string
 	kind kind

@@ -65,7 +65,8 @@ func numberOf(cells []cell) (value, bits uint32) {
 	return binary.NativeEndian.Uint32(v[:]), binary.NativeEndian.Uint32(b[:])
 }
 
-// index returns the first byte of a register; false: there is none.
+// index returns the index of a register's first byte. It returns false if there is no such
+// register.
 func index(register uint32) (int, bool) {
 	const reg1, reg4, reg32, last = 1, 4, 8, 23 // NFT_REG_1, NFT_REG_4, NFT_REG32_00, NFT_REG32_15
 	switch {
