@@ -575,3 +575,24 @@ func plain(e Entry) string {
 	e.Traffic, e.UID = nil, nil
 	return fmt.Sprintf("%+v %+v %d %s", e, traffic, uid, known)
 }
+
+// Whatever an entry holds, the quick look at it never hides what the filter admits.
+func FuzzTheQuickLookHidesNothing(f *testing.F) {
+	f.Add("alice", "192.0.2.7", `"u":"bob","c":"x"`, "opened")
+	f.Add(`al"u":"bob`, "2001:db8::/64", `\`, "a,b")
+	f.Add("", "", "", "")
+	f.Fuzz(func(t *testing.T, user, client, reason, event string) {
+		e, err := decode(Entry{Time: noon, Event: Event(event), User: user, Client: client, Reason: reason, Sequence: reason, Door: user}.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, filter := range []Filter{
+			{}, {User: e.User}, {User: "bob"}, {Events: []Event{e.Event}}, {Events: []Event{Opened}},
+			{Client: netip.MustParsePrefix("192.0.2.0/24")}, {Client: netip.MustParsePrefix("::/0")},
+		} {
+			if filter.admits(e) && !filter.mayAdmit(e.encode()) {
+				t.Errorf("%+v hides %+v", filter, e)
+			}
+		}
+	})
+}

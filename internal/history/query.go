@@ -1,6 +1,7 @@
 package history
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -105,6 +106,9 @@ func (f Filter) entry(t *transaction, at *cursor, value []byte) (Entry, bool) {
 	if when, err := timeOf(value); err == nil && when.Before(f.Since) {
 		return Entry{}, false
 	}
+	if !f.mayAdmit(value) {
+		return Entry{}, false
+	}
 	e, err := decode(value)
 	if err != nil {
 		e = Entry{Event: Lost, Reason: err.Error()}
@@ -123,6 +127,30 @@ func (f Filter) entry(t *transaction, at *cursor, value []byte) (Entry, bool) {
 		e.Traffic = nil
 	}
 	return e, true
+}
+
+// mayAdmit reports whether admits may be true of an entry, without decoding it, which
+// takes ten times as long.
+func (f Filter) mayAdmit(value []byte) bool {
+	differs := func(name string, equal func(string) bool) bool {
+		text, ok := textOf(value, name)
+		return ok && !equal(text)
+	}
+	return !(f.User != "" && differs("u", func(user string) bool { return user == f.User }) ||
+		len(f.Events) > 0 && differs("e", func(event string) bool { return slices.Contains(f.Events, Event(event)) }) ||
+		f.Client.IsValid() && differs("c", func(client string) bool { return overlaps(f.Client, client) }))
+}
+
+// textOf returns a field of the record in a value, empty if it has none. It reports false
+// if only decoding can tell. In a text of JSON quotes are escaped, so that what looks like
+// a field is one.
+func textOf(value []byte, name string) (text string, ok bool) {
+	_, rest, found := bytes.Cut(value, []byte(`"`+name+`":"`))
+	if !found {
+		return "", len(value) > 8 && value[len(value)-1] == '}'
+	}
+	field, _, ended := bytes.Cut(rest, []byte{'"'})
+	return string(field), ended && !bytes.ContainsRune(field, '\\')
 }
 
 func (f Filter) admits(e Entry) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"webknock/config"
@@ -41,6 +42,12 @@ type historian struct {
 	bans sums
 }
 
+func newHistorian(log *history.Log) *historian {
+	return &historian{log: log, bans: sums{tell: func(more int) {
+		log.Add(history.Entry{Time: time.Now(), Event: history.Banned, Reason: fmt.Sprintf("%d more clients were banned, which have no entries of their own", more)})
+	}}}
+}
+
 func (h *historian) handle(r event.Record) {
 	switch e := r.Event.(type) {
 	case event.GrantOpened:
@@ -52,11 +59,7 @@ func (h *historian) handle(r event.Record) {
 	case event.GrantClosed:
 		h.log.Closed(e.Grant, e.Reason, r.Time)
 	case event.Ban:
-		single, more := h.bans.add(e.At)
-		if more > 0 {
-			h.log.Add(history.Entry{Time: e.At, Event: history.Banned, Reason: fmt.Sprintf("%d more clients were banned, which have no entries of their own", more)})
-		}
-		if single {
+		if h.bans.add() {
 			h.log.Add(history.Entry{Time: e.At, Event: history.Banned, Client: firewall.ClientString(e.Ban.Client), Reason: e.Reason, Expires: e.Ban.Until})
 		}
 	case event.Unban:
@@ -100,25 +103,52 @@ const (
 	banHour    = time.Hour
 )
 
-// sums counts what happens too often to be told one by one.
+// sums count what happens too often to be told one by one: the first of an hour are told,
+// and then how many more there were.
 type sums struct {
-	since     time.Time // when the hour began
-	told, sum int       // in this hour
+	tell func(more int)
+
+	mu    sync.Mutex
+	told  int
+	more  int
+	hour  *time.Timer // ends the hour; nil: none has begun
+	ended bool
 }
 
-// add reports whether what happens at a time is told, and how much of the hour before
-// was not.
-func (s *sums) add(at time.Time) (single bool, more int) {
-	if age := at.Sub(s.since); age >= banHour || age < 0 {
-		more = s.sum
-		*s = sums{since: at}
+// add reports whether what has happened is told by itself.
+func (s *sums) add() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hour == nil && !s.ended {
+		s.hour = time.AfterFunc(banHour, s.end)
 	}
-	if s.told < singleBans {
-		s.told++
-		return true, more
+	if s.told >= singleBans {
+		s.more++
+		return false
 	}
-	s.sum++
-	return false, more
+	s.told++
+	return true
+}
+
+// end ends the hour.
+func (s *sums) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.more > 0 {
+		s.tell(s.more)
+	}
+	s.told, s.more, s.hour = 0, 0, nil
+}
+
+// stop ends the hour before its time, and no other begins.
+func (s *sums) stop() {
+	s.mu.Lock()
+	if s.hour != nil {
+		s.hour.Stop()
+	}
+	s.ended = true
+	s.mu.Unlock()
+	s.end()
 }
 
 // recoverHistory makes up for missed events: the gate knows which grants there are.

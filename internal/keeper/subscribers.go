@@ -79,7 +79,8 @@ func (k *Keeper) subscribe(ctx context.Context) {
 		}, func(r event.Record) { k.commands.handle(r.Event) })
 	})
 	wg.Go(func() {
-		h := historian{log: k.history}
+		h := newHistorian(k.history)
+		defer h.bans.stop()
 		k.historyEvents.Each(ctx, func(n uint64) {
 			k.missed.history.add(n)
 			k.recoverHistory(n)
