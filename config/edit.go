@@ -227,8 +227,8 @@ func isBlock(file string, root *yaml.Node) bool {
 	return filepath.Ext(file) != ".toml" && root.Kind == yaml.MappingNode && root.Style&yaml.FlowStyle == 0
 }
 
-// dashOf returns the index of the line with the dash of an item. It may be a line
-// before that of the item itself.
+// dashOf returns the index of the line with the dash of an item, which may be above the line on
+// which the item begins.
 func dashOf(lines [][]byte, list *yaml.Node, i int) int {
 	at := list.Content[i].Line - 1
 	for ; at > list.Line-1; at-- {

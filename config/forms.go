@@ -62,8 +62,8 @@ const NameRule = "1 to 32 of a-z 0-9 _ -, starting with a letter"
 // IsName reports whether s may name a door, a sequence or a user.
 func IsName(s string) bool { return name.MatchString(s) }
 
-// nameText returns a name that is not valid all the same, so that what refers to
-// it is no second error.
+// nameText returns a name even if it is not valid, so that references to it are not reported as
+// errors too.
 func (d *decoder) nameText(v *value, s string) any {
 	if !IsName(s) {
 		d.errorf(v.node, v.key, "%q is not a valid name (%s)", s, NameRule)

@@ -115,7 +115,8 @@ func (d *decoder) duration(v *value) any {
 	return nil
 }
 
-// must returns a value of a tag, which is right or a mistake of this package.
+// must returns a value of a tag. It panics if the tag is malformed, which is a bug of this
+// package.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -296,8 +296,8 @@ type Backend interface {
 	// calls Read then, and polls as well.
 	Changed() <-chan By
 	// Asleep returns how long the machine has been suspended since it was
-	// booted. Grants end on time all the same, though the clocks of this
-	// process and of the firewall stand still meanwhile.
+	// booted. The clocks of this process and of the firewall stand still
+	// meanwhile; the gate corrects for that, so that grants end on time.
 	Asleep() time.Duration
 	// Unguard removes everything that Guard has written, grants included. It is
 	// no error if there is nothing.

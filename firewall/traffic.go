@@ -77,7 +77,7 @@ func (g *Gate) schedule(k key, grant Grant) {
 	g.counts = append(g.counts, expiry{grant.Expires.Add(-countLead), k})
 }
 
-// reschedule does that anew for all grants.
+// reschedule clears both heaps and schedules all grants again.
 func (g *Gate) reschedule() {
 	g.expiries, g.counts = g.expiries[:0], g.counts[:0]
 	for k, grant := range g.grants {

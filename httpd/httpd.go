@@ -12,11 +12,11 @@
 //	})
 //	go l.Serve()
 //
-// Whoever takes a knock out of the queue parses it with [Knock.Parse] and passes the
-// request to [Router].
+// The reader of the queue parses each knock with [Knock.Parse] and passes the request to
+// [Router].
 //
-// Options.Cover says what every request gets to see instead of the reset: see [Cover].
-// Options.Clients says whose knock it is if a proxy is in between: see [Clients].
+// Options.Cover is the answer to every request instead of the reset: see [Cover].
+// Options.Clients says how to find the client behind a proxy: see [Clients].
 //
 // In the folders below, eventloop reads connections that are to be dropped, pending
 // bounds those whose heads are incomplete, and admin serves the admin API.

@@ -256,7 +256,7 @@ func TestSlowClientsGiveWayToNewOnes(t *testing.T) {
 	}
 }
 
-// Whoever reads a head, one that is refused at a bound is counted by its kind.
+// A head that exceeds a bound is counted by its kind, by each kind of reader.
 func TestRefusedHeadsAreCounted(t *testing.T) {
 	byTLS, _ := tlsOptions(t, nil, nil)
 	for way, options := range map[string]Options{

@@ -11,9 +11,9 @@ import (
 	"webknock/httpd/pending"
 )
 
-// What happens to a connection that is dropped, whoever reads it: its head is read,
-// its client identified, the knock posted, and only then the connection reset. So
-// the knock is in its queue before the client can send the next one.
+// All readers treat a connection that is dropped alike: they read its head, identify the
+// client, post the knock, and only then reset the connection. So the knock is in its queue
+// before the client can send the next one.
 
 // MaxPending is part of eventloop.Service.
 func (s *service) MaxPending() int { return s.Max }

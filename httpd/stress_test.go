@@ -69,8 +69,8 @@ func knock(l *Listener, head func(local netip.AddrPort) string, pieces int) (got
 	return io.ReadAll(conn)
 }
 
-// Whichever options come into force meanwhile, and whoever reads a connection, each
-// knock of a client is posted once, in order, and before the client sees the reset.
+// While options change, and with them the kind of reader, each knock of a client is posted once,
+// in order, and before the client sees the reset.
 func TestKnocksKeepTheirOrderWhileOptionsChange(t *testing.T) {
 	manyLoops(t)
 	const clients, knocks = 8, 60

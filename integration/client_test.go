@@ -361,9 +361,8 @@ func TestKnockSaysThatTheClocksDiffer(t *testing.T) {
 	}
 }
 
-// BenchmarkSSH measures the time from the command to its output over ssh: to a
-// port that nobody guards, by way of webknock connect to a door that is open, and
-// to one that is shut.
+// BenchmarkSSH measures the time until a command over ssh has printed its output: to a port
+// without a guard, and with webknock connect to an open door and to a closed one.
 func BenchmarkSSH(b *testing.B) {
 	w := worldOf(b)
 	w.sshd()

@@ -199,7 +199,7 @@ cover: {status: 404}`, tt.source)), "/a, /b, /c", "/knock/a, /knock/b, /knock/c"
 				ask(w.alice, serverIP6, path, "-H", "X-Forwarded-For: "+malloryIP+", 127.0.0.1", "-H", `Forwarded: for="`)
 			}
 			w.mustBecome("ssh "+malloryIP, "ssh "+aliceIP6)
-			// Whoever comes without the proxy is himself, or nobody.
+			// Without the proxy the header of a client does not count.
 			w.curl(w.server, "-H", "X-Real-IP: "+aliceIP, "http://127.0.0.1:8080/knock/a")
 			w.mustHold("ssh "+malloryIP, "ssh "+aliceIP6)
 		})

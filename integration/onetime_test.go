@@ -236,7 +236,7 @@ func TestWrongCodesKeepOutOnlyTheirClient(t *testing.T) {
 	w.mustBecome("ssh " + aliceIP)
 	w.settled(w.alice, "ssh "+aliceIP)
 
-	// A user that is taken out is nobody, and finds the code used when back.
+	// A removed user has no valid codes. When the user is back, the used code stays used.
 	reload := func(users string) {
 		t.Helper()
 		w.configure(sequences + users)

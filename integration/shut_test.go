@@ -269,8 +269,8 @@ func (w *world) counters(table string) map[string]int64 {
 	return counted
 }
 
-// witness counts packets to port 22 at input, behind the guard: by whom, and
-// whether they carry the mark. Whoever comes to prerouting is counted as well.
+// witness counts the packets to port 22 that pass the guard, by client and by mark, and all that
+// come to prerouting.
 const witness = `table inet witness {
 	counter came { }
 	counter marked { }

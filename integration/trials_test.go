@@ -94,7 +94,7 @@ func TestAnUnconfirmedFileMayBeReloadedAfterItChanged(t *testing.T) {
 	w.mustRun(other)
 }
 
-// Whoever is locked out by a trial may not be able to wait for its end.
+// An administrator whom a trial locks out may restart the machine before the trial ends.
 func TestATrialThatIsInterruptedIsUndone(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"a stop": syscall.SIGTERM, "a crash": syscall.SIGKILL} {
 		t.Run(name, func(t *testing.T) {

@@ -121,8 +121,7 @@ func TestNetworksAndBansOfOthersAreUndone(t *testing.T) {
 	}
 }
 
-// After its count is gone a grant lets no further connection in; a new knock
-// counts anew.
+// A grant whose count was deleted allows no further connection. A new knock restarts the count.
 func TestAFlushedCountOfConnectionsGivesNoMore(t *testing.T) {
 	for _, command := range []string{"flush set inet webknock ssh4.connections", "flush ruleset"} {
 		t.Run(command, func(t *testing.T) {

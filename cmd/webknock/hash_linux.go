@@ -91,8 +91,7 @@ func validatePath(path string) error {
 	return sequence.Exact(path).Validate()
 }
 
-// readable is 32 letters and digits, without those that are taken for each
-// other in most fonts: l, o, 0 and 1.
+// readable has 32 letters and digits. It lacks l, o, 0 and 1, which look alike in many fonts.
 const readable = "abcdefghijkmnpqrstuvwxyz23456789"
 
 // randomPath returns a path of 128 random bits.

@@ -158,9 +158,8 @@ func useOfCodes(cfg *config.Config, name string) string {
 	return "codes of " + name + " are for " + strings.Join(steps, ", ") + "; webknock enroll SEQUENCE --user " + name + " prints what a client needs"
 }
 
-// secretOwner returns who is to own a secret, -1 for whoever runs this: the owner of
-// the state directory, as whom the daemon runs. The note says what may be wrong
-// with that.
+// secretOwner returns the owner for a secret: the owner of the state directory, as which the
+// daemon runs, or -1 for the user of this process. The note says what may be wrong with that.
 func secretOwner(state string) (uid, gid int, note string, err error) {
 	info, err := os.Stat(state)
 	switch {

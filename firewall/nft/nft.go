@@ -59,10 +59,10 @@ type Backend struct {
 	// fault is for tests: do calls it before and after f, and fails with its error.
 	fault func(what string, said bool) error
 
-	// lock guards conn and what follows: the requests and answers of
-	// two callers would mix.
+	// lock guards conn and all that follows, because requests and answers of two callers
+	// would mix.
 	lock      lock
-	work      chan func()   // for worker, from whoever holds lock
+	work      chan func()   // for worker, sent by the holder of lock
 	closed    chan struct{} // by Close
 	closeOnce sync.Once
 	conn      *nftables.Conn

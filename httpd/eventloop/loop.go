@@ -137,7 +137,7 @@ func (lp *loop) run() {
 func (lp *loop) accept() {
 	for range acceptBatch {
 		if lp.stopping.Load() {
-			return // the others are for whoever accepts next
+			return // other loops, or the next listener, accept the rest
 		}
 		fd, peer, err := accept(lp.socket)
 		switch err {

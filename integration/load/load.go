@@ -1,6 +1,5 @@
-// Package load makes clients of a listener that cost little themselves. Each
-// job is done by a process of its own on a host of the lab, so that its CPU time
-// is nobody else's.
+// Package load has clients of a listener that use little CPU time. Each job runs in a process
+// of its own on a host of the lab, so that its CPU time is counted apart.
 package load
 
 import (

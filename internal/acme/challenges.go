@@ -29,7 +29,7 @@ type Challenges struct {
 	pending []Challenge
 }
 
-// NewChallenges returns challenges that are answered by whoever got them last by use.
+// NewChallenges returns an empty set of challenges. Whenever it changes, it is passed to use.
 func NewChallenges(use func(context.Context, []Challenge) error) *Challenges {
 	return &Challenges{use: use}
 }

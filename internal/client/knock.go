@@ -38,8 +38,8 @@ type Result struct {
 // Options say how to knock.
 type Options struct {
 	Timeout time.Duration // for all of it, at least a second
-	// Progress is told what happens, a line each, from several goroutines one
-	// at a time; nil: nobody.
+	// Progress, if not nil, is called with each line about the progress. Several goroutines
+	// call it, but only one at a time.
 	Progress func(line string)
 }
 

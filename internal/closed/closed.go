@@ -250,9 +250,9 @@ func (j *Journal) Known() error {
 	return j.unknown
 }
 
-// Upgrade implements firewall.Closures: where no version that remembers has run
-// yet there is no bucket. It is made at once; if it cannot be, the next start
-// could not tell either, and this one counts as no upgrade.
+// Upgrade implements firewall.Closures. At the first start of a version that remembers closed
+// grants, the bucket does not exist yet, and Upgrade creates it. If that fails, the next start
+// could not tell that it is not the first one, so this one does not count as an upgrade.
 func (j *Journal) Upgrade() bool {
 	j.mu.Lock()
 	first, must := j.first, j.first && !j.marked && j.unknown == nil

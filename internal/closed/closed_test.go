@@ -258,7 +258,7 @@ func TestTheFileOfTheVersionBeforeIsTakenOver(t *testing.T) {
 	})
 }
 
-// The next write begins anew, and the damaged file is put aside.
+// The damaged file is set aside, and the next write starts with an empty record.
 func TestADamagedFileOfTheVersionBeforeIsSetAside(t *testing.T) {
 	dir, b := newDisk(t), boot{"11111111", time.Now()}
 	path := dir.Path(oldFile)

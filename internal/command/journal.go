@@ -59,9 +59,9 @@ type record struct {
 	commands []Command // of one that has ended
 }
 
-// over reports whether a record has served its purpose. It is kept for a
-// little: the firewall may still hold the grant for a moment after its end, so
-// that a daemon that starts then would take it for another.
+// over reports whether a record can be deleted. It is kept for a moment after the end of its
+// grant, because the firewall may still hold the grant then, and a daemon that starts would
+// take it for a new one.
 func (r *record) over(now time.Time) bool {
 	return r.Done && now.Sub(r.Ended) > afterlife
 }

@@ -22,7 +22,7 @@ type fate struct {
 	nftsim.Outcome
 }
 
-// A judgement is what is said of packets to a range of ports.
+// A judgement is the finding about packets to a range of ports.
 type judgement struct {
 	status Status
 	detail string
@@ -102,7 +102,7 @@ func some(fates []fate, is func(fate) bool) (found []fate, ways []way) {
 	return found, ways
 }
 
-// at puts the ways in front of what is said of them, if they are not all.
+// at returns the ways as the beginning of a finding, or nothing if some has all of them.
 func at(some, of []way) string {
 	if text := where(some, of); text != "" {
 		return text + ": "

@@ -96,8 +96,8 @@ func (x *exam) side(from netip.Addr, protocol firewall.Protocol, port uint16, w 
 			return &side{check: "redirect", status: Fail, detail: fmt.Sprintf("open to strangers: %s sends it to %s, where door %s leads", out.DNAT, out.To, d.Name)}
 		}
 	}
-	// Published on purpose, perhaps. But where this host's own rules would have
-	// dropped the port, somebody may believe that they do.
+	// The port may be published on purpose. But if this host's own rules would drop it
+	// without the DNAT, the administrator may believe that it is closed.
 	s := &side{check: "published", status: OK, detail: fmt.Sprintf("open to everybody, and no door covers it: sent on to %s by %s", target(out), out.DNAT)}
 	o := x.options("")
 	o.WithoutNAT = true

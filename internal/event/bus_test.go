@@ -245,7 +245,7 @@ func TestAFlushWaitsForWhatIsBeingHandled(t *testing.T) {
 	})
 }
 
-// Whoever closes while others publish and read loses nothing and hangs nobody.
+// Closing the bus while others publish and read loses no event and blocks nobody.
 func TestPublishersReadersAndEndsSideBySide(t *testing.T) {
 	var b Bus
 	var wg sync.WaitGroup

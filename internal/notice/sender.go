@@ -19,17 +19,17 @@ const (
 	maxRetry       = time.Minute      // after many
 	giveUp         = 10 * time.Minute // after a first attempt
 	maxHanging     = 4                // attempts of a target whose end nobody waits for any more
-	renewal        = 256              // attempts until a service is opened anew: some grow with each
+	renewal        = 256              // attempts until a service is reopened, because some use more memory with each
 	lastChance     = time.Second      // for all that waits when the sender stops
 	pause          = time.Minute      // between two notices of a noisy event
 )
 
-// noisy are the events that come in swarms: strangers cause them, or whoever
-// flushes the ruleset. Of these a target gets one notice in a pause.
+// noisy are the events that may come in large numbers, because strangers or repeated flushes of
+// the ruleset cause them. A target gets one notice of such an event in each pause.
 var noisy = map[Event]bool{Repair: true, Ban: true, Degraded: true}
 
-// A Sender sends notices to targets. Each has a queue and a goroutine of its
-// own, so that one that hangs delays no other, and nobody waits for any.
+// A Sender sends notices to targets. Each target has a queue and a goroutine of its own, so that
+// a target that hangs delays no other and no caller.
 type Sender struct {
 	log  *slog.Logger
 	host string
@@ -94,7 +94,7 @@ func (s *Sender) Use(targets []Target) {
 	}
 }
 
-// Send tells of something whoever wants to hear of it. It does not wait.
+// Send queues a notice for each target that wants its event. It does not wait.
 func (s *Sender) Send(n Notice) {
 	n.Host = s.host
 	s.mu.RLock()

@@ -6,13 +6,13 @@
 // codes used at once cost one fsync. A write that is done is on the disk.
 //
 // A disk that is full, read-only or gone makes each write fail; nothing blocks
-// and nothing panics. The next write opens the file anew, since bbolt refuses
-// every later call on a handle that has met a broken disk. So the store recovers
+// and nothing panics. The next write reopens the file, because bbolt refuses
+// all calls on a handle after an error of the disk. So the store recovers
 // by itself.
 //
 // The file is closed when nothing has used it for a second. So an administrator
-// can copy it, or remount its file system read-only. The process keeps the state
-// directory all the same: see [Dir].
+// can copy it, or remount its file system read-only. The process keeps its
+// lock of the state directory meanwhile: see [Dir].
 package store
 
 import (

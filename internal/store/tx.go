@@ -53,8 +53,8 @@ type Tx struct {
 	id string
 }
 
-// ID identifies the file. It changes when the file is replaced, so that whoever
-// writes changes learns that the file does not hold what was written before.
+// ID identifies the file. It changes when the file is replaced, so that a writer learns that its
+// earlier writes are not in the file.
 func (t *Tx) ID() string { return t.id }
 
 // Exists reports whether a bucket was ever written to.

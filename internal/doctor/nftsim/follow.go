@@ -70,7 +70,8 @@ type Outcome struct {
 	TProxyTo  uint16
 	Untracked *Place // what keeps it from conntrack
 	Unmarked  *Place // what cleared a bit of Options.Watch
-	// Packets to the ports First to Last, alike in all else, fare alike.
+	// The outcome is the same for packets that differ only in their port, if that is from
+	// First to Last.
 	First, Last uint16
 	// Addresses are those that a rule asked the destination for.
 	Addresses []netip.Addr

@@ -211,9 +211,10 @@ const (
 	priorityNAT   = -100 // of DNAT
 )
 
-// An order says in which order chains of one priority run that the kernel may
-// have registered in any: those of two tables, and those beside what the kernel
-// itself does. In one table the chain made last comes first.
+// An order is one of the possible orders of chains with the same priority at the same hook.
+// Within a table the latest chain comes first. The order between tables, and between a chain
+// and the kernel's own conntrack or NAT, depends on which was registered first, which the
+// ruleset does not show.
 type order struct {
 	reversed    bool // the chains of the table made first come first
 	kernelFirst bool
