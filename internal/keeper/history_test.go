@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,8 +79,18 @@ func TestWhatTheHistoryHasOfEvents(t *testing.T) {
 
 func TestOfManyBansAnHourHasOneSum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []int
-		s := sums{tell: func(more int) { told = append(told, more) }}
+		var mu sync.Mutex
+		var sum []int
+		s := sums{tell: func(more int) {
+			mu.Lock()
+			defer mu.Unlock()
+			sum = append(sum, more)
+		}}
+		told := func() []int {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(sum)
+		}
 		add := func(n int) (single int) {
 			for range n {
 				if s.add() {
@@ -93,20 +104,20 @@ func TestOfManyBansAnHourHasOneSum(t *testing.T) {
 		}
 		time.Sleep(banHour - 1)
 		synctest.Wait()
-		if single := add(1); single != 0 || told != nil {
-			t.Errorf("before the hour is over: %d told one by one, sums %v", single, told)
+		if single := add(1); single != 0 || told() != nil {
+			t.Errorf("before the hour is over: %d told one by one, sums %v", single, told())
 		}
 		time.Sleep(1)
 		synctest.Wait()
-		if single := add(singleBans); single != singleBans || !slices.Equal(told, []int{971}) {
-			t.Errorf("in the next hour: %d told one by one, sums %v", single, told)
+		if single := add(singleBans); single != singleBans || !slices.Equal(told(), []int{971}) {
+			t.Errorf("in the next hour: %d told one by one, sums %v", single, told())
 		}
 		time.Sleep(banHour)
 		synctest.Wait()
 		add(singleBans + 2)
 		s.stop()
-		if !slices.Equal(told, []int{971, 2}) {
-			t.Errorf("at the end: sums %v", told)
+		if !slices.Equal(told(), []int{971, 2}) {
+			t.Errorf("at the end: sums %v", told())
 		}
 	})
 }
