@@ -95,7 +95,7 @@ func (f *faulty) Traffic(ctx context.Context, grants []Grant) ([]Grant, error) {
 	return f.Memory.Traffic(ctx, grants)
 }
 
-func TestWithoutCountersTheLatestOnesHoldAndDoorsCloseAllTheSame(t *testing.T) {
+func TestAGrantEndsWithItsLastCountersIfTheyCannotBeRead(t *testing.T) {
 	for _, failure := range []error{errors.New("no answer"), context.DeadlineExceeded} {
 		inHouse(t, func(t *testing.T, h *house) {
 			h.backend.setFail(func(op string, _ []Change) error {

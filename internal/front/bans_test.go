@@ -15,7 +15,7 @@ const shielded = file + `
 shield: {ban: {knocks: 5}, decoys: [/wp-login.php]}
 `
 
-func TestABanTellsNoHitFromAMiss(t *testing.T) {
+func TestRightAndWrongKnocksCountAlikeForABan(t *testing.T) {
 	for name, knocks := range map[string][]string{
 		"right ones":     {"/a", "/b", "/a", "/b", "/a"},
 		"a right one":    {"/a?1", "/a?2", "/a?3", "/a?4", "/a?5"},
@@ -37,7 +37,7 @@ func TestABanTellsNoHitFromAMiss(t *testing.T) {
 	}
 }
 
-func TestWhatClearsTheCountAndWhatBansAtOnce(t *testing.T) {
+func TestACompletionClearsTheCountAndADecoyBansAtOnce(t *testing.T) {
 	for knocks, want := range map[string]string{
 		"/1 /2 /a /b /c /1 /2 /3 /4":     "ssh",
 		"/1 /2 /a /b /c /1 /2 /3 /4 /5":  "ssh, banned",
@@ -107,7 +107,7 @@ func TestARequestThatIsSentAgainCountsOnce(t *testing.T) {
 	}
 }
 
-func TestTheNeighboursOfAnIPv6ClientCountWithIt(t *testing.T) {
+func TestAddressesOfOneIPv6PrefixCountTogetherForABan(t *testing.T) {
 	all, done := completing(t, strings.Replace(shielded, "listeners:", "clients: {ipv6_prefix: 64}\nlisteners:", 1))
 	for i := range 5 {
 		send(all, fmt.Sprintf("2001:db8::%d", i+1), fmt.Sprintf("/%d", i))

@@ -86,7 +86,7 @@ func onetimers(t *testing.T, sequences string, names ...string) (all *shards, kn
 	}
 }
 
-func TestOneTimeSteps(t *testing.T) {
+func TestSequencesWithOneTimeSteps(t *testing.T) {
 	const sequences = `
 sequences:
   - {name: first, steps: ["/f/{totp}", /b], message: x}
@@ -136,7 +136,7 @@ sequences:
 	}
 }
 
-func TestWrongCodesCountForBansWhereVisitorsDoNot(t *testing.T) {
+func TestOnlyWrongCodesCountForBansUnderACoverThatAnswers(t *testing.T) {
 	const sequences = `
 sequences: [{name: s, steps: ["/f/{totp}", /b], message: x}]
 shield: {ban: {knocks: 3, within: 1m, for: 1m}}
@@ -158,7 +158,7 @@ shield: {ban: {knocks: 3, within: 1m, for: 1m}}
 	}
 }
 
-func TestWrongCodesAreCountedAndOthersAreNot(t *testing.T) {
+func TestOnlyWrongCodesAreCounted(t *testing.T) {
 	all, knocks := onetimers(t, `sequences: [{name: s, steps: [/a, "/f/{totp}", /b], message: x}]`, "ann")
 	for _, tt := range []struct {
 		words string
@@ -200,7 +200,7 @@ func TestUsedCodesAreBoundedAndForgotten(t *testing.T) {
 	}
 }
 
-func TestWhenACodeIsWrongAgain(t *testing.T) {
+func TestAWrongCodeThatIsSentAgainCountsOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name, knocks string
 		want         uint64

@@ -66,7 +66,7 @@ func (k *told) String() string {
 
 // Under covers that answer, what completions bring about waits for the answers,
 // and keeps the order of each client's completions whatever the answers take.
-func TestWhatCompletionsBringAboutKeepsTheirOrder(t *testing.T) {
+func TestCompletionsKeepTheirOrderWhileAnswersAreSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var keeper told
 		c := newCompletions(&keeper, nil, slog.New(slog.DiscardHandler))

@@ -114,7 +114,7 @@ func TestKnocksOfAClientKeepTheirOrder(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoKnockAndWhatIsAWrongOne(t *testing.T) {
+func TestPrefetchesAndIgnoredPathsDoNotCountAndWrongKnocksStartOver(t *testing.T) {
 	const browser = "GET /x HTTP/1.1\r\nHost: h\r\nSec-Purpose: prefetch\r\n\r\n"
 	for knocks, want := range map[string]string{
 		"/a " + browser + " /b /c":  "ssh",
@@ -156,7 +156,7 @@ func TestAFullQueueLosesKnocksAndCountsThem(t *testing.T) {
 	}
 }
 
-func TestProgressGoesOnInSequencesThatStandUnchanged(t *testing.T) {
+func TestProgressContinuesInUnchangedSequences(t *testing.T) {
 	all, completed := completing(t, file)
 	send(all, "192.0.2.1", "/a", "/b")
 	completed()

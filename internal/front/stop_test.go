@@ -66,7 +66,7 @@ func visit(t *testing.T, address, path string) {
 }
 
 // What was knocked before the end is carried out; afterwards nothing hangs.
-func TestAStopReadsWhatWasKnockedAndThenNothingHangs(t *testing.T) {
+func TestAStopReadsQueuedKnocksAndLaterCallsReturn(t *testing.T) {
 	f, keeper := fresh(t)
 	listeners, err := prepare(t, f, at(t, "127.0.0.1", file))
 	if err != nil {

@@ -36,7 +36,7 @@ func TestAFloodOfBansIsFewRequestsToTheGate(t *testing.T) {
 	}
 }
 
-func TestTheShieldIsBeforeThePortsThatListenersHave(t *testing.T) {
+func TestTheShieldCoversTheBoundPortsOfListeners(t *testing.T) {
 	cfg := parse(t, strings.Replace(file, `[{address: "127.0.0.1:1"}]`,
 		`[{address: ":1"}, {address: ":2", cover: {status: 404}}, {address: "127.0.0.1:3", proxies: [127.0.0.1], client_address: x-real-ip, cover: {status: 404}}]`, 1))
 	listeners := []listener{

@@ -11,7 +11,7 @@ import (
 )
 
 // A run may have begun under another configuration than that it completes under.
-func TestACompletionMayDoWhatTheConfigurationSaysNow(t *testing.T) {
+func TestACompletionIsCheckedAgainstTheCurrentConfiguration(t *testing.T) {
 	address := ticket.Request{Address: netip.MustParseAddr("198.51.100.7")}
 	web := ticket.Request{Doors: []string{"web"}}
 	oneTime := config.Sequence{Spec: sequence.Spec{Steps: []sequence.Step{{Trigger: sequence.Template("/t/{ticket}")}}}}

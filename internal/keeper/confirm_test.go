@@ -13,7 +13,7 @@ import (
 )
 
 // A firewall that does not answer holds up neither the status nor who confirms.
-func TestAChangeThatIsBeingUndoneHoldsNobodyUp(t *testing.T) {
+func TestUndoingAChangeDelaysNoOtherRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := Options{Log: slog.New(slog.DiscardHandler), DryRun: true}
 		k := New(o)

@@ -60,7 +60,7 @@ func TestOnlyARestartChangesSomeKeys(t *testing.T) {
 	}
 }
 
-func TestErrorsHaveTheStatusTheyDeserve(t *testing.T) {
+func TestErrorsHaveTheRightHTTPStatus(t *testing.T) {
 	for err, want := range map[error]int{
 		firewall.ErrNoDoor:                       http.StatusNotFound,
 		fmt.Errorf("x: %w", firewall.ErrNoGrant): http.StatusNotFound,
@@ -219,7 +219,7 @@ func TestAChangeThatIsConfirmedStays(t *testing.T) {
 }
 
 // A whole daemon, over its API.
-func TestADaemonFromStartToStop(t *testing.T) {
+func TestADaemonStartsServesAndStops(t *testing.T) {
 	api, path, stop := dryRun(t, 0)
 	ctx := t.Context()
 	grant, err := api.Open(ctx, admin.OpenRequest{Door: "ssh", Client: "192.0.2.1"})

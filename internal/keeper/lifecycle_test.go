@@ -96,7 +96,7 @@ func (l stuckLog) Handle(context.Context, slog.Record) error {
 
 func (l stuckLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 
-func TestALogThatIsStuckHoldsUpNoStop(t *testing.T) {
+func TestALogThatBlocksDelaysNoStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		k := New(Options{Log: slog.New(stuckLog{slog.DiscardHandler, stuck})})

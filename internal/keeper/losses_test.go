@@ -27,7 +27,7 @@ func (f *lossy) State() (s seam.State) {
 	return s
 }
 
-func TestTheLogHearsOfLossesInSums(t *testing.T) {
+func TestLossesAreLoggedInSums(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		k := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})

@@ -11,7 +11,7 @@ import (
 	"webknock/internal/event"
 )
 
-func TestAStateIsToldWhenItChanges(t *testing.T) {
+func TestAChangeOfTheStateIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var problem atomic.Value
 		problem.Store("")

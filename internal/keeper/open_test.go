@@ -13,7 +13,7 @@ import (
 
 // What an administrator cannot have meant is refused, not cut down or carried out
 // for nobody.
-func TestAnAdministratorOpensWhatCanBeMeant(t *testing.T) {
+func TestAnAdministratorsMistakesAreRefused(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	cfg := parse(t, strings.Replace(file, "ports: [22/tcp]", "ports: [22/tcp], ttl: 30s, max_ttl: 10m", 1))
 	k := New(Options{Log: log})

@@ -27,7 +27,7 @@ var (
 	made  = event.Completion{Sequence: "ssh", Client: alice, Address: netip.MustParseAddr("192.0.2.8"), User: "ann", Message: "hi"}
 )
 
-func TestWhatTheLogSaysOfEvents(t *testing.T) {
+func TestTheLogLinesOfEvents(t *testing.T) {
 	for _, tt := range []struct {
 		event event.Event
 		want  string
@@ -126,7 +126,7 @@ type writer func(p []byte) (int, error)
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // Whatever commands have missed, the gate knows which grants there are.
-func TestCommandsRecoverFromTheTruth(t *testing.T) {
+func TestCommandsRecoverMissedEventsFromTheGate(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	ran := filepath.Join(t.TempDir(), "ran")
 	k := New(Options{Log: log, DryRun: true})

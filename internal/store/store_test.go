@@ -105,7 +105,7 @@ func TestAReadOfABucketThatDoesNotExistIsEmpty(t *testing.T) {
 	}
 }
 
-func TestOneWriteThatFailsKeepsNoOtherFromTheDisk(t *testing.T) {
+func TestAWriteThatFailsMakesNoOtherFail(t *testing.T) {
 	s := newStore(t, t.TempDir())
 	refused := errors.New("refused")
 	results := make(chan string, 3)
@@ -315,7 +315,7 @@ func TestAFileThatNothingUsesIsClosed(t *testing.T) {
 }
 
 // A file on a read-only file system can be read, and is written when that changes.
-func TestAReadOnlyFileSystem(t *testing.T) {
+func TestAFileOnAReadOnlyFileSystemIsReadAndWrittenLater(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("mounting needs root (in a user namespace will do)")
 	}
