@@ -29,6 +29,7 @@ func (a *app) serverArguments() []argument {
 		{command: "log", flag: "door", words: a.doors},
 		{command: "log", flag: "client", words: a.grantedClients},
 		{command: "log", flag: "event", words: func(*cobra.Command) []string { return admin.HistoryEvents }},
+		{command: "events", flag: "kind", words: func(*cobra.Command) []string { return admin.EventKinds }},
 		{command: "events", flag: "door", words: a.doors},
 		{command: "events", flag: "sequence", words: a.sequences},
 		{command: "events", flag: "client", words: a.clients},

@@ -44,6 +44,12 @@ type Event struct {
 	Missed *uint64 `json:"missed,omitempty"`
 }
 
+// EventKinds are all kinds of events, but KindMissed.
+var EventKinds = []string{
+	"knock", "completion", "grant.opened", "grant.extended", "grant.closed", "grant.adopted", "grant.refused",
+	"repair", "ban", "unban", "reload", "command", "degraded", "admin",
+}
+
 // KindMissed is the kind of the event that tells a reader of a gap.
 const KindMissed = "missed"
 

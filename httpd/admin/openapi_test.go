@@ -122,6 +122,16 @@ func TestTheSchemasHaveTheFieldsOfTheTypes(t *testing.T) {
 	}
 }
 
+func TestTheKindsOfEventsAreDocumented(t *testing.T) {
+	var kinds []string
+	for _, kind := range document(t).Components.Schemas["Event"].Value.Properties["kind"].Value.Enum {
+		kinds = append(kinds, kind.(string))
+	}
+	if want := append(slices.Clone(EventKinds), KindMissed); !slices.Equal(kinds, want) {
+		t.Errorf("documented %q, want %q", kinds, want)
+	}
+}
+
 // A full is a daemon in which everything has a value.
 type full struct{ fake }
 

@@ -71,11 +71,7 @@ func newEventFilter(q admin.EventQuery) (*eventFilter, error) {
 }
 
 func unknownKind(asked string) error {
-	var names []string
-	for _, kind := range event.Kinds {
-		names = append(names, string(kind))
-	}
-	hint := cmp.Or(suggest.DidYouMean(asked, names), " (one of "+strings.Join(names, ", ")+"; grant stands for all that begin so)")
+	hint := cmp.Or(suggest.DidYouMean(asked, admin.EventKinds), " (one of "+strings.Join(admin.EventKinds, ", ")+"; grant stands for all that begin so)")
 	return admin.NewProblem(http.StatusBadRequest, fmt.Sprintf("kind: there is no %.80q%s", asked, hint))
 }
 

@@ -342,6 +342,16 @@ func TestFiltersLetThroughWhatIsAskedFor(t *testing.T) {
 	}
 }
 
+func TestTheKindsOfTheAPIAreThoseOfEvents(t *testing.T) {
+	var kinds []string
+	for _, kind := range event.Kinds {
+		kinds = append(kinds, string(kind))
+	}
+	if !slices.Equal(kinds, admin.EventKinds) {
+		t.Errorf("events have %q, the API %q", kinds, admin.EventKinds)
+	}
+}
+
 func TestAnUnknownKindHasAHint(t *testing.T) {
 	for asked, want := range map[string]string{
 		"knok":   `kind: there is no "knok" (did you mean knock?)`,
