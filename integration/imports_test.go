@@ -27,16 +27,20 @@ var may = map[string][]string{
 	"webknock/internal/event":        {"webknock/sequence", "webknock/firewall"},
 	"webknock/internal/seam":         {"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/ticket", "webknock/sequence"},
 	"webknock/internal/front": {
-		"webknock/firewall", "webknock/httpd", "webknock/internal/event", "webknock/internal/hostname",
+		"webknock/firewall", "webknock/httpd", "webknock/internal/banlist", "webknock/internal/event", "webknock/internal/hostname",
 		"webknock/internal/onetime", "webknock/internal/seam", "webknock/internal/ticket", "webknock/sequence", "webknock/sequence/track",
 	},
 	"webknock/internal/keeper": {
-		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/closed",
+		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/banlist", "webknock/internal/closed",
 		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/metrics", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
+		"webknock/internal/ticket", "webknock/sequence",
 	},
 	"webknock/internal/seam/wire": {
 		"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/seam",
+	},
+	"webknock/internal/banlist": {
+		"webknock/firewall",
 	},
 	"webknock/internal/keeper/forfront": {
 		"webknock/config", "webknock/internal/seam",

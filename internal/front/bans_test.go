@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"webknock/firewall"
 	"webknock/httpd"
 )
 
@@ -114,37 +113,6 @@ func TestAddressesOfOneIPv6PrefixCountTogetherForABan(t *testing.T) {
 	}
 	if got := done(); len(got) != 1 {
 		t.Errorf("%v", got)
-	}
-}
-
-// Strangers with many addresses make webknock not grow without bound.
-func TestAFloodOfBansIsBounded(t *testing.T) {
-	b := newBans()
-	address := func(i int) netip.Prefix {
-		return firewall.Offender(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
-	}
-	until := time.Now().Add(time.Hour)
-	for i := range maxBans {
-		if !b.add(firewall.Ban{Client: address(i), Until: until}) {
-			t.Fatalf("ban %d is refused", i)
-		}
-	}
-	if b.add(firewall.Ban{Client: address(maxBans), Until: until}) || b.has(address(maxBans).Addr()) {
-		t.Error("one ban too many is taken")
-	}
-	if !b.add(firewall.Ban{Client: address(7), Until: until}) {
-		t.Error("a ban that holds cannot be prolonged")
-	}
-	b.remove(address(0))
-	if !b.add(firewall.Ban{Client: address(maxBans), Until: until}) {
-		t.Error("there is room, and no ban")
-	}
-	short := newBans()
-	for i := range maxBans {
-		short.add(firewall.Ban{Client: address(i), Until: time.Now()})
-	}
-	if !short.add(firewall.Ban{Client: address(maxBans), Until: until}) || len(short.until) != 1 {
-		t.Errorf("%d bans after all but one are over", len(short.until))
 	}
 }
 

@@ -133,6 +133,7 @@ func (c completion) value() seam.Completion {
 	v := seam.Completion{Sequence: c.sequence.Name, Client: c.knock.Client, At: c.knock.At, Request: requestOf(c.request, c.knock)}
 	if c.credential != nil {
 		v.User = c.credential.User
+		v.Code = &seam.Code{Secret: c.credential.KeyID, Counter: c.credential.Counter, Ticket: c.credential.Nonce}
 		v.Ticket, _ = c.credential.Request.(*ticket.Request)
 	}
 	return v

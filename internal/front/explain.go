@@ -53,7 +53,7 @@ func (s *shard) unparsed(received *httpd.Knock, client netip.Addr, path string, 
 	case event.Ignored:
 		one.cause = causeIgnored
 	case event.Banned:
-		one.cause, one.span = causeBanned, s.all.bans.end(received.Client).Sub(received.At)
+		one.cause, one.span = causeBanned, s.all.bans.End(received.Client).Sub(received.At)
 	}
 	if received.ViaProxy {
 		one.flags = viaProxy
@@ -102,7 +102,7 @@ func (k *knock) trace() (one trace, path string, knows bool) {
 	if k.received.ViaProxy {
 		one.flags |= viaProxy
 	}
-	if k.banFor != "" && k.shard.all.bans.has(k.received.Client) {
+	if k.banFor != "" && k.shard.all.bans.Has(k.received.Client) {
 		one.flags |= bansFor
 		if k.banFor == decoy {
 			one.flags |= bansDecoy

@@ -56,7 +56,7 @@ func visiting(t *testing.T, text string) *visitor {
 	}
 	all := newShards(100, r, nil, func(completion) {}, nil)
 	all.ban = func(k httpd.Knock, _ string) {
-		all.bans.add(banOf(k.Client, time.Hour))
+		all.bans.Add(banOf(k.Client, time.Hour))
 	}
 	all.tallies.add("127.0.0.1:1")
 	return &visitor{all: all, client: "192.0.2.7", at: time.Now()}
@@ -150,9 +150,9 @@ sequences:
 func TestABannedClientIsTold(t *testing.T) {
 	v := visiting(t, file)
 	v.send("/a")
-	v.all.bans.add(banOf(netip.MustParseAddr(v.client), time.Hour))
+	v.all.bans.Add(banOf(netip.MustParseAddr(v.client), time.Hour))
 	v.send("/b")
-	if got := v.last(); got.value().Outcome != event.Banned || got.why() != "banned until "+v.all.bans.end(netip.MustParseAddr(v.client)).Format("2006-01-02 15:04:05") {
+	if got := v.last(); got.value().Outcome != event.Banned || got.why() != "banned until "+v.all.bans.End(netip.MustParseAddr(v.client)).Format("2006-01-02 15:04:05") {
 		t.Errorf("%+v: %s", got, got.why())
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"webknock/httpd"
+	"webknock/internal/banlist"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/sequence/track"
@@ -235,7 +236,7 @@ func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error
 	rules := f.shards.rules.Load()
 	client := rules.client(addr)
 	recent := seam.Recent{Client: rules.prefix(client)}
-	if until := f.shards.bans.end(addr); time.Now().Before(until) {
+	if until := f.shards.bans.End(addr); time.Now().Before(until) {
 		recent.BannedUntil = until
 	}
 	err := f.shards.do(ctx, f.shards.of(client), func(s *shard, now time.Duration) {
@@ -252,7 +253,7 @@ func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error
 
 // State implements seam.Front.
 func (f *Front) State() seam.State {
-	s := seam.State{Clients: f.shards.bound.Count(), Bans: f.shards.bans.inForce(), Losses: f.losses(), Knocks: f.shards.tallies.counts()}
+	s := seam.State{Clients: f.shards.bound.Count(), Bans: f.shards.bans.Count(), Losses: f.losses(), Knocks: f.shards.tallies.counts()}
 	for _, l := range f.current.Load().listeners {
 		s.Connections = append(s.Connections, seam.ConnectionCount{Listener: l.address, Open: l.socket.Open()})
 	}
@@ -274,6 +275,6 @@ func (f *Front) losses() []seam.Loss {
 		{Kind: "clients", Message: "clients not tracked: clients.max is reached", Level: slog.LevelWarn, Count: f.shards.full.Load()},
 		{Kind: "codes", Message: "one-time codes or tickets that do not count: wrong, used, too old or of a user who may not", Level: slog.LevelWarn, Count: f.shards.wrong.Load()},
 		{Kind: "counts", Message: "clients whose knocks are no longer counted for a ban: there are too many", Level: slog.LevelWarn, Count: f.shards.forgotten.Load()},
-		{Kind: "bans", Message: fmt.Sprintf("clients not banned: %d are", maxBans), Level: slog.LevelWarn, Count: f.shards.bans.refused.Load()},
+		{Kind: "bans", Message: fmt.Sprintf("clients not banned: %d are", banlist.Max), Level: slog.LevelWarn, Count: f.shards.unbanned.Load()},
 	}
 }

@@ -178,7 +178,7 @@ func TestEveryLossIsCountedUnderItsName(t *testing.T) {
 	for text, counter := range map[string]*atomic.Uint64{
 		"over 8 KiB": &f.refused.TooLarge, "over 100 lines": &f.refused.TooManyLines, "request head in 5s": &f.refused.TooSlow,
 		"max_connections": &f.refused.Evicted, "descriptors": &f.refused.Starved,
-		"knocks lost": &f.shards.lost, "clients.max": &f.shards.full, "codes": &f.shards.wrong, "no longer counted": &f.shards.forgotten, "not banned": &f.shards.bans.refused,
+		"knocks lost": &f.shards.lost, "clients.max": &f.shards.full, "codes": &f.shards.wrong, "no longer counted": &f.shards.forgotten, "not banned": &f.shards.unbanned,
 	} {
 		counter.Add(7)
 		counted := 0

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"webknock/httpd"
+	"webknock/internal/banlist"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
@@ -42,13 +43,14 @@ type shards struct {
 	lost      atomic.Uint64 // knocks that found their queue full
 	full      atomic.Uint64 // knocks that would have begun a sequence beyond the bound of clients
 	wrong     atomic.Uint64 // knocks with a one-time code that passed no step
+	unbanned  atomic.Uint64 // clients that were not banned, since there are too many bans
 	forgotten atomic.Uint64 // clients whose knocks were no longer counted, since there were too many
 
 	draining atomic.Bool // drainTimer runs
 	drain    *time.Timer // wakes the shards that have something to read
 	stopped  chan struct{}
 
-	bans     *bans
+	bans     *banlist.List
 	verifier *onetime.Verifier
 	tallies  tallies
 	watch    *watch // nil: nobody reads what becomes of knocks
@@ -153,7 +155,7 @@ type shard struct {
 // called by shards, and must not wait.
 func newShards(max int, r *rules, verifier *onetime.Verifier, complete func(completion), ban func(httpd.Knock, string)) *shards {
 	all := &shards{
-		seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), bans: newBans(), verifier: verifier,
+		seed: maphash.MakeSeed(), origin: time.Now(), bound: track.NewBound(max), bans: banlist.New(), verifier: verifier,
 		complete: complete, ban: ban, stopped: make(chan struct{}),
 	}
 	all.rules.Store(r)
@@ -300,7 +302,7 @@ func (s *shard) read(received httpd.Knock) {
 	// run backwards for it.
 	s.latest = max(s.latest, received.At.Sub(s.all.origin))
 	client := rules.client(received.Client)
-	if s.all.bans.has(received.Client) {
+	if s.all.bans.Has(received.Client) {
 		path, _ := received.PlainPath()
 		s.unparsed(&received, client, path, event.Banned)
 		received.Release()

@@ -11,6 +11,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/httpd/admin"
+	"webknock/internal/banlist"
 	"webknock/internal/event"
 	"webknock/internal/keeper/forfront"
 	"webknock/internal/seam"
@@ -21,8 +22,10 @@ const (
 	banTimeout    = 30 * time.Second
 )
 
-// A banQueue holds the bans that the gate does not know yet.
+// A banQueue holds the bans, and knows which of them the gate does not know yet.
 type banQueue struct {
+	list *banlist.List // those that hold; the front has them too
+
 	telling sync.Mutex    // held while the gate is told of bans, so that none is lifted before the firewall has it
 	more    chan struct{} // holds a value while bans wait
 
@@ -30,7 +33,7 @@ type banQueue struct {
 	waiting []firewall.Ban
 }
 
-func newBanQueue() banQueue { return banQueue{more: make(chan struct{}, 1)} }
+func newBanQueue() banQueue { return banQueue{list: banlist.New(), more: make(chan struct{}, 1)} }
 
 func (q *banQueue) add(ban firewall.Ban) {
 	q.mu.Lock()
@@ -69,8 +72,25 @@ func (q *banQueue) take() []firewall.Ban {
 
 // Ban implements seam.Keeper.
 func (k *Keeper) Ban(b seam.Ban) {
+	now := time.Now()
+	if !k.asked.bans.take(now) {
+		k.asked.refuse("a ban", errTooOften)
+		return
+	}
+	cfg := k.config.Load()
+	b, err := banOf(cfg, b, now)
+	if err == nil && !k.bans.list.Add(b.Ban) {
+		err = errTooMany
+	}
+	if err != nil {
+		if err == errMalformed {
+			k.asked.refuse("a ban", err)
+		}
+		k.asked.unban(k.front, b.Client) // the front has another configuration, for a moment
+		return
+	}
 	k.events.Publish(event.Ban{Ban: b.Ban, At: b.At, Reason: b.Reason})
-	if !b.ViaProxy || k.config.Load().Shield.Ban.Doors { // otherwise the firewall sees only the proxy
+	if !b.ViaProxy || cfg.Shield.Ban.Doors { // otherwise the firewall sees only the proxy
 		k.bans.add(b.Ban)
 	}
 }
@@ -109,8 +129,9 @@ func (k *Keeper) liftExempt(ctx context.Context, cfg *config.Config) error {
 	k.bans.telling.Lock()
 	defer k.bans.telling.Unlock()
 	var lifted []firewall.Ban
-	for _, ban := range k.front.Bans() {
+	for _, ban := range k.bans.list.All() {
 		if slices.ContainsFunc(networks, ban.Client.Overlaps) {
+			k.bans.list.Remove(ban.Client)
 			k.front.Unban(ban.Client)
 			k.bans.remove(ban.Client)
 			lifted = append(lifted, firewall.Ban{Client: ban.Client})
@@ -125,7 +146,7 @@ func (k *Keeper) liftExempt(ctx context.Context, cfg *config.Config) error {
 // Bans implements admin.Control.
 func (k *Keeper) Bans(context.Context) ([]admin.Ban, error) {
 	var all []admin.Ban
-	for _, b := range k.front.Bans() {
+	for _, b := range k.bans.list.All() {
 		all = append(all, admin.Ban{Client: firewall.ClientString(b.Client), ExpiresAt: b.Until, Remaining: time.Until(b.Until).Seconds()})
 	}
 	return all, nil
@@ -143,9 +164,10 @@ func (k *Keeper) Unban(ctx context.Context, address string) error {
 	client := firewall.Offender(addr)
 	k.bans.telling.Lock()
 	defer k.bans.telling.Unlock()
-	if !k.front.Unban(client) {
+	if !k.bans.list.Remove(client) {
 		return admin.NewProblem(http.StatusNotFound, address+" is not banned")
 	}
+	k.front.Unban(client)
 	k.bans.remove(client)
 	if err := k.gate.Ban(ctx, []firewall.Ban{{Client: client}}, false); err != nil {
 		return problemOf(err)

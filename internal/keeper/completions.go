@@ -20,9 +20,26 @@ var (
 
 // Complete implements seam.Keeper.
 func (k *Keeper) Complete(c seam.Completion) {
+	now := time.Now()
+	if !k.asked.completions.take(now) {
+		k.asked.refuse("a completion", errTooOften)
+		return
+	}
+	c, ok := wellFormed(c, now)
+	if !ok {
+		k.asked.refuse("a completion", errMalformed)
+		return
+	}
 	done := event.Completion{At: c.At, Sequence: c.Sequence, Client: c.Client, Address: c.Client, User: c.User, Request: c.Request}
 	seq := sequenceOf(k.config.Load(), c.Sequence)
-	if err := mayComplete(seq, c); err != nil {
+	err := mayComplete(seq, c)
+	if err == nil && c.User != "" {
+		err = k.codes.spend(seq, c.User, c.Code, now)
+		if errors.Is(err, errNotBurnt) || errors.Is(err, errSpent) {
+			k.asked.refuse("a completion", err)
+		}
+	}
+	if err != nil {
 		k.events.Publish(event.GrantRefused{Completion: done, Err: err})
 		return
 	}
@@ -47,13 +64,22 @@ func (k *Keeper) Complete(c seam.Completion) {
 }
 
 // UsedCodes implements seam.Keeper.
-func (k *Keeper) UsedCodes() (onetime.Used, error) { return k.used.Load() }
+func (k *Keeper) UsedCodes() (onetime.Used, error) {
+	if !k.asked.loads.take(time.Now()) {
+		k.asked.refuse("the used codes", errTooOften)
+		return onetime.Used{}, errTooOften
+	}
+	return k.codes.load()
+}
 
 // RecordCodes implements seam.Keeper.
 func (k *Keeper) RecordCodes(used onetime.Used) error {
-	done := make(chan error, 1)
-	k.used.Record(used, func(err error) { done <- err })
-	return <-done
+	err := k.codes.record(used, time.Now())
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		k.asked.refuse("a record of used codes", err)
+	}
+	return err
 }
 
 func sequenceOf(cfg *config.Config, name string) *config.Sequence {
@@ -62,18 +88,6 @@ func sequenceOf(cfg *config.Config, name string) *config.Sequence {
 		return nil
 	}
 	return &cfg.Sequences[i]
-}
-
-// mayComplete returns why a completion opens nothing, or nil. The configuration may
-// be another than when the front looked at the run's codes.
-func mayComplete(s *config.Sequence, c seam.Completion) error {
-	switch {
-	case s == nil:
-		return errNoSequence
-	case c.User != "" && !(s.Admits(c.User) && c.Ticket.Permitted(s.Opens, s.AllowAddress)):
-		return errNotPermitted
-	}
-	return nil
 }
 
 // openingOf returns what a completion asks of the gate.

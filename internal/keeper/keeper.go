@@ -28,7 +28,6 @@ import (
 	"webknock/internal/history"
 	"webknock/internal/metrics"
 	"webknock/internal/notice"
-	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/internal/store"
 )
@@ -83,8 +82,9 @@ type Keeper struct {
 	backend     firewall.Backend
 	gate        *firewall.Gate
 	state       *atomicfile.Dir
-	store       *store.Store  // in state
-	used        onetime.Store // in store
+	store       *store.Store // in state
+	codes       *codes       // in store
+	asked       *asked
 	kept        *kept
 	history     *history.Log
 	closed      *closed.Journal // nil: the backend outlives this process in nothing
@@ -106,6 +106,7 @@ type Keeper struct {
 
 	mu          sync.Mutex
 	completions map[string]uint64 // by sequence
+	listened    map[string]bool   // addresses of all listeners that there have been
 	unguarded   string            // why nothing is guarded, if nothing is
 	differs     []string          // why the file on disk is not what runs, if it is not
 }
@@ -117,6 +118,7 @@ func New(o Options) *Keeper {
 		history: history.NewLog(nil, history.Limits{}, history.Boot{}, o.Log), notices: notice.NewSender(o.Log), manager: serviceManager{o.Log}, completions: map[string]uint64{},
 		recheck: make(chan struct{}, 1),
 	}
+	k.asked, k.listened = newAsked(o.Log), map[string]bool{}
 	k.challenges = acme.NewChallenges(k.useChallenges)
 	k.recent = newRecent(&k.events)
 	k.metrics = metrics.New(o.Version, k)

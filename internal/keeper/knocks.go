@@ -1,13 +1,28 @@
 package keeper
 
-import "webknock/internal/event"
+import (
+	"time"
+
+	"webknock/internal/event"
+	"webknock/internal/seam"
+)
 
 // Knocks implements seam.Keeper. Strangers decide how many knocks there are; the front
 // bounds what of them comes here.
 func (k *Keeper) Knocks(knocks []event.Knock, missed uint64) {
+	now := time.Now()
+	if len(knocks) > seam.MaxKnocks || !k.asked.knocks.take(now) {
+		k.asked.refuse("to tell of knocks", errTooOften)
+		return
+	}
+	cfg, listeners := k.config.Load(), k.currentListeners()
 	k.events.Miss(event.KindKnock, missed)
 	for _, knock := range knocks {
-		k.events.PublishAt(knock.At, knock)
+		if knock, ok := publishable(cfg, listeners, knock, now); ok {
+			k.events.PublishAt(knock.At, knock)
+		} else {
+			k.asked.refuse("to tell of a knock", errMalformed)
+		}
 	}
 }
 

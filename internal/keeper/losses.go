@@ -15,6 +15,7 @@ const lossInterval = 10 * time.Second
 // losses returns the counters of both halves.
 func (k *Keeper) losses() []seam.Loss {
 	return append(k.front.State().Losses,
+		seam.Loss{Kind: "asked", Message: "requests of the front that the keeper has refused: has somebody taken it over?", Level: slog.LevelError, Count: k.asked.count()},
 		seam.Loss{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
 		seam.Loss{Kind: "commands", Message: "commands not run: too many wait", Level: slog.LevelWarn, Count: k.commands.runner.Lost()},
 		seam.Loss{Kind: "events_log", Message: "events that are not in the log: more came than could be written", Level: slog.LevelWarn, Count: k.missed.log.n.Load()},

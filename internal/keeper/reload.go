@@ -119,6 +119,12 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 
 // adopt makes cfg and its listeners the current ones.
 func (k *Keeper) adopt(cfg *config.Config, listeners []listener) {
+	k.codes.use(cfg)
+	k.mu.Lock()
+	for _, l := range listeners {
+		k.listened[l.Address] = true
+	}
+	k.mu.Unlock()
 	k.config.Store(cfg)
 	k.listeners.Store(&listeners)
 	k.options.Level.Set(cfg.Log.Level)

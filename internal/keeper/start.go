@@ -96,8 +96,8 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	k.lifecycle.onClose("the state", func() error { return errors.Join(k.store.Close(), k.state.Close()) })
 	k.lifecycle.background(ctx, "the writes to the state", 0, k.store.Run)
 
-	k.used = onetime.NewDisk(k.store)
-	k.front = k.options.Front(FrontOptions{Keeper: k, Log: k.log})
+	k.codes = newCodes(onetime.NewDisk(k.store))
+	k.front = checkedFront{k.options.Front(FrontOptions{Keeper: k, Log: k.log}), k}
 	k.watchKnocks()
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
@@ -160,6 +160,9 @@ func (k *Keeper) startGate(ctx context.Context, cfg *config.Config) error {
 	bans, err := k.gate.Bans(ctx)
 	if err != nil {
 		return err
+	}
+	for _, ban := range bans {
+		k.bans.list.Add(ban)
 	}
 	k.front.AdoptBans(bans)
 	k.lifecycle.background(ctx, "bans", keptForLast, k.enforceBans)

@@ -155,10 +155,12 @@ type match struct {
 	refusal        Refusal         // why it has no owners, if it has none
 }
 
-// owner is a user whose code it is, and until when it is valid.
+// owner is a user whose code it is, which one it is, and until when it is valid.
 type owner struct {
 	*user
-	until time.Time
+	until   time.Time
+	counter int64 // 0: it is a ticket
+	nonce   ticket.Nonce
 }
 
 // Verify verifies the codes of a knock that a client made at a time of the wall
@@ -228,7 +230,7 @@ func (c Claim) credential(m match) *sequence.Credential {
 		if !c.admits(o, m.request) {
 			continue
 		}
-		credential := &sequence.Credential{User: o.name, KeyID: o.id, Code: m.code, Until: o.until, Use: m.use}
+		credential := &sequence.Credential{User: o.name, KeyID: o.id, Code: m.code, Counter: o.counter, Nonce: o.nonce, Until: o.until, Use: m.use}
 		if m.request != nil {
 			credential.Request = m.request
 		} else if c.Run != nil {
@@ -285,7 +287,7 @@ func (v *Verifier) matchTOTP(code string, at time.Time) (owners []owner, refusal
 		}
 		if latest > v.used.counter(u.id) {
 			v.useCounter(u.id, latest)
-			owners = append(owners, owner{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0)})
+			owners = append(owners, owner{u, time.Unix((latest+skew+1)*int64(period/time.Second), 0), latest, ticket.Nonce{}})
 		} else if latest > 0 {
 			refusal.Reason = UsedAlready
 		}
@@ -353,7 +355,7 @@ func (v *Verifier) matchTicket(code string, clock time.Time) ([]owner, *ticket.R
 	if !valid {
 		return nil, nil, wrongTime
 	}
-	return []owner{{u, t.Time.Add(validity * time.Second)}}, &t.Request, Refusal{}
+	return []owner{{u, t.Time.Add(validity * time.Second), 0, n}}, &t.Request, Refusal{}
 }
 
 // errGone refuses a completion whose user is no longer configured.

@@ -28,10 +28,11 @@ var ErrStopped = errors.New("webknock is stopping")
 // Keeper is what the front asks of the keeper. Complete, Ban and Knocks do not wait.
 type Keeper interface {
 	// Complete carries out a completion: it opens and closes doors, and runs
-	// commands. The keeper looks at once more whether the configuration allows
-	// what is asked for.
+	// commands. The keeper finds out by itself what that is, and whether its
+	// configuration allows it.
 	Complete(Completion)
-	// Ban keeps a client from the listeners in the kernel too, where that can be.
+	// Ban keeps a client from the listeners in the kernel too, where that can be, if
+	// the configuration says that clients are banned.
 	Ban(Ban)
 	// Knocks tells of knocks, oldest first, and how many others came meanwhile that are
 	// not among them. The front calls it only while WatchKnocks asks for that, at most
@@ -59,7 +60,15 @@ type Completion struct {
 	At       time.Time       // when the last knock came
 	Request  *event.Request  // the last knock; nil: it was malformed
 	User     string          // whose codes it was made with; empty: there were none
+	Code     *Code           // the last of them; nil: there were none
 	Ticket   *ticket.Request // what a ticket of the run asks for; nil: there was none
+}
+
+// A Code identifies a one-time code as the record of used codes does.
+type Code struct {
+	Secret  ticket.KeyID
+	Counter int64        // of TOTP; 0: it is a ticket
+	Ticket  ticket.Nonce // of a ticket
 }
 
 // A Ban is a client that the front does not listen to any more.
@@ -102,12 +111,10 @@ type Front interface {
 	Clients(context.Context) ([]Client, error)
 	// Recent returns what is remembered of the client that an address belongs to.
 	Recent(context.Context, netip.Addr) (Recent, error)
-	// Bans returns all bans that hold, by client.
-	Bans() []firewall.Ban
 	// AdoptBans takes over bans of an earlier run.
 	AdoptBans([]firewall.Ban)
-	// Unban lifts a ban. It reports whether there was one.
-	Unban(netip.Prefix) bool
+	// Unban lifts a ban, if there is one.
+	Unban(netip.Prefix)
 }
 
 // A Socket is a listening TCP socket that the keeper has bound, and keeps. Use the

@@ -69,12 +69,11 @@ func ServeFront(ctx context.Context, socket *net.UnixConn, newFront func(seam.Ke
 		}),
 		ping:        asked(func(ctx context.Context, _ none) (none, error) { return none{}, front.Ping(ctx) }),
 		state:       asked(func(context.Context, none) (seam.State, error) { return c.withLost(front.State()), nil }),
-		watchKnocks: asked(func(_ context.Context, on bool) (none, error) { front.WatchKnocks(on); return none{}, nil }),
+		watchKnocks: told(front.WatchKnocks),
 		clients:     asked(func(ctx context.Context, _ none) ([]seam.Client, error) { return clientsOf(ctx, front) }),
 		recent:      asked(func(ctx context.Context, of netip.Addr) (seam.Recent, error) { return front.Recent(ctx, of) }),
-		bans:        asked(func(context.Context, none) ([]firewall.Ban, error) { return front.Bans(), nil }),
 		adoptBans:   asked(func(_ context.Context, all []firewall.Ban) (none, error) { front.AdoptBans(all); return none{}, nil }),
-		unban:       asked(func(_ context.Context, client netip.Prefix) (bool, error) { return front.Unban(client), nil }),
+		unban:       asked(func(_ context.Context, client netip.Prefix) (none, error) { front.Unban(client); return none{}, nil }),
 	}
 	c.start()
 	select {

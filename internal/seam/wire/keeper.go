@@ -133,8 +133,8 @@ func (f *FrontClient) State() seam.State {
 	return now
 }
 
-// WatchKnocks implements seam.Front.
-func (f *FrontClient) WatchKnocks(on bool) { f.soon(watchKnocks, on, nil) }
+// WatchKnocks implements seam.Front. It does not wait.
+func (f *FrontClient) WatchKnocks(on bool) { f.conn.tell(watchKnocks, on) }
 
 // Clients implements seam.Front.
 func (f *FrontClient) Clients(ctx context.Context) (all []seam.Client, err error) {
@@ -146,20 +146,11 @@ func (f *FrontClient) Recent(ctx context.Context, addr netip.Addr) (r seam.Recen
 	return r, f.conn.ask(ctx, recent, addr, &r)
 }
 
-// Bans implements seam.Front.
-func (f *FrontClient) Bans() (all []firewall.Ban) {
-	f.soon(bans, nil, &all)
-	return all
-}
-
 // AdoptBans implements seam.Front.
 func (f *FrontClient) AdoptBans(all []firewall.Ban) { f.soon(adoptBans, all, nil) }
 
 // Unban implements seam.Front.
-func (f *FrontClient) Unban(client netip.Prefix) (was bool) {
-	f.soon(unban, client, &was)
-	return was
-}
+func (f *FrontClient) Unban(client netip.Prefix) { f.soon(unban, client, nil) }
 
 // soon asks what has no context.
 func (f *FrontClient) soon(k kind, argument, result any) error {

@@ -22,7 +22,6 @@ const (
 	clients
 	adoptBans
 	unban
-	bans
 	recent
 )
 
@@ -64,12 +63,11 @@ var methods = map[kind]method{
 	stop:            {name: "Stop"},
 	ping:            {name: "Ping"},
 	state:           {name: "State", result: 4 * mib},
-	watchKnocks:     {name: "WatchKnocks", argument: small},
+	watchKnocks:     {name: "WatchKnocks", notice: true, argument: small},
 	clients:         {name: "Clients", result: 32 * mib},
 	recent:          {name: "Recent", argument: small, result: 64 * kib},
 	adoptBans:       {name: "AdoptBans", argument: 16 * mib},
-	unban:           {name: "Unban", argument: small, result: small},
-	bans:            {name: "Bans", result: 16 * mib},
+	unban:           {name: "Unban", argument: small},
 
 	complete:    {name: "Complete", ofKeeper: true, notice: true, argument: 64 * kib},
 	ban:         {name: "Ban", ofKeeper: true, notice: true, argument: 4 * kib},
