@@ -77,7 +77,11 @@ func mayNot(socket string, err error) error {
 	if !errors.Is(dialErr, fs.ErrPermission) {
 		return err
 	}
-	return fmt.Errorf("you are not allowed to use %s (run sudo webknock ui; or have root run usermod -aG %s %s, and log in again)", socket, admin.Group, caller())
+	hint := "run sudo webknock ui"
+	if _, err := user.LookupGroup(admin.Group); err == nil {
+		hint += fmt.Sprintf("; or join the group %[1]s by sudo usermod -aG %[1]s %[2]s, and log in again", admin.Group, caller())
+	}
+	return fmt.Errorf("you are not allowed to use %s (%s)", socket, hint)
 }
 
 func caller() string {

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/pquerna/otp/totp"
+
+	"webknock/integration/lab"
 )
 
 // A browsing is a server that is knocked at on port 80, by a browser as its makers
@@ -105,13 +107,19 @@ func (b *browsing) stop() string {
 // browse starts a browser on alice's host.
 func (b *browsing) browse(name string) {
 	b.t.Helper()
+	b.browseOn(b.alice, name)
+}
+
+// browseOn starts a browser on a host, with flags of its own.
+func (b *browsing) browseOn(host *lab.Host, name string, flags ...string) {
+	b.t.Helper()
 	// Chromium's socket must have a short path.
 	tmp, err := os.MkdirTemp("", "browser-")
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { os.RemoveAll(tmp) })
-	cmd := b.alice.Command(context.Background(), "node", "browser.mjs", name)
+	cmd := host.Command(context.Background(), "node", append([]string{"browser.mjs", name}, flags...)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

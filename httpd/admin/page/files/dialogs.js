@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { call } from './api.js';
 import { act, known, who } from './state.js';
-import { left, span } from './time.js';
+import { at, left, span } from './time.js';
 
 // ask shows a form in a dialog. submit returns whether it went well, and then it closes.
 function ask(title, fields, button, submit, danger = false) {
@@ -71,8 +71,8 @@ export function extendGrant(grant) {
 		h('p', { class: 'lead' }, h('span', { class: 'address' }, grant.client), ` may pass ${grant.door} for another ${span(left(grant.until))}, ${who(grant)}.`),
 		ttlField('From now on, for', '1h', 'A grant is never made shorter, and no longer than the door’s max_ttl.'),
 	], 'Extend', async data => {
-		await call('POST', `grants/${encodeURIComponent(grant.id)}/extend`, { ttl: data.get('ttl').trim() });
-		act(`The grant of ${grant.client} for ${grant.door} is extended`, () => {}, 'grants', 'lately');
+		const { value } = await call('POST', `grants/${encodeURIComponent(grant.id)}/extend`, { ttl: data.get('ttl').trim() });
+		act(`${grant.client} may pass ${grant.door} until ${at(value.expires_at).textContent}`, () => {}, 'grants', 'lately');
 	});
 }
 

@@ -89,7 +89,7 @@ export function table(caption, heads, dense = false) {
 	const node = h('table', { role: 'table', class: dense ? 'cards dense' : 'cards' },
 		h('caption', { class: 'heard' }, caption),
 		h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' },
-			heads.map(head => h('th', { role: 'columnheader', scope: 'col', class: head.number && 'number' }, head.hidden ? h('span', { class: 'heard' }, head.text) : head.text)))),
+			heads.map(head => h('th', { role: 'columnheader', scope: 'col', class: [head.number && 'number', head.class].filter(Boolean).join(' ') || null }, head.hidden ? h('span', { class: 'heard' }, head.text) : head.text)))),
 		body);
 	// row makes a row of cells: text, nodes, or a list of them.
 	const row = cells => h('tr', { role: 'row' }, cells.map((cell, i) => h('td', {

@@ -1,6 +1,6 @@
 // Events of the daemon as they come. The browser resumes a stream that breaks by the id
 // of the latest event; where it gives up, since what stands between has answered with an
-// error, a new one begins after that id.
+// error, a new one begins after that id. The first begins with what the daemon remembers.
 
 const kinds = ['knock', 'completion', 'grant.opened', 'grant.extended', 'grant.closed', 'grant.adopted', 'grant.refused',
 	'repair', 'ban', 'unban', 'reload', 'command', 'degraded', 'config.confirmed', 'config.undone', 'missed'];
@@ -14,7 +14,7 @@ export function live(onEvent, onState) {
 	function open() {
 		clearTimeout(retry);
 		source?.close();
-		source = new EventSource('v1/events' + (latest ? '?last_event_id=' + encodeURIComponent(latest) : ''));
+		source = new EventSource('v1/events' + (latest ? '?last_event_id=' + encodeURIComponent(latest) : '?recent=100'));
 		source.onopen = () => { clearTimeout(retry); wait = 1000; say('live'); };
 		source.onerror = () => {
 			say('lost');

@@ -91,6 +91,7 @@ function onEvent(kind, e) {
 		refreshSoon(100, 'status', 'grants', 'clients', 'bans', 'lately');
 		return;
 	}
+	if (-remaining(e.time) > 10) return; // remembered from before: it is in the lists already
 	if (kind === 'grant.opened') say(`${e.door} opened for ${e.client}`);
 	if (kind === 'degraded') say(e.problems?.length ? 'The daemon reports a problem' : 'All is well again');
 	refreshSoon(150, ...(refreshes[kind] ?? []));

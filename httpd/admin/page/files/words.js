@@ -19,6 +19,7 @@ export const outcome = name => outcomes[name] ?? [name, 'plain', ''];
 export const events = {
 	opened: ['in now', 'good'], closed: ['was in', 'info'], refused: ['refused', 'warn'], banned: ['banned', 'bad'], unbanned: ['ban lifted', 'plain'],
 	admin: ['by hand', 'info'], reload: ['reload', 'plain'], repair: ['repaired', 'warn'], degraded: ['problem', 'bad'], recovered: ['all well', 'good'],
+	lost: ['lost', 'warn'],
 };
 export const event = name => events[name] ?? [name, 'plain'];
 
@@ -36,7 +37,7 @@ const advice = [
 // problem splits what is wrong from what to do: messages end with it, in brackets.
 export function problem(text) {
 	const hint = text.match(/^(.*\S) \(([^()]*(?:\([^()]*\)[^()]*)*)\)$/s);
-	if (hint) return { what: hint[1], todo: hint[2][0].toUpperCase() + hint[2].slice(1) + '.' };
+	if (hint && !/\blog\b/.test(hint[2])) return { what: hint[1], todo: hint[2][0].toUpperCase() + hint[2].slice(1) + '.' };
 	return { what: text, todo: advice.find(([pattern]) => pattern.test(text))?.[1] ?? 'See the log (journalctl -u webknock), and run webknock doctor.' };
 }
 

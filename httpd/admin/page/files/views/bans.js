@@ -7,7 +7,7 @@ import { many } from '../words.js';
 export const title = 'Bans';
 
 export function show(main, _, signal) {
-	const t = table('Bans', [{ text: 'Client' }, { text: 'Time left' }, { text: 'Until', class: 'wide' }, { text: 'Actions', hidden: true }]);
+	const t = table('Bans', [{ text: 'Client', class: 'client' }, { text: 'Time left' }, { text: 'Until', class: 'wide' }, { text: 'Actions', hidden: true }]);
 	const nobody = none('Nobody is banned.', 'Who knocks too often without completing a sequence, or at a decoy, is kept off the listeners for a while.');
 	const sum = h('p', { class: 'dim' });
 	main.append(head('Bans'), sum, h('div', { class: 'card flush' }, t.node), nobody);

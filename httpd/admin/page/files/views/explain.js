@@ -1,7 +1,7 @@
-import { h, head, none, pill, table } from '../dom.js';
+import { address, h, head, none, pill, table } from '../dom.js';
 import { get, query } from '../api.js';
 import { at, countdown, deadline, remaining, span } from '../time.js';
-import { who } from '../state.js';
+import { known, watch, who } from '../state.js';
 import { outcome } from '../words.js';
 import { stepsOf } from './knocks.js';
 import { say } from '../notes.js';
@@ -14,6 +14,7 @@ export function show(main, args, signal) {
 	const input = h('input', { type: 'text', id: 'address', value: asked, required: true, autocomplete: 'off', spellcheck: 'false', placeholder: '192.0.2.7', 'aria-describedby': 'address-hint' });
 	const reveal = h('input', { type: 'checkbox', id: 'reveal', checked: args.reveal === '1' });
 	const answer = h('div', { id: 'answer' });
+	let shown = ''; // of those lately seen
 	main.append(head('Explain'), h('p', { class: 'dim', id: 'address-hint' }, 'What became of an address’s knocks, and why: the first question when somebody cannot get in.'),
 		h('form', { class: 'filters', onsubmit: e => {
 			e.preventDefault();
@@ -26,7 +27,10 @@ export function show(main, args, signal) {
 		answer);
 
 	async function explain() {
-		if (!asked) return input.focus();
+		if (!asked) {
+			watch(seen, signal);
+			return input.focus();
+		}
 		answer.setAttribute('aria-busy', 'true');
 		try {
 			const e = await get(query('explain/' + encodeURIComponent(asked), { reveal: args.reveal }));
@@ -39,6 +43,16 @@ export function show(main, args, signal) {
 			answer.removeAttribute('aria-busy');
 		}
 	}
+
+	// Who was seen lately is one press away.
+	function seen() {
+		const clients = [...known.knocks, ...known.grants ?? [], ...known.bans ?? []].map(x => x.client.split('/')[0]);
+		const some = [...new Set(clients)].slice(0, 10);
+		if (some.join() === shown) return;
+		shown = some.join();
+		answer.replaceChildren(...some.length ? [h('div', { class: 'seen' }, h('span', { class: 'dim' }, 'Lately seen'), some.map(address))] : []);
+	}
+
 
 	function draw(e) {
 		const t = table('Knocks of ' + e.client, [{ text: 'Time' }, { text: 'What became of it' }, { text: 'Step' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }, ...(args.reveal ? [{ text: 'Path', class: 'wide' }] : [])], true);

@@ -7,7 +7,7 @@ import { bytes, many } from '../words.js';
 export const title = 'Grants';
 
 export function show(main, _, signal) {
-	const t = table('Grants', [{ text: 'Client' }, { text: 'Door' }, { text: 'As' }, { text: 'Left', class: 'wide' }, { text: 'Opened' }, { text: 'Until' }, { text: 'Traffic', number: true }, { text: 'Actions', hidden: true }]);
+	const t = table('Grants', [{ text: 'Client', class: 'client' }, { text: 'Door' }, { text: 'As', class: 'short' }, { text: 'Left', class: 'wide' }, { text: 'Opened', class: 'spare' }, { text: 'Until' }, { text: 'Traffic', number: true, class: 'spare' }, { text: 'Actions', hidden: true }]);
 	const nobody = none('Nobody is in.', 'A client that completes a sequence, or whom you let in by hand, is listed here.');
 	const sum = h('p', { class: 'dim' });
 	main.append(head('Grants', h('button', { type: 'button', class: 'primary', onclick: () => openDoor() }, icon('plus'), 'Open by hand')), sum, h('div', { class: 'card flush' }, t.node), nobody);

@@ -10,8 +10,9 @@ const limit = 50;
 const hour = 3600, ranges = [['', 'all'], [hour, 'the last hour'], [24 * hour, 'the last day'], [7 * 24 * hour, 'the last week'], [30 * 24 * hour, 'the last month']];
 
 export function show(main, args, signal) {
-	const t = table('History, the latest first', [{ text: 'Time' }, { text: 'Event' }, { text: 'Client' }, { text: 'Door' }, { text: 'As', class: 'labelled' }, { text: 'Lasted', number: true }, { text: 'Traffic', number: true }, { text: 'Reason', class: 'wide' }], true);
-	const nothing = none('Nothing fits.', 'Fewer filters find more.');
+	const t = table('History, the latest first', [{ text: 'Time' }, { text: 'Event' }, { text: 'Client', class: 'client' }, { text: 'Door' }, { text: 'As', class: 'labelled short' }, { text: 'Lasted', number: true }, { text: 'Traffic', number: true, class: 'spare' }, { text: 'Reason', class: 'wide' }], true);
+	const filtered = ['user', 'client', 'door', 'event', 'since'].some(name => args[name]);
+	const nothing = filtered ? none('Nothing fits.', 'Fewer filters find more.') : none('Nothing has happened yet.', 'Who comes in, bans, reloads and what administrators do will be listed here.');
 	const problem = h('div', { class: 'banner', 'data-state': 'bad', role: 'alert', hidden: true });
 	const more = h('button', { type: 'button', hidden: true, onclick: () => load(next) }, 'Show older');
 	const text = (id, label, placeholder) => {
@@ -22,7 +23,7 @@ export function show(main, args, signal) {
 		h('select', { id, name: id }, options.map(([value, word]) => h('option', { value, selected: String(value) === (args[id] ?? '') }, word))));
 	const doors = choice('door', 'Door', [['', 'all']]);
 	main.append(head('History'),
-		h('form', { class: 'filters', onsubmit: e => {
+		h('form', { class: 'filters many', onsubmit: e => {
 			e.preventDefault();
 			const to = '#' + query('history', Object.fromEntries(new FormData(e.target)));
 			if (to === location.hash) load(); else location.hash = to;

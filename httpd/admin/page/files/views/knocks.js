@@ -9,8 +9,8 @@ const most = 100; // knocks that are shown
 export function show(main, _, signal) {
 	const progress = table('Clients in progress', [{ text: 'Client' }, { text: 'Sequence' }, { text: 'Steps', class: 'wide' }, { text: 'Last knock' }, { text: 'Time left' }]);
 	const nobody = none('Nobody is on the way through a sequence.');
-	const t = table('The latest knocks', [{ text: 'Time' }, { text: 'Client' }, { text: 'What became of it' }, { text: 'Sequence' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }], true);
-	const waiting = none('No knock since you opened this page.', 'The next one appears here by itself.');
+	const t = table('The latest knocks', [{ text: 'Time' }, { text: 'Client', class: 'client' }, { text: 'What became of it' }, { text: 'Sequence' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }], true);
+	const waiting = none('No knock yet.', 'The next one appears here by itself.');
 	const sum = h('p', { class: 'dim' });
 	let paused = null, filter = '';
 	const pause = h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => {
@@ -50,7 +50,7 @@ export function show(main, _, signal) {
 		drawKnocks(some.slice(0, most));
 		t.node.parentElement.hidden = some.length === 0;
 		waiting.hidden = some.length > 0;
-		put(sum, [some.length && `${many(some.length, 'knock')} since you opened this page`, known.missed && `${count(known.missed)} more came too fast to be shown`, paused && 'paused'].filter(Boolean).join(' · '));
+		put(sum, [some.length && `${many(some.length, 'knock')}, the latest first`, known.missed && `${count(known.missed)} more came too fast to be shown`, paused && 'paused'].filter(Boolean).join(' · '));
 		if (!known.clients) return;
 		drawProgress(known.clients.slice(0, most));
 		progress.node.parentElement.hidden = known.clients.length === 0;

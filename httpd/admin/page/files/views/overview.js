@@ -53,8 +53,8 @@ export function show(main, _, signal) {
 	const drawSequences = list(sequences.body, q => JSON.stringify(q), q => ({ node: sequences.row([q.name, count(q.steps), count(q.completions)]) }));
 	const drawLately = list(lately, e => e.time + e.event + (e.grant || e.client || e.reason), e => {
 		const [word, state] = event(e.event);
-		const about = e.door ? [address(e.client), ` ${e.door}`, ...(e.user || e.sequence ? [h('span', { class: 'dim' }, ` as ${e.user || e.sequence}`)] : [])] : e.client ? [address(e.client)] : [];
-		return { node: h('li', {}, at(e.time, false), pill(state, word), h('span', { class: 'about' }, about, e.reason && h('span', { class: 'dim' }, (about.length ? ' · ' : '') + e.reason))) };
+		const about = e.event === 'admin' ? [e.uid === null || e.uid === undefined ? e.reason : `${e.reason}, by uid ${e.uid}`] : e.door ? [address(e.client), ` ${e.door}`, ...(e.user || e.sequence ? [h('span', { class: 'dim' }, ` as ${e.user || e.sequence}`)] : [])] : e.client ? [address(e.client)] : [];
+		return { node: h('li', {}, at(e.time, false), pill(state, word), h('span', { class: 'about' }, about, e.event !== 'admin' && e.reason && h('span', { class: 'dim' }, (about.length ? ' · ' : '') + e.reason))) };
 	});
 
 	watch(() => {
@@ -79,7 +79,7 @@ export function show(main, _, signal) {
 		drawTiles([
 			{ name: 'Grants', href: '#grants', value: grants ? count(grants.length) : '–', more: grants?.length ? 'next ends in ' + span(left(Math.min(...grants.map(g => g.until)))) : 'nobody is in' },
 			{ name: 'In progress', href: '#knocks', value: clients ? count(clients.length) : '–', more: clients?.length === 1 ? 'client' : 'clients' },
-			{ name: 'Knocks', href: '#plot', value: stats ? count(knocks.reduce((a, b) => a + b, 0)) : '–', more: 'in the last hour', line: stats ? knocks : null },
+			{ name: 'Knocks', href: '#plot', value: stats ? count(knocks.reduce((a, b) => a + b, 0)) : '–', more: 'in the last hour', line: knocks.some(n => n > 0) ? knocks : null },
 			{ name: 'Bans', href: '#bans', value: bans ? count(bans.length) : '–', more: bans?.length ? 'kept off the listeners' : 'nobody is banned' },
 		]);
 		if (known.lately) drawLately(known.lately);
