@@ -489,6 +489,35 @@ func TestAFullDiskLosesTheOldestAndSaysHowMany(t *testing.T) {
 	})
 }
 
+// A damaged file is a problem until another is in its place, and nothing more.
+func TestADamagedFileIsAProblemUntilItIsReplaced(t *testing.T) {
+	f := newFile(t)
+	l := newLog(f, endless, booted)
+	l.Started()
+	g := grant("aaaa2345", "alice", "192.0.2.7/32", noon)
+	l.Opened(g, noon)
+	mustWrite(t, l)
+	garbage := f.Path() + ".new"
+	if err := errors.Join(os.WriteFile(garbage, []byte("garbage"), 0o600), os.Rename(garbage, f.Path())); err != nil {
+		t.Fatal(err)
+	}
+	l.Add(Entry{Time: noon, Event: Repair})
+	if err := l.write(); err == nil || l.Problem() == nil || !strings.Contains(l.Problem().Error(), "(1 entries wait, 0 are lost): ") || !strings.Contains(l.Problem().Error(), "damaged") {
+		t.Errorf("the problem is %v, %v", l.Problem(), err)
+	}
+	if err := os.Remove(f.Path()); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, l)
+	if err := l.Problem(); err != nil {
+		t.Error(err)
+	}
+	mustList(t, f, Filter{}, "repair 12:00:00")
+	l.Closed(g, "expired", noon) // of whose opening the new file knows nothing
+	mustWrite(t, l)
+	mustList(t, f, Filter{}, "closed 12:00:00 192.0.2.7 alice aaaa2345 expired 0/0", "repair 12:00:00")
+}
+
 // Whoever reads entries that somebody else has damaged gets the others.
 func TestADamagedEntryHidesNoOther(t *testing.T) {
 	f := newFile(t)
