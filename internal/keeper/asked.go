@@ -246,8 +246,10 @@ const (
 )
 
 // State implements seam.Front. It leaves out what is none of the keeper's listeners, so
-// that no metric has a label of a stranger's.
-func (f checkedFront) State() seam.State {
+// that no metric has a label of a stranger's. Its counters never fall.
+func (f checkedFront) State() seam.State { return f.keeper.counted.state(f.state) }
+
+func (f checkedFront) state() seam.State {
 	s := f.Front.State()
 	s.Clients, s.Bans = max(0, s.Clients), max(0, s.Bans)
 	s.Problems = slices.Clone(s.Problems[:min(len(s.Problems), maxProblems)])

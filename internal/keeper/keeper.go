@@ -85,6 +85,7 @@ type Keeper struct {
 	store       *store.Store // in state
 	codes       *codes       // in store
 	asked       *asked
+	counted     rising // by the front
 	kept        *kept
 	history     *history.Log
 	closed      *closed.Journal // nil: the backend outlives this process in nothing

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"webknock/internal/metrics"
 )
 
 // Every kind of loss is a label, which the manual explains.
@@ -48,5 +50,9 @@ func TestTheManualHasEveryKindOfLoss(t *testing.T) {
 	slices.Sort(there)
 	if !slices.Equal(documented, there) || !codes {
 		t.Errorf("the manual has %q, the daemon %q and wrong codes %v", documented, there, codes)
+	}
+	labels := slices.Sorted(slices.Values(metrics.Losses()))
+	if !slices.Equal(labels, there) {
+		t.Errorf("the labels are %q, the daemon has %q", labels, there)
 	}
 }

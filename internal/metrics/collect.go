@@ -2,8 +2,6 @@ package metrics
 
 import (
 	"context"
-	"maps"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -79,7 +77,7 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	for _, result := range noticeResults {
 		counter(notices, s.Notices[result], result)
 	}
-	for _, what := range slices.Sorted(maps.Keys(s.Lost)) {
+	for _, what := range losses {
 		counter(lost, s.Lost[what], what)
 	}
 	counter(wrongCodes, s.WrongCodes)

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +51,7 @@ type State struct {
 	WrongCodes  uint64
 	Repairs     uint64
 	Notices     map[string]uint64 // by result
-	Lost        map[string]uint64 // by what was lost
+	Lost        map[string]uint64 // by one of Losses
 }
 
 // A Knock says where a knock came and what became of it.
@@ -77,6 +78,10 @@ var (
 	banReasons     = map[string]string{event.TooManyKnocks: "knocks", event.Decoy: "decoy"}
 	commandResults = map[string]string{"done": "done", "failed": "failed", "killed": "killed", "not started": "not_started"}
 	noticeResults  = []string{"sent", "failed"}
+	losses         = []string{
+		"heads_too_large", "heads_too_many_lines", "heads_too_slow", "connections_evicted", "connections_starved", "knocks", "clients", "counts", "bans",
+		"notices", "commands", "history", "events_log", "events_notices", "events_commands", "events_history", "events_metrics", "asked",
+	}
 )
 
 // New returns metrics of a version of the program.
@@ -104,6 +109,9 @@ func (m *Metrics) Configure(n Names) { m.names.Store(&n) }
 
 // Opened counts a completion that opened or extended grants, and how long that took.
 func (m *Metrics) Opened(took time.Duration) { m.open.Observe(took.Seconds()) }
+
+// Losses returns what may be lost.
+func Losses() []string { return slices.Clone(losses) }
 
 // Kinds are the kinds of events that Handle counts.
 var Kinds = []event.Kind{event.KindGrantOpened, event.KindBan, event.KindCommand}

@@ -51,13 +51,16 @@ func series(t *testing.T, m *Metrics) map[string]float64 {
 }
 
 func TestEveryLabelIsThereFromTheStartWithZero(t *testing.T) {
-	m := New("v1", steady{Lost: map[string]uint64{"knocks": 0}, Grants: map[string]int{}})
+	m := New("v1", steady{Grants: map[string]int{}})
 	m.Configure(names)
 	want := []string{"webknock_build_info{goversion=", "webknock_clients{}", "webknock_wrong_codes_total{}", "webknock_bans{}", "webknock_degraded{}",
-		"webknock_guard_repairs_total{}", "webknock_open_seconds{}", "webknock_completions_total{sequence=home}", "webknock_lost_total{what=knocks}",
+		"webknock_guard_repairs_total{}", "webknock_open_seconds{}", "webknock_completions_total{sequence=home}",
 		"webknock_bans_total{reason=knocks}", "webknock_bans_total{reason=decoy}", "webknock_notices_total{result=sent}", "webknock_notices_total{result=failed}"}
 	for _, result := range []string{"done", "failed", "killed", "not_started"} {
 		want = append(want, "webknock_commands_total{result="+result+"}")
+	}
+	for _, what := range Losses() {
+		want = append(want, "webknock_lost_total{what="+what+"}")
 	}
 	for _, door := range names.Doors {
 		want = append(want, "webknock_grants{door="+door+"}", "webknock_grants_opened_total{door="+door+"}")
@@ -89,7 +92,7 @@ func TestWhatHappensIsCounted(t *testing.T) {
 	m := New("", steady{
 		Clients: 3, Bans: 2, Degraded: true, Grants: map[string]int{"ssh": 4}, Connections: map[string]int{":8080": 5},
 		Knocks: map[Knock]uint64{{":8080", "missed"}: 6, {":9", "missed"}: 7}, Completions: map[string]uint64{"home": 8, "gone": 9},
-		WrongCodes: 10, Repairs: 11, Notices: map[string]uint64{"sent": 12}, Lost: map[string]uint64{"knocks": 13},
+		WrongCodes: 10, Repairs: 11, Notices: map[string]uint64{"sent": 12}, Lost: map[string]uint64{"knocks": 13, "made_up": 14},
 	})
 	m.Configure(names)
 	for _, e := range []event.Event{
@@ -112,7 +115,7 @@ func TestWhatHappensIsCounted(t *testing.T) {
 		}
 	}
 	for key := range got {
-		if strings.Contains(key, "gone") || strings.Contains(key, "=:9,") {
+		if strings.Contains(key, "gone") || strings.Contains(key, "made_up") || strings.Contains(key, "=:9,") {
 			t.Errorf("%s, which the configuration does not have", key)
 		}
 	}
@@ -190,7 +193,7 @@ func TestTheManualHasEveryMetric(t *testing.T) {
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
 		documented[m[1]] = m[3] + " " + m[2]
 	}
-	m := New("", steady{Lost: map[string]uint64{"knocks": 0}, Grants: map[string]int{}})
+	m := New("", steady{Grants: map[string]int{}})
 	m.Configure(names)
 	families, err := m.registry.Gather()
 	if err != nil {
