@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
@@ -105,6 +106,29 @@ func (steady) Bans(context.Context) ([]admin.Ban, error) {
 	return []admin.Ban{{Client: "192.0.2.66", Remaining: 61}}, nil
 }
 func (steady) Unban(context.Context, string) error { return nil }
+
+func (steady) Explain(_ context.Context, address netip.Addr, reveal bool) (admin.Explanation, error) {
+	e := admin.Explanation{Client: address.String(), Advice: "no knock came from this address: is a proxy or NAT in between? listeners are :8080 (http)"}
+	if address != netip.MustParseAddr("192.0.2.7") {
+		return e, nil
+	}
+	until := noon.Add(time.Minute)
+	e = admin.Explanation{
+		Client: "192.0.2.7",
+		Knocks: admin.List[admin.Knock]{
+			{At: noon.Add(2 * time.Second), Listener: "127.0.0.1:8080", Outcome: "missed", Sequence: "ssh", Step: 2, Steps: 3, Why: "3.2 s too late for step 2 (within 10s)"},
+			{At: noon, Listener: ":8080", Outcome: "wrong_code", Sequence: "one-time", Step: 2, Steps: 2, Why: "code used already, by another client or before a restart (step 2 of 2): starts over"},
+		},
+		Progress:    admin.List[admin.Client]{{Client: "192.0.2.7", Sequence: "ssh", Step: 1, Steps: 3}},
+		Grants:      admin.List[admin.Grant]{{ID: "abcd2345", Door: "ssh", Client: "192.0.2.7", Remaining: 28.5}},
+		BannedUntil: &until,
+		Advice:      "send the steps of ssh faster, or give step 2 a longer within",
+	}
+	if reveal {
+		e.Knocks[0].Path = "/b\x1b[2J"
+	}
+	return e, nil
+}
 
 // History has more than a page, so that a client has to ask again.
 func (steady) History(_ context.Context, q admin.HistoryQuery) (admin.HistoryList, error) {

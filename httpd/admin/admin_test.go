@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,11 @@ func (f *fake) Stats(context.Context) (Stats, error) {
 func (f *fake) History(_ context.Context, q HistoryQuery) (HistoryList, error) {
 	next := fmt.Sprintf("%+v", q)
 	return HistoryList{Entries: []HistoryEntry{{ID: 7, Event: "closed"}}, Next: &next, Last: 7}, nil
+}
+
+// Explain returns what it is asked, as a path.
+func (f *fake) Explain(_ context.Context, address netip.Addr, reveal bool) (Explanation, error) {
+	return Explanation{Client: address.String(), Knocks: []Knock{{Path: fmt.Sprint(reveal)}}}, nil
 }
 
 func (f *fake) Events(_ context.Context, q EventQuery) (EventReader, error) {

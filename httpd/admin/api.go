@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
@@ -41,6 +42,9 @@ type Control interface {
 	Unban(ctx context.Context, address string) error
 	Stats(context.Context) (Stats, error)
 	History(context.Context, HistoryQuery) (HistoryList, error)
+	// Explain returns what became of a client's latest knocks, with their paths if they
+	// are to be revealed.
+	Explain(ctx context.Context, address netip.Addr, reveal bool) (Explanation, error)
 	// Events returns a reader of events, which the caller closes.
 	Events(context.Context, EventQuery) (EventReader, error)
 	Metrics() http.Handler // answers Prometheus
@@ -124,6 +128,7 @@ func Handler(control Control) http.Handler {
 		r.Get("/events", streamEvents(control))
 		r.Get("/stats", get(control.Stats))
 		r.Get("/history", serveHistory(control))
+		r.Get("/explain/{address}", serveExplanation(control))
 		r.Get("/bans", get(func(ctx context.Context) (BanList, error) {
 			bans, err := control.Bans(ctx)
 			return BanList{bans}, err

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -29,12 +30,14 @@ var documented = []any{
 	ClientList{},
 	Door{},
 	Event{},
+	Explanation{},
 	ExtendRequest{},
 	Firewall{},
 	Grant{},
 	GrantList{},
 	HistoryEntry{},
 	HistoryList{},
+	Knock{},
 	Listener{},
 	OpenRequest{},
 	Problem{},
@@ -184,6 +187,15 @@ func (full) History(context.Context, HistoryQuery) (HistoryList, error) {
 	}}, nil
 }
 
+func (full) Explain(context.Context, netip.Addr, bool) (Explanation, error) {
+	return Explanation{
+		Client: "192.0.2.7", BannedUntil: &now, Advice: "x",
+		Knocks:   []Knock{{now, ":8080", "missed", "ssh", 2, 3, "3.2 s too late for step 2 (within 10s)", "/b"}},
+		Progress: []Client{{"192.0.2.7", "ssh", 1, 3, now, now}},
+		Grants:   []Grant{{"a", "ssh", "192.0.2.7", "ssh", "alice", now, now, 1.5, 1, 2}},
+	}, nil
+}
+
 func (full) Events(_ context.Context, q EventQuery) (EventReader, error) {
 	if len(q.Kinds) > 0 {
 		return nil, NewProblem(http.StatusBadRequest, "there is no such kind")
@@ -238,6 +250,10 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		{"GET", "/v1/history?limit=5&client=192.0.2.0/24&since=24h&user=alice&door=ssh&event=opened,closed", "", 200},
 		{"GET", "/v1/events?once=true&recent=3&client=192.0.2.7,2001:db8::/64&door=ssh&door=vpn&sequence=ssh", "", 200},
 		{"GET", "/v1/events?kind=x", "", 400},
+		{"GET", "/v1/explain/192.0.2.7", "", 200},
+		{"GET", "/v1/explain/2001:db8::7?reveal=0", "", 200},
+		{"GET", "/v1/explain/home", "", 400},
+		{"GET", "/v1/explain/192.0.2.7?reveal=1", "", 403},
 	} {
 		r := httptest.NewRequest(tt.method, "http://webknock"+tt.path, strings.NewReader(tt.body))
 		if tt.body != "" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"webknock/internal/seam"
 	"webknock/sequence"
 	"webknock/sequence/track"
 )
@@ -16,14 +17,14 @@ import (
 // All of it is bounded, and strangers have a place of their own: however many there are,
 // they push out nobody who has known a path.
 const (
-	maxTrail   = 16 // knocks of one client
+	maxTrail   = seam.MaxRecalled // knocks of one client
 	maxKnown   = 640
 	knownTotal = 2048 // knocks of all those clients
 	maxBanned  = 64
 	banTotal   = 256
 	maxStrange = 64 // knocks of clients that have done nothing that matters
 
-	maxPath = 64 // bytes of a path; what is longer is cut
+	maxPath = seam.MaxPath // bytes of a path; what is longer is cut
 )
 
 // A trace is what is remembered of one knock.

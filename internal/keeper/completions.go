@@ -40,7 +40,7 @@ func (k *Keeper) Complete(c seam.Completion) {
 		}
 	}
 	if err != nil {
-		k.events.Publish(event.GrantRefused{Completion: done, Err: err})
+		k.refuse(event.GrantRefused{Completion: done, Err: err})
 		return
 	}
 	opening := openingOf(seq, c)
@@ -58,7 +58,7 @@ func (k *Keeper) Complete(c seam.Completion) {
 			k.metrics.Opened(time.Since(c.At))
 		}
 		if err != nil {
-			k.events.Publish(event.GrantRefused{Completion: done, Doors: opening.Doors, Closes: opening.Closes, Err: err})
+			k.refuse(event.GrantRefused{Completion: done, Doors: opening.Doors, Closes: opening.Closes, Err: err})
 		}
 	})
 }

@@ -96,12 +96,16 @@ func (k *Keeper) Clients(ctx context.Context) ([]admin.Client, error) {
 	clients, err := k.front.Clients(ctx)
 	all := make([]admin.Client, 0, len(clients))
 	for _, c := range clients {
-		all = append(all, admin.Client{
-			Client: firewall.ClientString(c.Client), Sequence: c.Sequence, Step: c.Step, Steps: c.Steps, LastKnockAt: c.Last, ExpiresAt: c.Expires,
-		})
+		all = append(all, clientOf(c))
 	}
 	slices.SortFunc(all, func(a, b admin.Client) int { return b.LastKnockAt.Compare(a.LastKnockAt) })
 	return all, problemOf(err)
+}
+
+func clientOf(c seam.Client) admin.Client {
+	return admin.Client{
+		Client: firewall.ClientString(c.Client), Sequence: c.Sequence, Step: c.Step, Steps: c.Steps, LastKnockAt: c.Last, ExpiresAt: c.Expires,
+	}
 }
 
 // Grants implements admin.Control.

@@ -95,6 +95,7 @@ type Keeper struct {
 	serving     bool // the start was a success
 
 	bans         banQueue
+	refusals     refusals
 	confirmation confirmation
 
 	stopping  atomic.Bool // nothing is reloaded any more

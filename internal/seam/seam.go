@@ -176,8 +176,11 @@ type Recent struct {
 	BannedUntil time.Time
 }
 
-// MaxRecalled is how many knocks of one client the front remembers at most.
-const MaxRecalled = 16
+// The bounds of Recent.
+const (
+	MaxRecalled = 16 // knocks
+	MaxPath     = 64 // bytes of a path
+)
 
 // A Recalled is a knock of before.
 type Recalled struct {

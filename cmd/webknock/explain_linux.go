@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"webknock/httpd/admin"
+)
+
+func newExplain(a *app) *cobra.Command {
+	var reveal bool
+	c := &cobra.Command{
+		Use:   "explain ADDRESS",
+		Short: "Show what became of a client's latest knocks, and why",
+		Long: "explain shows the latest knocks of a client, up to 16, with what each did and why; how far the\n" +
+			"client is, its grants, its ban, and what to do next. The daemon keeps knocks in memory alone.\n" +
+			"Root may see the paths with --reveal.",
+		Args: func(c *cobra.Command, args []string) error {
+			if err := cobra.ExactArgs(1)(c, args); err != nil {
+				return err
+			}
+			if address, err := netip.ParseAddr(args[0]); err != nil || address.Zone() != "" {
+				return fmt.Errorf("%q is not an IP address (like 192.0.2.7 or 2001:db8::7)", args[0])
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			e, err := a.api().Explain(c.Context(), netip.MustParseAddr(args[0]), reveal)
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(c.OutOrStdout(), e)
+			}
+			return printExplanation(c.OutOrStdout(), e, time.Now())
+		},
+	}
+	c.Flags().BoolVar(&reveal, "reveal", false, "show the paths of the knocks too (root alone)")
+	return c
+}
+
+// lineWidth is how wide what is printed for people may be, in characters.
+const lineWidth = 80
+
+// printExplanation writes an explanation for people.
+func printExplanation(w io.Writer, e admin.Explanation, now time.Time) error {
+	var lines []string
+	for _, p := range e.Progress {
+		lines = append(lines, fmt.Sprintf("in progress: %s, %d of %d steps, %s left for the next", p.Sequence, p.Step, p.Steps, seconds(max(0, p.ExpiresAt.Sub(now).Seconds()))))
+	}
+	for _, g := range e.Grants {
+		lines = append(lines, fmt.Sprintf("granted: door %s for another %s (grant %s)", g.Door, seconds(g.Remaining), g.ID))
+	}
+	if e.BannedUntil != nil {
+		lines = append(lines, "banned until "+e.BannedUntil.Local().Format(time.DateTime))
+	}
+	if len(lines) > 0 {
+		lines = append(lines, "")
+	}
+	lines = append(lines, knockLines(e.Knocks, now)...)
+	lines = append(lines, "")
+	lines = append(lines, wrap(e.Advice, lineWidth)...)
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
+}
+
+// knockLines returns a table of knocks, whose last column is wrapped.
+func knockLines(knocks []admin.Knock, now time.Time) []string {
+	if len(knocks) == 0 {
+		return []string{"no knocks"}
+	}
+	rows := [][]string{{"TIME", "LISTENER", "OUTCOME", "WHY"}}
+	for _, k := range knocks {
+		why := printable(k.Why)
+		if k.Sequence != "" {
+			why = k.Sequence + ": " + why
+		}
+		if k.Path != "" {
+			why += " " + strconv.Quote(k.Path)
+		}
+		rows = append(rows, []string{clock(k.At, now), printable(k.Listener), k.Outcome, why})
+	}
+	const last = 3
+	var widths [last]int
+	for _, row := range rows {
+		for i := range last {
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+		}
+	}
+	indent := widths[0] + widths[1] + widths[2] + 2*last
+	var lines []string
+	for _, row := range rows {
+		prefix := fmt.Sprintf("%-*s  %-*s  %-*s  ", widths[0], row[0], widths[1], row[1], widths[2], row[2])
+		for _, part := range wrap(row[last], max(lineWidth-indent, 24)) {
+			lines = append(lines, prefix+part)
+			prefix = strings.Repeat(" ", indent)
+		}
+	}
+	return lines
+}
+
+// clock writes when something was, with the date unless it was today.
+func clock(at, now time.Time) string {
+	if at.Local().Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
+		return at.Local().Format(time.TimeOnly)
+	}
+	return at.Local().Format(time.DateTime)
+}
+
+// wrap splits a text at its spaces into lines of at most so many characters, where its
+// words allow that.
+func wrap(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+			line += " " + word
+		default:
+			lines = append(lines, line)
+			line = word
+		}
+	}
+	return append(lines, line)
+}

@@ -1,0 +1,68 @@
+package keeper
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"webknock/firewall"
+	"webknock/internal/event"
+)
+
+// maxRefusals is how many refused completions are remembered, so that explain can tell
+// of them.
+const maxRefusals = 1024
+
+// A refusedCompletion is why a completion has opened nothing.
+type refusedCompletion struct {
+	client   netip.Addr
+	sequence string
+	at       time.Time
+	err      error
+}
+
+// refusals are the latest ones.
+type refusals struct {
+	mu   sync.Mutex
+	ring []refusedCompletion
+	next int
+}
+
+func (r *refusals) add(one refusedCompletion) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.ring) < maxRefusals {
+		r.ring = append(r.ring, one)
+		return
+	}
+	r.ring[r.next] = one
+	r.next = (r.next + 1) % maxRefusals
+}
+
+// of returns why the completion of a sequence at a time has opened nothing; nil: that is
+// not known.
+func (r *refusals) of(client netip.Prefix, sequence string, at time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.ring {
+		if one.sequence == sequence && one.at.UnixNano() == at.UnixNano() && client.Contains(one.client) {
+			return one.err
+		}
+	}
+	return nil
+}
+
+// refuse tells that a completion opens and closes nothing.
+func (k *Keeper) refuse(e event.GrantRefused) {
+	k.refusals.add(refusedCompletion{client: e.Completion.Client, sequence: e.Completion.Sequence, at: e.Completion.At, err: e.Err})
+	k.events.Publish(e)
+}
+
+// refusalText says why a completion has opened nothing.
+func refusalText(err error) string {
+	if errors.Is(err, firewall.ErrFull) {
+		return "door full (max_grants): " + err.Error()
+	}
+	return err.Error()
+}
