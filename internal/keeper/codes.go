@@ -27,6 +27,7 @@ type codes struct {
 	tickets map[ticket.Nonce]freshTicket // that were recorded in this run
 	spent   map[spending]time.Time       // by what was completed with them, until when they are remembered
 	secrets map[ticket.KeyID]string      // users, by what identifies their secrets
+	ever    map[ticket.KeyID]bool        // secrets that have been configured in this run
 	longest time.Duration                // that a run takes
 	swept   time.Time                    // when what no run needs any more was forgotten last
 }
@@ -48,7 +49,7 @@ const (
 	// clockSlack is how far the times of codes may be ahead of the clock: somebody may
 	// set it back while a use waits to be recorded.
 	clockSlack = 10 * time.Minute
-	maxEarly   = 24 * time.Hour // how far off the time of a ticket may be that is recorded as used
+	maxEarly   = 24 * time.Hour // how early a ticket may be that is recorded as used
 	maxTickets = 1024           // of a secret
 	maxSpent   = 1 << 16        // codes that are remembered
 )
@@ -56,7 +57,7 @@ const (
 func newCodes(store onetime.Store) *codes {
 	return &codes{
 		store: store, known: onetime.NewUsed(), before: map[ticket.KeyID]int64{},
-		tickets: map[ticket.Nonce]freshTicket{}, spent: map[spending]time.Time{}, secrets: map[ticket.KeyID]string{},
+		tickets: map[ticket.Nonce]freshTicket{}, spent: map[spending]time.Time{}, secrets: map[ticket.KeyID]string{}, ever: map[ticket.KeyID]bool{},
 	}
 }
 
@@ -73,6 +74,9 @@ func (c *codes) use(cfg *config.Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.secrets, c.longest = secrets, longest
+	for id := range secrets {
+		c.ever[id] = true
+	}
 }
 
 // load returns what was used.
@@ -169,9 +173,8 @@ func (c *codes) check(used onetime.Used, now time.Time) error {
 		return errFuture
 	}
 	for id, s := range used.Secrets {
-		_, configured := c.secrets[id]
 		switch {
-		case s == nil || s.Counter < 0, !configured && c.known.Secrets[id] == nil:
+		case s == nil || s.Counter < 0, !c.ever[id] && c.known.Secrets[id] == nil:
 			return errForeignSecret
 		case s.Counter > max(counterOf(latest), c.counter(id)):
 			return errFuture
@@ -181,7 +184,7 @@ func (c *codes) check(used onetime.Used, now time.Time) error {
 			if c.has(id, nonce) {
 				continue
 			}
-			if off := time.Unix(at, 0).Sub(now); off > maxEarly+clockSlack || -off > maxEarly+clockSlack {
+			if at > max(latest.Unix(), c.known.Mark)+int64(maxEarly/time.Second) {
 				return errFuture
 			}
 			fresh++
