@@ -123,7 +123,7 @@ install: bin/webknock
 	bin/webknock completion bash > $(DEST)/share/bash-completion/completions/webknock
 	bin/webknock completion zsh > $(DEST)/share/zsh/site-functions/_webknock
 	bin/webknock completion fish > $(DEST)/share/fish/vendor_completions.d/webknock.fish
-	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket
+	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket docs/systemd/webknock.service.d/commands.conf
 	install -D -m 0644 cmd/webknock/package/webknock.sysusers $(DEST)/lib/sysusers.d/webknock.conf
 	install -D -m 0644 cmd/webknock/package/webknock.tmpfiles $(DEST)/lib/tmpfiles.d/webknock.conf
 	for unit in $(UNITS) $(DROPINS); do \
@@ -135,6 +135,8 @@ ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then \
 		systemd-sysusers $(PREFIX)/lib/sysusers.d/webknock.conf && systemctl daemon-reload; \
 	fi
+	@# The unit's user reads the configuration by its group.
+	@if [ -d /etc/webknock ] && getent group webknock >/dev/null; then chgrp -R webknock /etc/webknock && chmod -R g+rX /etc/webknock; fi
 endif
 
 # The guard goes first: without the program nobody can be let in, and only the

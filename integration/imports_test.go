@@ -32,7 +32,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/keeper": {
 		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/banlist", "webknock/internal/closed",
-		"webknock/internal/command", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/metrics", "webknock/internal/notice", "webknock/internal/onetime",
+		"webknock/internal/command", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/metrics", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
 		"webknock/internal/ticket", "webknock/sequence",
 	},
@@ -47,6 +47,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/confine":       {},
 	"webknock/internal/metrics":       {"webknock/internal/event"},
+	"webknock/internal/supervise":     {"webknock/firewall", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/seam", "webknock/internal/seam/wire"},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},

@@ -353,8 +353,8 @@ func TestAListenerIsOpenedWhenItsAddressAppears(t *testing.T) {
 	w.mustPass(w.mallory, serverIP, 22, false)
 }
 
-// The unit of the guard has two capabilities only, and state may belong to
-// whom the daemon runs as.
+// The unit of the guard has three capabilities only, and state belongs to whom the
+// daemon runs as, also what the guard writes there.
 func TestTheGuardReadsTheStateOfAnyUser(t *testing.T) {
 	w := newWorld(t)
 	w.listen(22)
@@ -378,15 +378,18 @@ func TestTheGuardReadsTheStateOfAnyUser(t *testing.T) {
 		return string(out)
 	}
 	if out := guard("+net_admin"); !strings.Contains(out, "permission denied") {
-		t.Errorf("without CAP_DAC_READ_SEARCH: %s", out)
+		t.Errorf("without CAP_DAC_OVERRIDE: %s", out)
 	}
 	w.mustPass(w.mallory, serverIP, 22, true)
-	if out := guard("+net_admin,+dac_read_search"); !strings.Contains(out, "guarded, by the last good guard") {
+	if out := guard("+net_admin,+dac_override,+chown"); !strings.Contains(out, "guarded, by the last good guard") {
 		t.Errorf("as in the unit: %s", out)
 	}
 	w.mustPass(w.mallory, serverIP, 22, false)
 	unit, err := os.ReadFile("../docs/systemd/webknock-guard.service")
-	if err != nil || !strings.Contains(string(unit), "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_DAC_READ_SEARCH\n") {
+	if err != nil || !strings.Contains(string(unit), "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_DAC_OVERRIDE CAP_CHOWN\n") {
 		t.Errorf("the unit has other capabilities: %v", err)
+	}
+	if out, err := exec.Command("find", w.dir+"/state", "-not", "-user", "nobody").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("not the daemon's: %v\n%s", err, out)
 	}
 }

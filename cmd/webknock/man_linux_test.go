@@ -35,6 +35,9 @@ func TestTheManualHasAllCommandsAndFlags(t *testing.T) {
 	flags(root)
 	var walk func(c *cobra.Command, path string)
 	walk = func(c *cobra.Command, path string) {
+		if c.Hidden {
+			return
+		}
 		if !regexp.MustCompile(`(?m)^\.It Cm ` + path + `\b`).MatchString(page) {
 			t.Errorf("no command %s", path)
 		}
@@ -90,7 +93,7 @@ func TestTheDocumentHasTheJSONOfAllCommands(t *testing.T) {
 	page := read(t, "../../docs/cli.md")
 	var walk func(c *cobra.Command, path string)
 	walk = func(c *cobra.Command, path string) {
-		if c.Name() == "completion" || c.Name() == "help" || c.Name() == "serve" {
+		if c.Name() == "completion" || c.Name() == "help" || c.Name() == "serve" || c.Hidden {
 			return
 		}
 		if c.Runnable() && !strings.Contains(page, "\n| `"+path+"` | ") && len(c.Commands()) == 0 {

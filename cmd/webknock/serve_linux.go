@@ -15,9 +15,9 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
-	"webknock/internal/front"
 	"webknock/internal/keeper"
 	"webknock/internal/seam"
+	"webknock/internal/supervise"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -115,7 +115,7 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	}
 	o.Sockets = sockets
 	o.Front = func(f keeper.FrontOptions) seam.Front {
-		return front.New(front.Options{Keeper: f.Keeper, Log: f.Log})
+		return supervise.New(supervise.Options{Start: supervise.Start, Tell: f.Tell, Bans: f.Bans, Keeper: f.Keeper, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -41,6 +41,7 @@ var documented = []any{
 	Listener{},
 	OpenRequest{},
 	Problem{},
+	Process{},
 	ReloadRequest{},
 	Sequence{},
 	Span{},

@@ -30,6 +30,8 @@ type Status struct {
 	Sequences List[Sequence] `json:"sequences"`
 	Clients   int            `json:"clients"` // in progress
 	Grants    int            `json:"grants"`
+	// Processes are those of the daemon, the keeper first.
+	Processes List[Process] `json:"processes"`
 	// ConfirmBy is when a change is undone unless it is confirmed; nil: none waits.
 	ConfirmBy *time.Time `json:"confirm_by,omitempty"`
 }
@@ -39,6 +41,15 @@ const (
 	OK       = "ok"
 	Degraded = "degraded"
 )
+
+// Process is one of the processes that the daemon is made of.
+type Process struct {
+	Name     string       `json:"name"` // keeper or front
+	PID      int          `json:"pid"`
+	User     string       `json:"user"`
+	Confined List[string] `json:"confined"` // what it has given up: user, capabilities, no_new_privs, rlimits, landlock, seccomp
+	Warnings List[string] `json:"warnings"` // what it could not give up, and why
+}
 
 // Firewall is what keeps the doors closed.
 type Firewall struct {

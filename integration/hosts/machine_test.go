@@ -5,12 +5,15 @@ package hosts
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,14 +141,16 @@ func newMachine(t *testing.T, config string) *machine {
 			t.Error(err)
 		}
 	})
-	m.write("/etc/webknock/webknock.yaml", config)
 	m.onDisk("make", "-C", "../..", "--silent", "install", "DESTDIR="+m.Root)
 	m.onDisk("install", "-m", "0755", binary, m.Root+"/usr/local/bin/webknock")
+	m.onDisk("systemd-sysusers", "--root="+m.Root, m.Root+"/usr/local/lib/sysusers.d/webknock.conf")
+	m.write("/etc/webknock/webknock.yaml", config)
 	m.onDisk("systemctl", "--quiet", "--root="+m.Root, "enable", "webknock.service", "webknock-guard.service")
 	return m
 }
 
-// write writes a file of the machine, mode 0600.
+// write writes a file of the machine, mode 0600; one of webknock's group can be read by
+// that too.
 func (m *machine) write(path, text string) {
 	m.t.Helper()
 	path = filepath.Join(m.Root, path)
@@ -155,6 +160,32 @@ func (m *machine) write(path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
+	if strings.HasPrefix(path, filepath.Join(m.Root, "etc/webknock")) {
+		group := m.groupID("webknock")
+		if err := errors.Join(os.Chown(path, 0, group), os.Chmod(path, 0o640)); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// groupID returns the number of a group of the machine.
+func (m *machine) groupID(name string) int {
+	m.t.Helper()
+	groups, err := os.ReadFile(filepath.Join(m.Root, "etc/group"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(groups)) {
+		if f := strings.Split(line, ":"); f[0] == name {
+			id, err := strconv.Atoi(f[2])
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			return id
+		}
+	}
+	m.t.Fatalf("the machine has no group %s", name)
+	return 0
 }
 
 // onDisk runs a command here, on the machine's files.

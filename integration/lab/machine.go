@@ -105,6 +105,7 @@ func (m *Machine) spawn() error {
 		"unshare", "--pid", "--fork", "--kill-child", "--mount-proc", // so that all ends with it
 		"systemd-nspawn", "--quiet", "--settings=no", "--directory=" + m.Root, "--machine=" + m.name, "--register=no", "--keep-unit",
 		"--network-namespace-path=/proc/self/ns/net", "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
+		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self", // as a host has them
 		"--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe", "--boot"}
 	cmd := m.Host.Command(context.Background(), "sh", args...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "GROUPS_OF_ITS_OWN="+strings.Join(m.groups(), " "))

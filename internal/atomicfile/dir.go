@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,12 +116,26 @@ func (d *Dir) Read(name string, max int64) ([]byte, error) {
 // Write owns the directory and replaces a file as a whole, or leaves it as it
 // is: when it returns nil the new content is on the disk, under that name, even
 // if the machine loses power at once (fsync(2) of the file and of the directory).
-// The file has mode 0600.
+// The file has mode 0600. What root writes belongs to the owner of the directory: a
+// daemon that is not root has to read it.
 func (d *Dir) Write(name string, data []byte) error {
 	if err := d.Own(); err != nil {
 		return err
 	}
-	return replace(d.Path(name), data, func(*os.File) error { return nil })
+	return replace(d.Path(name), data, func(f *os.File) error {
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		info, err := os.Stat(d.path)
+		if err != nil {
+			return err
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		if owner.Uid == 0 {
+			return nil
+		}
+		return f.Chown(int(owner.Uid), int(owner.Gid))
+	})
 }
 
 // makeDir makes a directory, and those above it, so that they survive a crash.

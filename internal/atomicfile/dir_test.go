@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -115,5 +116,28 @@ func TestADirectoryThatIsReplacedIsOwnedAgain(t *testing.T) {
 	}
 	if err := second.Own(); !errors.Is(err, ErrOwned) {
 		t.Errorf("both own it: %v", err)
+	}
+}
+
+// What root writes by hand the daemon can read, which may be another user.
+func TestWhatRootWritesBelongsToTheOwnerOfTheDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	path := t.TempDir()
+	if err := os.Chown(path, 1234, 4321); err != nil {
+		t.Fatal(err)
+	}
+	d := NewDir(path)
+	defer d.Close()
+	if err := d.Write("file", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(d.Path("file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := info.Sys().(*syscall.Stat_t); s.Uid != 1234 || s.Gid != 4321 || info.Mode() != 0o600 {
+		t.Errorf("owner %d:%d, mode %v", s.Uid, s.Gid, info.Mode())
 	}
 }

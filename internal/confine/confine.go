@@ -41,6 +41,15 @@ func (r *Report) warn(format string, args ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
 
+// Info is what the status says of a process.
+type Info struct {
+	Name     string
+	PID      int
+	User     string
+	Confined []string // what it has given up
+	Warnings []string // what it could not
+}
+
 // maxReport bounds a report in bytes.
 const maxReport = 8 << 10
 

@@ -121,7 +121,7 @@ var calls = []string{
 	// runtime
 	"futex", "futex_time64", "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "clock_gettime", "clock_gettime64", "gettimeofday", "sched_yield",
 	"sched_getaffinity", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigreturn", "sigaltstack", "munmap", "madvise", "mincore", "brk",
-	"getpid", "gettid", "exit", "exit_group", "getrandom", "restart_syscall", "set_robust_list", "rseq", "membarrier", "getuid", "geteuid", "getgid", "getegid",
+	"getpid", "gettid", "getrlimit", "ugetrlimit", "uname", "exit", "exit_group", "getrandom", "restart_syscall", "set_robust_list", "rseq", "membarrier", "getuid", "geteuid", "getgid", "getegid",
 	// descriptors
 	"read", "readv", "pread64", "write", "writev", "close", "dup", "dup2", "dup3", "pipe2", "splice", "lseek", "_llseek", "fstat", "fstat64", "poll", "ppoll", "ppoll_time64",
 	"epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2",

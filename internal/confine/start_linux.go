@@ -179,6 +179,24 @@ func capabilities() (held [2]unix.CapUserData, err error) {
 	return held, err
 }
 
+// Here describes the process that calls it.
+func Here(name string) Info {
+	i := Info{Name: name, PID: os.Getpid(), User: currentUser()}
+	state, err := Examine(i.PID)
+	if err != nil {
+		i.Warnings = []string{"what the kernel says of its confinement cannot be read: " + err.Error()}
+	}
+	for _, c := range []struct {
+		what string
+		took bool
+	}{{User, state.UID != 0}, {NoNewPrivs, state.NoNewPrivs}, {Seccomp, state.Seccomp}} {
+		if c.took && err == nil {
+			i.Confined = append(i.Confined, c.what)
+		}
+	}
+	return i
+}
+
 // A State is how the kernel shows a process.
 type State struct {
 	UID          int

@@ -116,6 +116,19 @@ func (x *exam) daemon(ctx context.Context) {
 	default:
 		x.say("daemon", x.API.Socket, "", OK, "webknock %s serves", s.Version)
 	}
+	x.processes(s.Processes)
+}
+
+// processes says what the part of the daemon that talks to strangers cannot do.
+func (x *exam) processes(all []admin.Process) {
+	for _, p := range all {
+		for _, warning := range p.Warnings {
+			x.say("process", p.Name, "", Warning, "%s", warning)
+		}
+		if len(p.Warnings) == 0 && p.Name != "keeper" {
+			x.say("process", p.Name, "", OK, "runs as %s, confined: %s", p.User, strings.Join(p.Confined, ", "))
+		}
+	}
 }
 
 // kernel reads the ruleset.

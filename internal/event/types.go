@@ -27,12 +27,13 @@ const (
 	KindCommand       Kind = "command"
 	KindDegraded      Kind = "degraded"
 	KindAdmin         Kind = "admin"
+	KindFrontEnded    Kind = "front.ended"
 )
 
 // Kinds are all kinds.
 var Kinds = []Kind{
 	KindKnock, KindCompletion, KindGrantOpened, KindGrantExtended, KindGrantClosed, KindGrantAdopted, KindGrantRefused,
-	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded, KindAdmin,
+	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded, KindAdmin, KindFrontEnded,
 }
 
 // An Event is what happened: one of the types below.
@@ -163,6 +164,10 @@ type Command struct {
 	Result   string // done, failed, killed or not started
 }
 
+// A FrontEnded is a process of the front that has ended by itself. Another one is
+// started; clients in progress start over.
+type FrontEnded struct{ Reason string }
+
 // A Degraded tells that problems begin, or that there are none any more.
 type Degraded struct{ Problems []string } // none: all is well again
 
@@ -190,3 +195,4 @@ func (Reload) Kind() Kind        { return KindReload }
 func (Command) Kind() Kind       { return KindCommand }
 func (Degraded) Kind() Kind      { return KindDegraded }
 func (Admin) Kind() Kind         { return KindAdmin }
+func (FrontEnded) Kind() Kind    { return KindFrontEnded }

@@ -30,6 +30,7 @@ func (k *Keeper) Status(ctx context.Context) (admin.Status, error) {
 		Firewall:  admin.Firewall{Backend: k.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
 		Clients:   k.front.State().Clients,
 	}
+	s.Processes = k.processes()
 	s.Problems, s.Firewall.Guarded = k.problems(ctx)
 	if until := k.pending(); !until.IsZero() {
 		s.ConfirmBy = &until
@@ -76,7 +77,7 @@ func (k *Keeper) problems(ctx context.Context) (problems []string, guarded bool)
 	for _, domain := range missingCertificates(k.currentListeners()) {
 		problems = append(problems, "there is no certificate for "+domain+" yet (the log says why)")
 	}
-	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.historyProblem()}
+	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.history.Problem()}
 	if k.closed != nil {
 		all = append(all, k.closed.Problem())
 	}

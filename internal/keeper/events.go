@@ -143,6 +143,8 @@ func remember(r event.Record) remembered {
 		if e.Known {
 			to.UID = &e.UID
 		}
+	case event.FrontEnded:
+		to.Reason = e.Reason
 	case event.Degraded:
 		to.Problems = append([]string{}, e.Problems...) // not nil: it is there although it is empty
 	}

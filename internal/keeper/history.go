@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"strings"
 	"sync"
@@ -82,6 +81,8 @@ func (h *historian) handle(r event.Record) {
 		h.log.Add(reload)
 	case event.Repair:
 		h.log.Add(history.Entry{Time: r.Time, Event: history.Repair, Reason: e.Reason})
+	case event.FrontEnded:
+		h.log.Add(history.Entry{Time: r.Time, Event: history.Degraded, Reason: "the front has ended, and was started again: " + e.Reason})
 	case event.Degraded:
 		entry := history.Entry{Time: r.Time, Event: history.Degraded, Reason: strings.Join(e.Problems, "; ")}
 		if len(e.Problems) == 0 {
@@ -201,16 +202,6 @@ func (k *Keeper) History(ctx context.Context, q admin.HistoryQuery) (admin.Histo
 	case <-ctx.Done():
 		return admin.HistoryList{}, admin.NewProblem(http.StatusServiceUnavailable, fmt.Sprintf("the history cannot be read: the disk has not answered for %v", readTimeout))
 	}
-}
-
-// historyProblem returns why the history is not written; nil: it is. A daemon that
-// touches no firewall may be one that somebody tries out, without a place for its state.
-func (k *Keeper) historyProblem() error {
-	err := k.history.Problem()
-	if k.backendName(k.start.Config) == config.BackendMemory && errors.Is(err, fs.ErrPermission) {
-		return nil // the log has it
-	}
-	return err
 }
 
 // flushHistory writes what has happened until now. If that fails the history is shown

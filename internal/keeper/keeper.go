@@ -53,6 +53,8 @@ type Options struct {
 // FrontOptions are what the keeper gives to the front.
 type FrontOptions struct {
 	Keeper seam.Keeper
+	Tell   func(event.FrontEnded) // of a process of the front
+	Bans   func() []firewall.Ban  // that hold
 	Log    *slog.Logger
 }
 
@@ -79,6 +81,7 @@ type Keeper struct {
 	adminSocket net.Listener
 	sockets     sockets
 	front       seam.Front
+	supervisor  supervisor // nil: the front has no process of its own
 	backend     firewall.Backend
 	gate        *firewall.Gate
 	state       *atomicfile.Dir

@@ -28,20 +28,16 @@ type recent struct {
 	subscription *event.Subscription
 	run          string // names this run of the daemon in IDs
 
-	// watching is held while the subscription to knocks changes, which waits for the front.
-	watching     sync.Mutex
+	mu           sync.Mutex
+	rings        [2]ring
+	last         uint64        // ID of the latest event that has come
+	arrived      chan struct{} // closed when something comes; nil: nobody waits
+	closed       bool          // nothing comes any more
+	readers      int
 	knockReaders int
-	lingers      uint64 // how often nobody was left who reads them
-	unheard      bool   // there may have been knocks that nobody was told of, since the last who was
-
-	mu          sync.Mutex
-	rings       [2]ring
-	last        uint64        // ID of the latest event that has come
-	arrived     chan struct{} // closed when something comes; nil: nobody waits
-	closed      bool          // nothing comes any more
-	readers     int
-	knocks      bool   // they are subscribed to
-	knocksSince uint64 // if they are, none after this ID is missing
+	knocksSince  uint64      // if knocks are subscribed to: no knock after this ID is missing
+	noKnocks     *time.Timer // ends the subscription to knocks; nil: it has not ended, or nobody wants them
+	knocks       bool        // they are subscribed to
 }
 
 // The rings.
@@ -166,87 +162,57 @@ func (r *recent) read(q admin.EventQuery) (*eventReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader := &eventReader{recent: r, filter: f, live: !q.Once}
-	if err := r.admit(q); err != nil {
-		return nil, err
-	}
-	if reader.wantsKnocks() {
-		r.wantKnocks()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	reader.place(q)
-	return reader, nil
-}
-
-// admit counts a reader, if there may be one more.
-func (r *recent) admit(q admin.EventQuery) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.readers == maxReaders {
-		return admin.NewProblem(http.StatusServiceUnavailable, fmt.Sprintf("there are %d readers of events already (end one of them)", maxReaders))
+		return nil, admin.NewProblem(http.StatusServiceUnavailable, fmt.Sprintf("there are %d readers of events already (end one of them)", maxReaders))
 	}
+	reader := &eventReader{recent: r, filter: f, live: !q.Once}
 	if q.After.Run == r.run && q.After.N > r.last {
-		return admin.NewProblem(http.StatusBadRequest, fmt.Sprintf("Last-Event-ID: there has been no event %s yet (the latest is %s)", q.After, r.id(r.last)))
+		return nil, admin.NewProblem(http.StatusBadRequest, fmt.Sprintf("Last-Event-ID: there has been no event %s yet (the latest is %s)", q.After, r.id(r.last)))
 	}
+	reader.place(q)
 	r.readers++
-	return nil
+	if reader.live && f.ring[knocks] {
+		r.wantKnocks()
+	}
+	return reader, nil
 }
 
-// wantKnocks notes one more reader of knocks.
+// wantKnocks notes one more reader of knocks. The caller holds r.mu.
 func (r *recent) wantKnocks() {
-	r.watching.Lock()
-	defer r.watching.Unlock()
 	r.knockReaders++
-	if r.knocks { // only who holds r.watching changes it
-		return
+	if r.noKnocks != nil {
+		r.noKnocks.Stop()
+		r.noKnocks = nil
 	}
-	if r.unheard {
-		// The knocks that are lost take up one ID. So those who have read what was before
-		// them are told that something is missing, and those who begin now are not.
-		r.bus.Miss(event.KindKnock, 1)
-		r.unheard = false
-	}
-	since := r.subscription.SetKinds()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.knocks, r.knocksSince = true, since
-	if r.last+1 == since { // else what is on its way here comes first
-		r.last = since
+	if !r.knocks {
+		r.knocks = true
+		r.knocksSince = r.subscription.SetKinds()
 	}
 }
 
 // done notes that a reader has ended.
 func (r *recent) done(reader *eventReader) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.readers--
-	r.mu.Unlock()
-	if !reader.wantsKnocks() {
+	if !reader.live || !reader.filter.ring[knocks] {
 		return
 	}
-	r.watching.Lock()
-	defer r.watching.Unlock()
 	if r.knockReaders--; r.knockReaders > 0 {
 		return
 	}
-	r.lingers++
-	lingers := r.lingers
-	time.AfterFunc(knocksLinger, func() { r.endKnocks(lingers) })
-}
-
-// endKnocks ends the subscription to knocks, if nobody has read them since nobody was left
-// for so many times.
-func (r *recent) endKnocks(lingers uint64) {
-	r.watching.Lock()
-	defer r.watching.Unlock()
-	if r.knockReaders > 0 || r.lingers != lingers {
-		return
-	}
-	r.unheard = true
-	r.mu.Lock()
-	r.knocks = false
-	r.mu.Unlock()
-	r.subscription.SetKinds(withoutKnocks...)
+	var timer *time.Timer
+	timer = time.AfterFunc(knocksLinger, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.noKnocks == timer { // no reader has come meanwhile
+			r.noKnocks, r.knocks = nil, false
+			r.subscription.SetKinds(withoutKnocks...)
+		}
+	})
+	r.noKnocks = timer
 }
 
 func (r *recent) id(n uint64) admin.EventID { return admin.EventID{Run: r.run, N: n} }
@@ -263,10 +229,6 @@ type eventReader struct {
 	last     uint64    // ID of the latest event that has been read or left out
 	pending  []admin.Event
 }
-
-// wantsKnocks reports whether knocks have to become events for the reader. One that takes
-// only what is kept takes the knocks that are kept.
-func (r *eventReader) wantsKnocks() bool { return r.live && r.filter.ring[knocks] }
 
 // place puts a reader where a query has it begin. The caller holds r.recent.mu.
 func (r *eventReader) place(q admin.EventQuery) {
@@ -298,7 +260,7 @@ func (r *eventReader) place(q admin.EventQuery) {
 		}
 		lost = lost || r.filter.ring[i] && rings[i].evicted > r.last
 	}
-	unheard := r.wantsKnocks() && r.last < r.recent.knocksSince
+	unheard := r.live && r.filter.ring[knocks] && (!r.recent.knocks || r.last < r.recent.knocksSince)
 	switch {
 	case lost && known && !unheard && r.filter.all:
 		n := r.recent.last - r.last - kept

@@ -97,7 +97,9 @@ func (k *Keeper) claim(ctx context.Context, cfg *config.Config) (*config.Config,
 	k.lifecycle.background(ctx, "the writes to the state", 0, k.store.Run)
 
 	k.codes = newCodes(onetime.NewDisk(k.store))
-	k.front = checkedFront{k.options.Front(FrontOptions{Keeper: k, Log: k.log}), k}
+	front := k.options.Front(FrontOptions{Keeper: k, Tell: func(e event.FrontEnded) { k.events.Publish(e) }, Bans: k.bans.list.All, Log: k.log})
+	k.supervisor, _ = front.(supervisor)
+	k.front = checkedFront{front, k}
 	k.watchKnocks()
 	if k.start.fallback != nil {
 		cfg = k.withoutAddresses(ctx, cfg)
