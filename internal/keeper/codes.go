@@ -179,7 +179,7 @@ func (c *codes) check(used onetime.Used, now time.Time) error {
 		case s.Counter > max(counterOf(latest), c.counter(id)):
 			return errFuture
 		}
-		fresh := 0
+		all := c.lately(id, max(used.Mark, c.known.Mark))
 		for nonce, at := range s.Tickets {
 			if c.has(id, nonce) {
 				continue
@@ -187,13 +187,28 @@ func (c *codes) check(used onetime.Used, now time.Time) error {
 			if at > max(latest.Unix(), c.known.Mark)+int64(maxEarly/time.Second) {
 				return errFuture
 			}
-			fresh++
+			all++
 		}
-		if fresh > maxTickets {
+		if all > maxTickets {
 			return errManyTickets
 		}
 	}
 	return nil
+}
+
+// lately returns how many tickets of a secret are known that are not forgotten at a mark.
+func (c *codes) lately(id ticket.KeyID, mark int64) (n int) {
+	s := c.known.Secrets[id]
+	if s == nil {
+		return 0
+	}
+	forgotten := onetime.Used{Mark: mark}
+	for _, at := range s.Tickets {
+		if at >= forgotten.Forgotten() {
+			n++
+		}
+	}
+	return n
 }
 
 func counterOf(t time.Time) int64 { return t.Unix() / int64(codePeriod/time.Second) }

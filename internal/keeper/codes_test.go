@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -190,25 +191,30 @@ func TestTheRecordTakesOnlyWhatMayHaveBeenUsed(t *testing.T) {
 func TestRememberedCodesAreBounded(t *testing.T) {
 	now := time.Unix(atStart, 0)
 	c := someCodes(t, 0)
-	fill := func(now time.Time) {
-		t.Helper()
-		for round := range maxSpent/maxTickets + 5 {
-			used := onetime.NewUsed()
-			used.Mark = now.Unix()
-			for i := range maxTickets {
-				used.Of(aliceID).Tickets[ticket.Nonce{byte(i), byte(i >> 8), byte(round), byte(now.Unix())}] = now.Unix()
-			}
-			if err := c.record(used, now); err != nil {
-				t.Fatal(err)
-			}
+	cfg := &config.Config{Users: []config.User{{Name: "alice", Secret: aliceSecret}}, Sequences: []config.Sequence{byCode, byTicket}}
+	for i := range maxSpent/maxTickets + 5 {
+		cfg.Users = append(cfg.Users, config.User{Name: fmt.Sprint("user", i), Secret: config.Secret(fmt.Sprintf("%020d", i))})
+	}
+	c.use(cfg)
+	tickets := func(user config.User) (used onetime.Used) {
+		used = onetime.NewUsed()
+		for i := range maxTickets {
+			used.Of(ticket.NewKey(user.Secret).ID).Tickets[ticket.Nonce{byte(i), byte(i >> 8), user.Name[len(user.Name)-1], user.Name[len(user.Name)-2]}] = now.Unix()
 		}
-		if n := len(c.tickets) + len(c.spent); n > maxSpent {
-			t.Errorf("%d codes are remembered", n)
+		return used
+	}
+	for _, user := range cfg.Users[1:] {
+		if err := c.record(tickets(user), now); err != nil {
+			t.Fatal(err)
 		}
 	}
-	fill(now)
-	code := seam.Code{Secret: aliceID, Ticket: ticket.Nonce{0, 0, 0, byte(now.Unix())}}
-	if err := c.spend(&byTicket, "alice", &code, now); !errors.Is(err, errSpent) {
+	if n := len(c.tickets) + len(c.spent); n > maxSpent {
+		t.Errorf("%d codes are remembered", n)
+	}
+	if err := c.record(usedUpTo(aliceID, 100), now); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.spend(&byCode, "alice", &seam.Code{Secret: aliceID, Counter: 100}, now); !errors.Is(err, errSpent) {
 		t.Errorf("beyond the bound: %v", err)
 	}
 	later := now.Add(time.Hour)
@@ -217,5 +223,28 @@ func TestRememberedCodesAreBounded(t *testing.T) {
 	}
 	if err := c.spend(&byCode, "alice", &seam.Code{Secret: aliceID, Counter: counterOf(later)}, later); err != nil {
 		t.Errorf("when there is room again: %v", err)
+	}
+}
+
+func TestTheTicketsOfAUserAreBoundedOverRecords(t *testing.T) {
+	now := time.Unix(atStart, 0)
+	c := someCodes(t, 0)
+	tickets := func(round byte, at time.Time) onetime.Used {
+		used := onetime.NewUsed()
+		used.Mark = at.Unix()
+		for i := range maxTickets {
+			used.Of(aliceID).Tickets[ticket.Nonce{byte(i), byte(i >> 8), round}] = at.Unix()
+		}
+		return used
+	}
+	later := now.Add(2 * time.Minute)
+	if err := errors.Join(c.record(tickets(0, now), now), c.record(tickets(0, now), now)); err != nil {
+		t.Errorf("the same tickets again: %v", err)
+	}
+	if err := c.record(tickets(1, now), now); !errors.Is(err, errManyTickets) {
+		t.Errorf("others at the same time: %v", err)
+	}
+	if err := c.record(tickets(1, later), later); err != nil {
+		t.Errorf("when the others are too old: %v", err)
 	}
 }

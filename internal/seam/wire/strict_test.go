@@ -251,3 +251,53 @@ func TestAKeeperThatDoesNotReadCostsNoMemory(t *testing.T) {
 		t.Errorf("%d bytes wait", c.notices)
 	}
 }
+
+// FuzzPayload decodes what a front may send. What it takes comes out the same when it is
+// sent once more.
+func FuzzPayload(f *testing.F) {
+	kinds := []kind{complete, ban, knocks, recordCodes, state, clients, recent}
+	for i, v := range []any{completion, seam.Ban{At: at}, knocksArgs{Missed: 1}, onetime.NewUsed(), seam.State{Clients: 1}, []seam.Client{{Step: 1}}, seam.Recent{}} {
+		payload, err := encode(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint8(i), payload)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, payload []byte) {
+		switch kinds[int(which)%len(kinds)] {
+		case complete:
+			again[seam.Completion](t, payload)
+		case ban:
+			again[seam.Ban](t, payload)
+		case knocks:
+			again[knocksArgs](t, payload)
+		case recordCodes:
+			again[onetime.Used](t, payload)
+		case state:
+			again[seam.State](t, payload)
+		case clients:
+			again[[]seam.Client](t, payload)
+		case recent:
+			again[seam.Recent](t, payload)
+		}
+	})
+}
+
+func again[T any](t *testing.T, payload []byte) {
+	t.Helper()
+	v, err := decodeTo[T](payload, true)
+	if err != nil {
+		return
+	}
+	once, err := encode(v)
+	if err != nil {
+		return // a year beyond 9999, for example
+	}
+	w, err := decodeTo[T](once, true)
+	if err != nil {
+		t.Fatalf("%+v is not decoded again: %v", v, err)
+	}
+	if twice, err := encode(w); err != nil || len(twice) != len(once) {
+		t.Errorf("%+v has become %+v, %v", v, w, err)
+	}
+}
