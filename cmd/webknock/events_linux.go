@@ -126,6 +126,8 @@ func eventDetails(e admin.Event) (parts []string) {
 		parts = append(parts, e.Problems...)
 	case "knock":
 		switch {
+		case strings.HasPrefix(e.Reason, e.Outcome): // matched step 2 of 3
+			add("%s", e.Reason)
 		case e.Reason != "":
 			add("%s: %s", e.Outcome, e.Reason)
 		case e.Step > 0:
@@ -149,7 +151,7 @@ func otherDetails(e admin.Event) (parts []string) {
 	} else if e.Result != "" {
 		add("%s", e.Result)
 	}
-	if e.Door != "" {
+	if e.Door != "" && e.Kind != "admin" { // whose reason has it
 		add("door %s", e.Door)
 	}
 	if len(e.Doors) > 0 {
@@ -160,9 +162,6 @@ func otherDetails(e admin.Event) (parts []string) {
 	}
 	if e.Kind == "completion" {
 		add("sequence %s", e.Sequence)
-	}
-	if e.UID != nil {
-		add("uid %d", *e.UID)
 	}
 	switch { // one of them is enough on a line
 	case e.Reason != "":
