@@ -59,10 +59,10 @@ func (steady) Status(context.Context) (admin.Status, error) {
 	return admin.Status{
 		Version: "1.0", StartedAt: noon, State: admin.Degraded, Problems: admin.List[string]{"the guard was taken away"},
 		Firewall:  admin.Firewall{Backend: "nftables", Mode: "guard"},
-		Listeners: admin.List[admin.Listener]{{Address: ":8080", Cover: "drop"}},
-		Doors:     admin.List[admin.Door]{{Name: "ssh", Ports: admin.List[string]{"22/tcp", "60000-61000/udp"}, Grants: 2}},
+		Listeners: admin.List[admin.Listener]{{Address: ":8080", Cover: "drop", Bound: "[::]:8080", Drops: true, Connections: 2, Knocks: 19}},
+		Doors:     admin.List[admin.Door]{{Name: "ssh", Ports: admin.List[string]{"22/tcp", "60000-61000/udp"}, Grants: 2, MaxGrants: 1024, TTL: 30}},
 		Sequences: admin.List[admin.Sequence]{{Name: "ssh", Steps: 3, Completions: 7}},
-		Clients:   1, Grants: 2,
+		Clients:   1, Grants: 2, Shield: admin.Shield{Bans: 1}, Lost: admin.Counts{"knocks": 0},
 	}, nil
 }
 

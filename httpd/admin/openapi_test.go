@@ -44,6 +44,7 @@ var documented = []any{
 	Process{},
 	ReloadRequest{},
 	Sequence{},
+	Shield{},
 	Span{},
 	Stats{},
 	Status{},
@@ -144,8 +145,8 @@ var now = time.Date(2030, 1, 2, 12, 0, 0, 123456789, time.FixedZone("", 3600))
 func (full) Status(context.Context) (Status, error) {
 	return Status{
 		Version: "1.0", StartedAt: now, State: OK, Firewall: Firewall{"nftables", "guard", true},
-		Listeners: []Listener{{":8080", true, "drop"}}, Doors: []Door{{"ssh", []string{"22/tcp"}, 1}}, Sequences: []Sequence{{"ssh", 3, 7}},
-		Clients: 1, Grants: 1, ConfirmBy: &now,
+		Listeners: []Listener{{":8080", true, "drop", "[::]:8080", true, 2, 9}}, Doors: []Door{{"ssh", []string{"22/tcp"}, 1, 1024, 30}}, Sequences: []Sequence{{"ssh", 3, 7}},
+		Clients: 1, Grants: 1, ConfirmBy: &now, Shield: Shield{3}, Lost: Counts{"knocks": 4},
 	}, nil
 }
 

@@ -18,6 +18,17 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(append([]T{}, l...))
 }
 
+// Counts has a count for each name. It is never null in JSON.
+type Counts map[string]uint64
+
+// MarshalJSON implements json.Marshaler.
+func (c Counts) MarshalJSON() ([]byte, error) {
+	if c == nil {
+		c = Counts{}
+	}
+	return json.Marshal(map[string]uint64(c))
+}
+
 // Status is the answer to GET /v1/status.
 type Status struct {
 	Version   string         `json:"version"`
@@ -34,6 +45,10 @@ type Status struct {
 	Processes List[Process] `json:"processes"`
 	// ConfirmBy is when a change is undone unless it is confirmed; nil: none waits.
 	ConfirmBy *time.Time `json:"confirm_by,omitempty"`
+	Shield    Shield     `json:"shield"`
+	// Lost is how often the daemon has refused, lost or ignored something since it
+	// started, by kind; every kind is there.
+	Lost Counts `json:"lost"`
 }
 
 // The states of a daemon.
@@ -63,13 +78,26 @@ type Listener struct {
 	Address string `json:"address"`
 	TLS     bool   `json:"tls"`
 	Cover   string `json:"cover"`
+	// Bound is the address and port that it has, which the configured address may leave
+	// open.
+	Bound       string `json:"bound"`
+	Drops       bool   `json:"drops"`       // whether its cover drops connections, without an answer
+	Connections int    `json:"connections"` // open now
+	Knocks      uint64 `json:"knocks"`      // since the daemon started
 }
 
 // Door is a door and how many grants it has.
 type Door struct {
-	Name   string       `json:"name"`
-	Ports  List[string] `json:"ports"`
-	Grants int          `json:"grants"`
+	Name      string       `json:"name"`
+	Ports     List[string] `json:"ports"`
+	Grants    int          `json:"grants"`
+	MaxGrants int          `json:"max_grants"`
+	TTL       float64      `json:"ttl"` // of a grant, in seconds
+}
+
+// Shield is what keeps strangers from the listeners.
+type Shield struct {
+	Bans int `json:"bans"` // that hold
 }
 
 // Sequence is a sequence and how often it was completed since the daemon started.

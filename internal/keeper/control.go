@@ -23,12 +23,19 @@ var _ admin.Control = (*Keeper)(nil)
 // Status implements admin.Control.
 func (k *Keeper) Status(ctx context.Context) (admin.Status, error) {
 	cfg := k.config.Load()
+	front := k.front.State()
 	s := admin.Status{
 		Version:   k.options.Version,
 		StartedAt: k.startedAt,
 		State:     admin.OK,
 		Firewall:  admin.Firewall{Backend: k.backendName(cfg), Mode: cfg.Firewall.Guard.Mode.String()},
-		Clients:   k.front.State().Clients,
+		Clients:   front.Clients,
+		Shield:    admin.Shield{Bans: front.Bans},
+		Listeners: listenersOf(k.currentListeners(), front),
+		Lost:      admin.Counts{},
+	}
+	for _, l := range k.losses() {
+		s.Lost[l.Kind] = l.Count
 	}
 	s.Processes = k.processes()
 	s.Problems, s.Firewall.Guarded = k.problems(ctx)
@@ -42,15 +49,14 @@ func (k *Keeper) Status(ctx context.Context) (admin.Status, error) {
 	if len(s.Problems) > 0 {
 		s.State = admin.Degraded
 	}
-	for _, l := range *k.listeners.Load() {
-		s.Listeners = append(s.Listeners, admin.Listener{Address: l.Address, TLS: l.TLS, Cover: l.Cover})
-	}
 	for _, door := range cfg.Doors {
 		var ports []string
 		for _, p := range door.Ports {
 			ports = append(ports, p.String())
 		}
-		s.Doors = append(s.Doors, admin.Door{Name: door.Name, Ports: ports, Grants: counts[door.Name]})
+		s.Doors = append(s.Doors, admin.Door{
+			Name: door.Name, Ports: ports, Grants: counts[door.Name], MaxGrants: door.MaxGrants, TTL: door.TTL.Seconds(),
+		})
 		s.Grants += counts[door.Name]
 	}
 	k.mu.Lock()
@@ -59,6 +65,23 @@ func (k *Keeper) Status(ctx context.Context) (admin.Status, error) {
 		s.Sequences = append(s.Sequences, admin.Sequence{Name: seq.Name, Steps: len(seq.Steps), Completions: k.completions[seq.Name]})
 	}
 	return s, nil
+}
+
+// listenersOf describes listeners, with what the front has counted of them.
+func listenersOf(listeners []listener, front seam.State) (all []admin.Listener) {
+	knocks, open := map[string]uint64{}, map[string]int{}
+	for _, c := range front.Knocks {
+		knocks[c.Listener] += c.Count
+	}
+	for _, c := range front.Connections {
+		open[c.Listener] += c.Open
+	}
+	for _, l := range listeners {
+		all = append(all, admin.Listener{
+			Address: l.Address, TLS: l.TLS, Cover: l.Cover, Bound: l.Bound.String(), Drops: l.Drops, Connections: open[l.Address], Knocks: knocks[l.Address],
+		})
+	}
+	return all
 }
 
 // problems returns why the state is degraded, if it is, and whether the doors are
