@@ -8,11 +8,11 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/tty"
 )
 
 func newEvents(a *app) *cobra.Command {
@@ -101,12 +101,7 @@ func eventLine(e admin.Event, now time.Time) string {
 		client = "-"
 	}
 	line := fmt.Sprintf("%s  %-14s  %-15s  %s", clock, e.Kind, client, strings.Join(eventDetails(e), ", "))
-	return strings.TrimRight(strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) {
-			return ' '
-		}
-		return c
-	}, line), " ")
+	return strings.TrimRight(tty.Clean(line), " ")
 }
 
 // eventDetails says what an event has beside its time, kind and client.

@@ -7,11 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/tty"
 )
 
 func newExplain(a *app) *cobra.Command {
@@ -66,7 +66,7 @@ func printExplanation(w io.Writer, e admin.Explanation, now time.Time) error {
 	}
 	lines = append(lines, knockLines(e.Knocks, now)...)
 	lines = append(lines, "")
-	lines = append(lines, wrap(e.Advice, lineWidth)...)
+	lines = append(lines, tty.Wrap(e.Advice, lineWidth)...)
 	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
 	return err
 }
@@ -78,32 +78,16 @@ func knockLines(knocks []admin.Knock, now time.Time) []string {
 	}
 	rows := [][]string{{"TIME", "LISTENER", "OUTCOME", "WHY"}}
 	for _, k := range knocks {
-		why := printable(k.Why)
+		why := tty.Clean(k.Why)
 		if k.Sequence != "" {
 			why = k.Sequence + ": " + why
 		}
 		if k.Path != "" {
 			why += " " + strconv.Quote(k.Path)
 		}
-		rows = append(rows, []string{clock(k.At, now), printable(k.Listener), k.Outcome, why})
+		rows = append(rows, []string{clock(k.At, now), tty.Clean(k.Listener), k.Outcome, why})
 	}
-	const last = 3
-	var widths [last]int
-	for _, row := range rows {
-		for i := range last {
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
-		}
-	}
-	indent := widths[0] + widths[1] + widths[2] + 2*last
-	var lines []string
-	for _, row := range rows {
-		prefix := fmt.Sprintf("%-*s  %-*s  %-*s  ", widths[0], row[0], widths[1], row[1], widths[2], row[2])
-		for _, part := range wrap(row[last], max(lineWidth-indent, 24)) {
-			lines = append(lines, prefix+part)
-			prefix = strings.Repeat(" ", indent)
-		}
-	}
-	return lines
+	return tty.Table(rows, lineWidth)
 }
 
 // clock writes when something was, with the date unless it was today.
@@ -112,22 +96,4 @@ func clock(at, now time.Time) string {
 		return at.Local().Format(time.TimeOnly)
 	}
 	return at.Local().Format(time.DateTime)
-}
-
-// wrap splits a text at its spaces into lines of at most so many characters, where its
-// words allow that.
-func wrap(text string, width int) (lines []string) {
-	line := ""
-	for _, word := range strings.Fields(text) {
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
-			line += " " + word
-		default:
-			lines = append(lines, line)
-			line = word
-		}
-	}
-	return append(lines, line)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/internal/client"
+	"webknock/internal/tty"
 )
 
 // defaultPatience is how long a knock may take, waiting included.
@@ -69,7 +70,7 @@ func newKnock(a *app) *cobra.Command {
 			}
 			profileOptions(p)
 			o := client.Options{Timeout: timeout}
-			if stderr := c.ErrOrStderr(); a.output != "json" && isTerminal(stderr) {
+			if stderr := c.ErrOrStderr(); a.output != "json" && tty.IsTerminal(stderr) {
 				o.Progress = func(line string) { fmt.Fprintln(stderr, line) }
 			}
 			if watch {

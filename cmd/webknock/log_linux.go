@@ -9,13 +9,13 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
 	"webknock/internal/keeper"
 	"webknock/internal/store"
+	"webknock/internal/tty"
 )
 
 const (
@@ -231,7 +231,7 @@ func (l *logWriter) what(e admin.HistoryEntry) string {
 		reason = "done"
 	}
 	if reason != "" {
-		what = append(what, printable(reason))
+		what = append(what, tty.Clean(reason))
 	}
 	if e.ExpiresAt != nil && e.ClosedAt == nil {
 		until := l.clock(*e.ExpiresAt)
@@ -266,14 +266,4 @@ func bytesText(n uint64) string {
 		}
 	}
 	return fmt.Sprintf("%.0f PB", value)
-}
-
-// printable returns a text without line breaks and other control characters.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, text)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode"
 
+	"webknock/internal/tty"
+
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
@@ -22,7 +24,7 @@ import (
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	if format == "auto" {
 		switch {
-		case isTerminal(w):
+		case tty.IsTerminal(w):
 			format = "text"
 		case isJournal(w):
 			format = "journal"

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"webknock/internal/client"
+	"webknock/internal/tty"
 )
 
 func newPage(a *app) *cobra.Command {
@@ -59,7 +60,7 @@ func passphrase(in io.Reader, prompt io.Writer) (string, error) {
 	if p := os.Getenv("WEBKNOCK_PASSPHRASE"); p != "" {
 		return p, nil
 	}
-	if !isTerminal(in) {
+	if !tty.IsTerminal(in) {
 		line, err := bufio.NewReader(in).ReadString('\n')
 		if line = strings.TrimRight(line, "\r\n"); line == "" {
 			return "", errors.Join(errors.New("no passphrase: set WEBKNOCK_PASSPHRASE, or write it to standard input"), ignoreEOF(err))

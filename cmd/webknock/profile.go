@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/internal/client"
+	"webknock/internal/tty"
 )
 
 func newProfile(a *app) *cobra.Command {
@@ -47,7 +48,7 @@ func newProfileAdd(a *app) *cobra.Command {
 				}
 				defer f.Close()
 				in = f
-			} else if isTerminal(in) {
+			} else if tty.IsTerminal(in) {
 				fmt.Fprintln(c.ErrOrStderr(), "Paste the profile, then press Ctrl-D.")
 			}
 			text, err := io.ReadAll(io.LimitReader(in, maxProfile+1))

@@ -18,6 +18,7 @@ import (
 	"webknock/internal/keeper"
 	"webknock/internal/seam"
 	"webknock/internal/supervise"
+	"webknock/internal/tty"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -31,7 +32,7 @@ func newServe(a *app) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			err := serve(c.Context(), a, o, c.ErrOrStderr())
-			if err != nil && !isTerminal(c.ErrOrStderr()) {
+			if err != nil && !tty.IsTerminal(c.ErrOrStderr()) {
 				err = oneLine{err} // a service manager tries for ever
 			}
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"webknock/config"
 	"webknock/internal/atomicfile"
+	"webknock/internal/tty"
 )
 
 // secretSize is the length of new secrets, in bytes (RFC 4226 section 4
@@ -68,7 +69,7 @@ func newUserAdd(a *app) *cobra.Command {
 			}()
 			out := c.OutOrStdout()
 			fmt.Fprintf(out, "the secret of %s is in %s\n", u.Name, u.File)
-			if isTerminal(out) {
+			if tty.IsTerminal(out) {
 				if err := printQR(out, key.String()); err != nil {
 					return err
 				}

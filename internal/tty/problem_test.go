@@ -1,0 +1,18 @@
+package tty
+
+import "testing"
+
+func TestAProblemSaysWhatToDo(t *testing.T) {
+	for _, tt := range [][3]string{
+		{"the file has errors (mend it, then webknock reload (or restart))", "the file has errors", "mend it, then webknock reload (or restart)"},
+		{"the guard was taken away", "the guard was taken away", "run webknock reload to guard the doors again, and webknock confirm if it asks for that"},
+		{"there is no certificate for a.org yet (the log says why)", "there is no certificate for a.org yet (the log says why)", "see why in the log (journalctl -u webknock); the domain must lead to this host, on port 80 or 443"},
+		{"x(y)", "x(y)", noAdvice},
+		{")", ")", noAdvice},
+		{"", "", noAdvice},
+	} {
+		if what, todo := Problem(tt[0]); what != tt[1] || todo != tt[2] {
+			t.Errorf("Problem(%q) is %q, %q", tt[0], what, todo)
+		}
+	}
+}
