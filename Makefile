@@ -8,8 +8,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # programs or files they are known to be there.
 TEST_PACKAGES  = apache2-bin ca-certificates caddy curl gcc haproxy iproute2 iptables libapache2-mod-security2 libc6-dev nftables nginx-light nmap openssh-client openssh-server openssl procps python3 python3-nacl tcpdump tinyproxy-bin ufw uidmap util-linux
 TEST_NEEDS     = /usr/lib/apache2/modules/mod_security2.so /usr/lib/python3/dist-packages/nacl/__init__.py apache2 caddy curl gcc haproxy ip iptables newuidmap nft nginx nmap nsenter openssl python3 ssh sshd ssh-keygen sysctl tcpdump tinyproxy ufw
-HOSTS_PACKAGES = chromium conntrack dbus debootstrap docker.io firefox-esr firewalld nodejs $(if $(shell command -v npm),,npm) prometheus systemd-container
-HOSTS_NEEDS    = chromium conntrack dbus-daemon debootstrap dockerd firefox-esr firewalld node npm prometheus promtool systemd-nspawn
+HOSTS_PACKAGES = chromium conntrack dbus debootstrap docker.io firefox-esr firewalld lintian nodejs $(if $(shell command -v npm),,npm) prometheus rpm rpmlint systemd-container
+HOSTS_NEEDS    = chromium conntrack dbus-daemon debootstrap dockerd firefox-esr firewalld lintian node npm prometheus promtool rpm rpmlint systemd-nspawn
 DEMO_PACKAGES  = curl iproute2 openssh-client openssh-server util-linux
 DEMO_NEEDS     = curl ip nsenter sshd ssh-keygen
 
@@ -159,7 +159,9 @@ endif
 
 # Packages for Debian, Fedora, Alpine and Arch, with their checksums, and what is
 # linked into the program, in dist.
-dist: build
+dist:
+	rm -rf bin/man    # the version stands in it
+	$(MAKE) build
 	GO='$(GO)' VERSION='$(VERSION)' SOURCE_DATE_EPOCH=$(DATE) cmd/webknock/package/dist.sh
 
 clean:

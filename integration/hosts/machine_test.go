@@ -121,6 +121,18 @@ sequences:
 // with both units enabled, and does not boot yet.
 func newMachine(t *testing.T, config string) *machine {
 	t.Helper()
+	m := newBareMachine(t)
+	m.onDisk("make", "-C", "../..", "--silent", "install", "DESTDIR="+m.Root)
+	m.onDisk("install", "-m", "0755", binary, m.Root+"/usr/local/bin/webknock")
+	m.onDisk("systemd-sysusers", "--root="+m.Root, m.Root+"/usr/local/lib/sysusers.d/webknock.conf")
+	m.write("/etc/webknock/webknock.yaml", config)
+	m.onDisk("systemctl", "--quiet", "--root="+m.Root, "enable", "webknock.service", "webknock-guard.service")
+	return m
+}
+
+// newBareMachine has no webknock, and is not booted yet.
+func newBareMachine(t *testing.T) *machine {
+	t.Helper()
 	m := &machine{hosts: newHosts(t)}
 	tree, err := filepath.Abs(debian)
 	if err == nil {
@@ -141,11 +153,6 @@ func newMachine(t *testing.T, config string) *machine {
 			t.Error(err)
 		}
 	})
-	m.onDisk("make", "-C", "../..", "--silent", "install", "DESTDIR="+m.Root)
-	m.onDisk("install", "-m", "0755", binary, m.Root+"/usr/local/bin/webknock")
-	m.onDisk("systemd-sysusers", "--root="+m.Root, m.Root+"/usr/local/lib/sysusers.d/webknock.conf")
-	m.write("/etc/webknock/webknock.yaml", config)
-	m.onDisk("systemctl", "--quiet", "--root="+m.Root, "enable", "webknock.service", "webknock-guard.service")
 	return m
 }
 

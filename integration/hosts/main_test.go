@@ -20,7 +20,7 @@ var (
 func TestMain(m *testing.M) {
 	lab.Enter()
 	os.Exit(func() int {
-		err := lab.Need("chromium", "conntrack", "curl", "dbus-daemon", "debootstrap", "dockerd", "firefox-esr", "firewalld", "ip", "nft", "node", "nsenter", "prometheus", "promtool", "systemd-nspawn")
+		err := lab.Need("chromium", "conntrack", "curl", "dbus-daemon", "debootstrap", "dockerd", "firefox-esr", "firewalld", "ip", "lintian", "nft", "node", "nsenter", "prometheus", "promtool", "rpm", "rpmlint", "systemd-nspawn")
 		if err == nil && os.Getuid() != 0 {
 			err = fmt.Errorf("these tests need root")
 		}

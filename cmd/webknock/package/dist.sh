@@ -1,7 +1,8 @@
 #!/bin/sh
 # dist.sh makes the packages in dist, from the root of the tree; make dist calls it.
 # The same commit gives the same bytes: nothing in them says when or where they were
-# made. SOURCE_DATE_EPOCH is the commit's date, VERSION what git calls it.
+# made. SOURCE_DATE_EPOCH is the commit's date, VERSION what git calls it. ARCHES and
+# PACKAGERS choose some of the packages.
 set -eu
 here=cmd/webknock/package
 tools=integration/tools
@@ -19,7 +20,7 @@ mkdir -p dist
 work=dist/.work
 $GO -C $tools build -trimpath -buildvcs=false -o "$PWD/$work/" ./licences github.com/goreleaser/nfpm/v2/cmd/nfpm github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 
-for ARCH in amd64 arm64; do
+for ARCH in ${ARCHES:-amd64 arm64}; do
 	STAGE=$PWD/$work/$ARCH
 	export ARCH
 	GOOS=linux GOARCH=$ARCH CGO_ENABLED=0 $GO build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$STAGE/webknock" ./cmd/webknock
@@ -37,7 +38,7 @@ for ARCH in amd64 arm64; do
 		"$(date -u +%Y-%m-%dT%H:%M:%SZ -d "@$SOURCE_DATE_EPOCH")" "$MAINTAINER" >"$STAGE/changelog.yaml"
 	cp $here/nfpm.yaml $here/webknock.yaml $here/lintian-overrides $here/*.sh "$STAGE"
 	find "$STAGE" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-	for packager in deb rpm apk archlinux; do
+	for packager in ${PACKAGERS:-deb rpm apk archlinux}; do
 		(cd "$STAGE" && ../nfpm package -p $packager -t ../..) >$work/nfpm.log || { cat $work/nfpm.log >&2; exit 1; }
 	done
 	cp "$STAGE/webknock" "dist/webknock-linux-$ARCH"
