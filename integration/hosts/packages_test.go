@@ -134,7 +134,7 @@ func TestADebianPackageFromInstallToPurge(t *testing.T) {
 	if out := m.run("stat", "-c", "%U:%G %a", "/etc/webknock", "/etc/webknock/webknock.yaml"); out != "root:webknock 750\nroot:webknock 640\n" {
 		t.Errorf("who may read the configuration: %s", out)
 	}
-	m.run("systemd-analyze", "verify", "/usr/lib/systemd/system/webknock.service", "/usr/lib/systemd/system/webknock-guard.service")
+	m.run("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/webknock.service", "/usr/lib/systemd/system/webknock-guard.service")
 
 	m.write("/etc/webknock/webknock.yaml", standard)
 	m.run("chgrp", "webknock", "/etc/webknock/webknock.yaml")
@@ -160,6 +160,7 @@ func TestADebianPackageFromInstallToPurge(t *testing.T) {
 	if err := session.lives(); err != nil {
 		t.Errorf("the session from before the upgrade: %v", err)
 	}
+	m.run("webknock", "close", "--all")
 	m.works()
 	m.reboot("running")
 	m.works()
