@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -266,6 +267,16 @@ func (f checkedFront) state() seam.State {
 	})
 	s.Connections = slices.DeleteFunc(slices.Clone(s.Connections), func(c seam.ConnectionCount) bool { return !known[c.Listener] || c.Open < 0 })
 	return s
+}
+
+// Clients implements seam.Front. It leaves out progress that no client can have.
+func (f checkedFront) Clients(ctx context.Context) ([]seam.Client, error) {
+	all, err := f.Front.Clients(ctx)
+	cfg := f.keeper.config.Load()
+	return slices.DeleteFunc(slices.Clone(all), func(c seam.Client) bool {
+		return !c.Client.IsValid() || !isAddress(c.Client.Addr()) || sequenceOf(cfg, c.Sequence) == nil ||
+			c.Step < 0 || c.Step > c.Steps || c.Steps > sequence.MaxSteps
+	}), err
 }
 
 // line returns a text as one line of bounded length.

@@ -290,6 +290,23 @@ func TestTheStateOfAFrontHasNothingOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestAFrontListsOnlyProgressThatClientsCanHave(t *testing.T) {
+	k := askedKeeper(t, guarded)
+	good := seam.Client{Client: netip.MustParsePrefix("192.0.2.7/32"), Sequence: "plain", Step: 1, Steps: 2}
+	with := func(change func(*seam.Client)) seam.Client {
+		c := good
+		change(&c)
+		return c
+	}
+	f := &seamtest.Front{All: []seam.Client{
+		good, with(func(c *seam.Client) { c.Client = netip.Prefix{} }), with(func(c *seam.Client) { c.Sequence = "\x1b[2J" }),
+		with(func(c *seam.Client) { c.Step = 3 }), with(func(c *seam.Client) { c.Step = -1 }), with(func(c *seam.Client) { c.Step, c.Steps = 40, 50 }),
+	}}
+	if all, err := (checkedFront{f, k}).Clients(t.Context()); err != nil || len(all) != 1 || all[0] != good {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
 func TestABucketBoundsARate(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := newBucket(10, 5)
