@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -227,4 +228,24 @@ func TestSilentConnectionsKeepNobodyFromScraping(t *testing.T) {
 		}
 		conn.Close()
 	}
+}
+
+// The last good configuration does without the address if another program has it.
+func TestTheLastGoodConfigurationRunsWithoutTheAddressOfTheMetrics(t *testing.T) {
+	w := newWorld(t)
+	w.serveMetered(standard, "127.0.0.1:9105")
+	w.daemon.stop(t, syscall.SIGTERM)
+	w.listen(9105)
+	w.configure(standard + "nonsense: true\n")
+	w.daemon = w.start(w.server.Command(context.Background(), binary, "serve", "--config", w.config()))
+	w.daemon.wait(t, `"serving"`)
+	out, _, _ := w.webknock("status")
+	if !strings.Contains(out, "what runs does without the address of the metrics: admin.metrics: listen tcp 127.0.0.1:9105") {
+		t.Errorf("status: %s", out)
+	}
+	if all := w.mustScrape(w.bySocket()...); all["degraded"] != 1 {
+		t.Errorf("degraded is %v", all["degraded"])
+	}
+	w.knock(w.alice, serverIP, "/a", "/b", "/c")
+	w.mustBecome("ssh " + aliceIP)
 }
