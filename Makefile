@@ -123,7 +123,8 @@ install: bin/webknock
 	bin/webknock completion bash > $(DEST)/share/bash-completion/completions/webknock
 	bin/webknock completion zsh > $(DEST)/share/zsh/site-functions/_webknock
 	bin/webknock completion fish > $(DEST)/share/fish/vendor_completions.d/webknock.fish
-	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket docs/systemd/webknock.service.d/commands.conf
+	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket docs/systemd/webknock.service.d/commands.conf \
+		docs/grafana/webknock.json docs/prometheus/webknock.rules.yml
 	install -D -m 0644 cmd/webknock/package/webknock.sysusers $(DEST)/lib/sysusers.d/webknock.conf
 	install -D -m 0644 cmd/webknock/package/webknock.tmpfiles $(DEST)/lib/tmpfiles.d/webknock.conf
 	for unit in $(UNITS) $(DROPINS); do \
