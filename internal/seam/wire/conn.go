@@ -122,7 +122,7 @@ func (c *conn) err() error {
 	return c.failed
 }
 
-// Lost returns how many notices found no room.
+// lostNotices returns how many notices found no room.
 func (c *conn) lostNotices() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

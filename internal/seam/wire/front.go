@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -30,6 +29,10 @@ func (k *KeeperClient) Ban(b seam.Ban) { k.conn.tell(ban, b) }
 func (k *KeeperClient) Knocks(all []event.Knock, missed uint64) {
 	k.conn.tell(knocks, knocksArgs{all, missed})
 }
+
+// Lost returns how many completions, bans and messages about knocks the keeper was not
+// told of: it was too slow.
+func (k *KeeperClient) Lost() uint64 { return k.conn.lostNotices() }
 
 // UsedCodes implements seam.Keeper.
 func (k *KeeperClient) UsedCodes() (used onetime.Used, err error) {
@@ -68,7 +71,7 @@ func ServeFront(ctx context.Context, socket *net.UnixConn, newFront func(seam.Ke
 			return none{}, err
 		}),
 		ping:        asked(func(ctx context.Context, _ none) (none, error) { return none{}, front.Ping(ctx) }),
-		state:       asked(func(context.Context, none) (seam.State, error) { return c.withLost(front.State()), nil }),
+		state:       asked(func(context.Context, none) (seam.State, error) { return front.State(), nil }),
 		watchKnocks: told(front.WatchKnocks),
 		clients:     asked(func(ctx context.Context, _ none) ([]seam.Client, error) { return clientsOf(ctx, front) }),
 		recent:      asked(func(ctx context.Context, of netip.Addr) (seam.Recent, error) { return front.Recent(ctx, of) }),
@@ -116,12 +119,4 @@ func clientsOf(ctx context.Context, front seam.Front) ([]seam.Client, error) {
 		return nil, fmt.Errorf("%d clients are in progress, too many to list (up to %d)", len(all), maxClients)
 	}
 	return all, err
-}
-
-// withLost adds what could not be told to the keeper to a state.
-func (c *conn) withLost(s seam.State) seam.State {
-	s.Losses = append(s.Losses[:len(s.Losses):len(s.Losses)], seam.Loss{
-		Kind: "seam", Message: "completions, bans and knocks that the keeper was not told of: it is too slow", Level: slog.LevelError, Count: c.lostNotices(),
-	})
-	return s
 }

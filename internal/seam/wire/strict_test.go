@@ -242,7 +242,7 @@ func TestAKeeperThatDoesNotReadCostsNoMemory(t *testing.T) {
 	for range 4 * maxWaiting / (8 << 10) {
 		k.Complete(long)
 	}
-	if lost := c.lostNotices(); lost == 0 {
+	if lost := k.Lost(); lost == 0 {
 		t.Error("none is lost")
 	}
 	c.mu.Lock()
