@@ -23,6 +23,15 @@ export const events = {
 };
 export const event = name => events[name] ?? [name, 'plain'];
 
+// lost says what was refused at a bound or lost.
+const losses = {
+	connections_evicted: 'connections reset half-read: max_connections was reached', connections_starved: 'connections reset half-read: descriptors or memory ran out',
+	knocks: 'knocks that came faster than they could be read', clients: 'clients not tracked: clients.max was reached', counts: 'clients whose knocks are no longer counted for a ban',
+	bans: 'clients not banned: too many are', notices: 'notices that found a full queue', commands: 'commands not run: too many waited',
+	history: 'entries of the history that the disk did not take',
+};
+export const loss = kind => losses[kind] ?? kind.replaceAll('_', ' ');
+
 const advice = [
 	[/file on disk .* is not what runs|does without/, 'Mend the file (webknock check shows its errors), then run webknock reload.'],
 	[/repaired \d+ times|changes? .*table/, 'Stop what changes the table, or set firewall.owner: true.'],
@@ -34,11 +43,14 @@ const advice = [
 	[/netlink|nftables|permission/, 'Run webknock doctor: it tries the doors, and says what stands in the way.'],
 ];
 
+// sentence begins a message with a capital, if it begins with a word.
+export const sentence = text => /^[a-z]+ /.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+
 // problem splits what is wrong from what to do: messages end with it, in brackets.
 export function problem(text) {
 	const hint = text.match(/^(.*\S) \(([^()]*(?:\([^()]*\)[^()]*)*)\)$/s);
-	if (hint && !/\blog\b/.test(hint[2])) return { what: hint[1], todo: hint[2][0].toUpperCase() + hint[2].slice(1) + '.' };
-	return { what: text, todo: advice.find(([pattern]) => pattern.test(text))?.[1] ?? 'See the log (journalctl -u webknock), and run webknock doctor.' };
+	if (hint && !/\blog\b/.test(hint[2])) return { what: sentence(hint[1]), todo: sentence(hint[2]) + '.' };
+	return { what: sentence(text), todo: advice.find(([pattern]) => pattern.test(text))?.[1] ?? 'See the log (journalctl -u webknock), and run webknock doctor.' };
 }
 
 const number = new Intl.NumberFormat('en');

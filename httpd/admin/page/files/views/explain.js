@@ -2,7 +2,7 @@ import { address, h, head, none, pill, table } from '../dom.js';
 import { get, query } from '../api.js';
 import { at, countdown, deadline, remaining, span } from '../time.js';
 import { known, watch, who } from '../state.js';
-import { outcome } from '../words.js';
+import { outcome, sentence } from '../words.js';
 import { stepsOf } from './knocks.js';
 import { say } from '../notes.js';
 import { closeGrant, extendGrant, liftBan } from '../dialogs.js';
@@ -60,7 +60,7 @@ export function show(main, args, signal) {
 			const [word, state, means] = outcome(k.outcome);
 			const what = pill(state, word);
 			what.title = means;
-			return t.row([at(k.at), what, k.sequence ? `${k.sequence}${k.steps ? ` ${k.step} of ${k.steps}` : ''}` : null, k.why || null, h('span', { class: 'address dim' }, k.listener), ...(args.reveal ? [h('code', {}, k.path ?? '–')] : [])]);
+			return t.row([at(k.at), what, k.sequence ? `${k.sequence}${k.step ? ` ${k.step} of ${k.steps}` : ''}` : null, k.why || null, h('span', { class: 'address dim' }, k.listener), ...(args.reveal ? [h('code', {}, k.path ?? '–')] : [])]);
 		}));
 		const facts = [];
 		if (e.banned_until) {
@@ -78,7 +78,7 @@ export function show(main, args, signal) {
 			facts.push(h('li', {}, pill('info', 'in progress'), h('span', { class: 'steps' }, c.sequence + ' ', stepsOf(c.step, c.steps)), h('span', { class: 'dim' }, ' next step within ', countdown(() => until))));
 		}
 		return [
-			h('div', { class: 'advice' }, h('h2', {}, h('span', { class: 'address' }, e.client)), h('p', {}, e.advice)),
+			h('div', { class: 'advice' }, h('h2', {}, h('span', { class: 'address' }, e.client)), h('p', {}, sentence(e.advice))),
 			facts.length > 0 && h('ul', { class: 'facts-list' }, facts),
 			h('section', { 'aria-labelledby': 'its-knocks' }, h('h2', { id: 'its-knocks' }, 'Its knocks, the latest first'),
 				e.knocks.length ? h('div', { class: 'card flush' }, t.node) : none('No knock of this address is remembered.', 'Nothing has reached a listener, or it is too long ago.')),

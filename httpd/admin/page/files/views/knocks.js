@@ -42,7 +42,7 @@ export function show(main, _, signal) {
 		const [word, state, means] = outcome(k.outcome);
 		const what = pill(state, word);
 		what.title = means;
-		return { node: t.row([at(k.time), address(k.client), what, k.sequence ? [k.sequence, k.steps ? h('span', { class: 'dim' }, ` ${k.step} of ${k.steps}`) : ''] : null, k.reason || k.why || null, k.listener && h('span', { class: 'address dim' }, k.listener)]) };
+		return { node: t.row([at(k.time), address(k.client), what, k.sequence ? [k.sequence, k.step ? h('span', { class: 'dim' }, ` ${k.step} of ${k.steps}`) : ''] : null, k.reason || k.why || null, k.listener && h('span', { class: 'address dim' }, k.listener)]) };
 	});
 	const draw = () => {
 		const all = paused ?? known.knocks;

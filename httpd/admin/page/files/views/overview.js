@@ -2,7 +2,7 @@ import { address, h, head, icon, list, none, pill, put, table } from '../dom.js'
 import { at, countdown, left, span } from '../time.js';
 import { known, since, watch, who } from '../state.js';
 import { closeGrant, confirmChange, extendGrant, openDoor } from '../dialogs.js';
-import { count, event, problem } from '../words.js';
+import { count, event, loss, problem } from '../words.js';
 import { ring } from '../ring.js';
 import { sparkline } from '../chart.js';
 
@@ -16,8 +16,9 @@ export function show(main, _, signal) {
 	const tiles = h('dl', { class: 'tiles' });
 	const doors = h('div', { class: 'doors' });
 	const lately = h('ol', { class: 'lately' });
-	const listeners = table('Listeners', [{ text: 'Address' }, { text: 'Scheme' }, { text: 'Answer' }, { text: 'State' }]);
+	const listeners = table('Listeners', [{ text: 'Address' }, { text: 'Scheme' }, { text: 'Answer' }, { text: 'Connections', number: true }, { text: 'Knocks', number: true }]);
 	const sequences = table('Sequences', [{ text: 'Name' }, { text: 'Steps', number: true }, { text: 'Completions', number: true }]);
+	const lost = table('Refused or lost', [{ text: 'Refused or lost', class: 'wide' }, { text: 'Since the start', number: true }]);
 	const noDoors = none('No door is configured.', 'Sequences run commands and send notices here.');
 	const noHistory = none('Nothing has happened yet.', 'Who comes in, bans and reloads will be listed here.');
 	main.append(
@@ -30,7 +31,8 @@ export function show(main, _, signal) {
 			h('section', { 'aria-labelledby': 'lately', class: 'card' }, h('div', { class: 'head' }, h('h2', { id: 'lately' }, 'Lately'), h('a', { href: '#history' }, 'History')), lately, noHistory),
 			h('div', {},
 				h('section', { 'aria-labelledby': 'listeners', class: 'card' }, h('h2', { id: 'listeners' }, 'Listeners'), listeners.node),
-				h('section', { 'aria-labelledby': 'sequences', class: 'card' }, h('h2', { id: 'sequences' }, 'Sequences'), sequences.node))));
+				h('section', { 'aria-labelledby': 'sequences', class: 'card' }, h('h2', { id: 'sequences' }, 'Sequences'), sequences.node),
+				h('section', { 'aria-labelledby': 'lost', class: 'card' }, h('h2', { id: 'lost' }, 'Refused or lost'), lost.node))));
 
 	const drawProblems = list(problems, text => text, text => {
 		const { what, todo } = problem(text);
@@ -47,10 +49,11 @@ export function show(main, _, signal) {
 	});
 	const drawDoors = list(doors, d => d.name, makeDoor);
 	const drawListeners = list(listeners.body, l => JSON.stringify([l.address, l.tls, l.cover]), l => ({
-		node: listeners.row([h('span', { class: 'address' }, l.address), l.tls ? 'https' : 'http', { drop: 'none: reset', status: 'a status', proxy: 'a real site' }[l.cover] ?? l.cover,
-			pill('good', 'listens')]),
+		node: listeners.row([[h('span', { class: 'address' }, l.address), !l.bound && [' ', pill('bad', 'not bound')]], l.tls ? 'https' : 'http',
+			{ drop: 'none: reset', status: 'a status', proxy: 'a real site' }[l.cover] ?? l.cover, count(l.connections), count(l.knocks)]),
 	}));
 	const drawSequences = list(sequences.body, q => JSON.stringify(q), q => ({ node: sequences.row([q.name, count(q.steps), count(q.completions)]) }));
+	const drawLost = list(lost.body, l => l.join(), ([kind, n]) => ({ node: lost.row([loss(kind), count(n)]) }));
 	const drawLately = list(lately, e => e.time + e.event + (e.grant || e.client || e.reason), e => {
 		const [word, state] = event(e.event);
 		const about = e.event === 'admin' ? [e.uid === null || e.uid === undefined ? e.reason : `${e.reason}, by uid ${e.uid}`] : e.door ? [address(e.client), ` ${e.door}`, ...(e.user || e.sequence ? [h('span', { class: 'dim' }, ` as ${e.user || e.sequence}`)] : [])] : e.client ? [address(e.client)] : [];
@@ -65,6 +68,9 @@ export function show(main, _, signal) {
 			problems.parentElement.hidden = status.problems.length === 0;
 			drawListeners(status.listeners);
 			drawSequences(status.sequences);
+			const losses = Object.entries(status.lost).filter(([, n]) => n > 0);
+			drawLost(losses);
+			lost.node.parentElement.hidden = losses.length === 0;
 			if (!status.confirmUntil) confirm.replaceChildren();
 			else if (!confirm.firstChild) {
 				confirm.append(h('div', { class: 'banner' }, icon('alert'), h('p', {}, 'A change waits for confirmation. It is undone in ', countdown(() => known.status.confirmUntil ?? 0), '.'),
@@ -92,6 +98,7 @@ function makeDoor(door) {
 	const state = h('span', { class: 'pill' });
 	const inside = h('ul', { class: 'rings' });
 	const nobody = h('p', { class: 'nobody' }, icon('shut'), 'Nobody is in');
+	const anybody = h('p', { class: 'nobody', 'data-state': 'bad' }, icon('open'), 'Anybody gets in');
 	const more = h('a', { href: '#grants' });
 	const facts = h('p', { class: 'facts' });
 	const drawGrants = list(inside, g => g.id, g => {
@@ -110,7 +117,7 @@ function makeDoor(door) {
 		node: h('article', { class: 'card door', 'aria-label': 'Door ' + door.name },
 			h('div', { class: 'head' }, h('h3', {}, door.name), h('div', { class: 'actions' }, state,
 				h('button', { type: 'button', class: 'small', onclick: () => openDoor(door.name), 'aria-label': 'Let in at ' + door.name }, icon('plus'), 'Let in'))),
-			facts, inside, nobody, more),
+			facts, inside, nobody, anybody, more),
 		update: d => {
 			now = d;
 			const n = d.all.length;
@@ -119,7 +126,8 @@ function makeDoor(door) {
 			state.dataset.state = !guarded ? 'bad' : n ? 'good' : 'plain';
 			put(state, !guarded ? 'Not guarded' : n ? `Open for ${count(n)}` : 'Shut');
 			drawGrants(now.all.slice(0, most));
-			nobody.hidden = n > 0;
+			nobody.hidden = !guarded || n > 0;
+			anybody.hidden = guarded;
 			put(more, n > most ? `All ${count(n)} grants` : '');
 			more.hidden = n <= most;
 		},
