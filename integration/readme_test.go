@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -48,6 +50,9 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 			case args[0] == "webknock" && args[1] == "serve":
 				w.serve(yaml)
 				ran++
+			case args[0] == "webknock" && (args[1] == "ui" || slices.Contains(args, "--follow")): // until somebody ends it
+				follows(w, args[1:])
+				ran++
 			case args[0] == "webknock":
 				if _, stderr, code := w.webknock(args[1:]...); code != 0 {
 					t.Errorf("%s: exit %d, %s", command, code, stderr)
@@ -61,6 +66,32 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 	if ran < 16 {
 		t.Errorf("only %d commands found", ran)
 	}
+}
+
+// follows runs a command that shows what happens until it has shown something.
+func follows(w *world, args []string) {
+	w.t.Helper()
+	cmd := w.server.Command(w.t.Context(), binary, append(args, "--socket", filepath.Join(w.dir, "webknock.sock"), "--config", w.config())...)
+	out, err := cmd.StdoutPipe()
+	if cmd.Stderr = cmd.Stdout; err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	shown := make(chan bool, 1)
+	go func() { shown <- bufio.NewScanner(out).Scan() }()
+	until(w.t, strings.Join(args, " ")+" shows a knock", func() bool {
+		w.knock(w.alice, serverIP, "/x")
+		select {
+		case something := <-shown:
+			return something
+		default:
+			return false
+		}
+	})
+	cmd.Process.Kill()
+	cmd.Wait()
 }
 
 var quoted = regexp.MustCompile("`(?:sudo )?webknock ([^`]+)`")
