@@ -23,7 +23,7 @@ func dist(t *testing.T, dir, version string, options ...string) (packages string
 		t.Fatalf("copy the tree: %v\n%s", err, out)
 	}
 	run := exec.Command("make", "-C", dir, "dist", "VERSION="+version, "DATE=1700000000")
-	run.Env = append(os.Environ(), options...)
+	run.Env = append(append(os.Environ(), "MAINTAINER=webknock <webknock@example.org>"), options...)
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("make dist: %v\n%s", err, out)
 	}
@@ -50,6 +50,7 @@ func only(t *testing.T, pattern string) string {
 
 // One commit gives the same bytes, in whatever folder.
 func TestPackagesAreReproducible(t *testing.T) {
+	t.Parallel()
 	one, other := t.TempDir(), filepath.Join(t.TempDir(), "a", "longer", "path")
 	if err := os.MkdirAll(other, 0o755); err != nil {
 		t.Fatal(err)
@@ -77,21 +78,21 @@ func TestPackagesAreReproducible(t *testing.T) {
 	t.Run("rpm", func(t *testing.T) {
 		root := t.TempDir()
 		rpm := func(args ...string) string {
-			out, err := exec.Command("rpm", append([]string{"--root", root, "--nodeps", "--noscripts", "--nosignature"}, args...)...).CombinedOutput()
+			out, err := exec.Command("rpm", append([]string{"--root", root}, args...)...).CombinedOutput()
 			if err != nil {
 				t.Fatalf("rpm %v: %v\n%s", args, err, out)
 			}
 			return string(out)
 		}
 		rpm("--initdb")
-		rpm("--install", only(t, first+"/*x86_64.rpm"))
+		rpm("--install", "--nodeps", "--noscripts", "--nosignature", only(t, first+"/*x86_64.rpm"))
 		if out, err := exec.Command(root+"/usr/bin/webknock", "version").CombinedOutput(); err != nil || !strings.Contains(string(out), "v1.0.0") {
 			t.Errorf("version: %v %s", err, out)
 		}
 		if out := rpm("--query", "--configfiles", "webknock"); strings.TrimSpace(out) != "/etc/webknock/webknock.yaml" {
 			t.Errorf("configuration files: %s", out)
 		}
-		rpm("--erase", "webknock")
+		rpm("--erase", "--nodeps", "--noscripts", "webknock")
 		if _, err := os.Stat(root + "/usr/bin/webknock"); err == nil {
 			t.Error("the program is still there")
 		}

@@ -12,7 +12,7 @@ case $VERSION in
 v[0-9]*) PACKAGE_VERSION=$(echo "${VERSION#v}" | sed 's/-\([0-9]*\)-g/+\1.g/; s/-dirty/+dirty/') ;;
 *) PACKAGE_VERSION=0.0.0+g$(echo "$VERSION" | tr -c 'a-z0-9\n' .) ;;
 esac
-MAINTAINER=$(git log -1 --format='%an <%ae>' 2>/dev/null || echo 'webknock <webknock@localhost>')
+MAINTAINER=${MAINTAINER:-$(git log -1 --format='%an <%ae>' 2>/dev/null || echo 'webknock <webknock@localhost>')}
 export PACKAGE_VERSION MAINTAINER SOURCE_DATE_EPOCH
 umask 022
 rm -rf dist
