@@ -58,7 +58,7 @@ func (s *shard) unparsed(received *httpd.Knock, client netip.Addr, path string, 
 	if received.ViaProxy {
 		one.flags = viaProxy
 	}
-	s.traces.keep(client, one, path, false)
+	s.traces.keep(client, &one, path, false, s.latest)
 	if s.all.watch.wanted() {
 		s.all.watch.tell(one.knock(received))
 	}
@@ -68,7 +68,7 @@ func (s *shard) unparsed(received *httpd.Knock, client netip.Addr, path string, 
 func (s *shard) parsed(k *knock) {
 	one, path, knows := k.trace()
 	one.listener.count(s.index, int(one.outcome))
-	if of := s.traces.keep(k.client, one, path, knows); of != nil {
+	if of := s.traces.keep(k.client, &one, path, knows, k.at); of != nil {
 		of.standing = k.standingAfter(of.standing)
 	}
 	if s.all.watch.wanted() {
@@ -306,6 +306,9 @@ func (t *trace) because() string {
 	case causeUntracked:
 		return fmt.Sprintf("matches step 1 of %d, but clients.max is reached", t.machine.Len())
 	case causeBanned:
+		if t.span == 0 {
+			return "banned"
+		}
 		return "banned until " + time.Unix(0, t.at).Add(t.span).Format("2006-01-02 15:04:05")
 	}
 	return "matches no step"

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"webknock/firewall"
 	"webknock/httpd"
@@ -44,7 +45,7 @@ func (v *visitor) shard() *shard {
 func (v *visitor) last() trace { return v.traces()[0] }
 
 func (v *visitor) traces() []trace {
-	return v.shard().traces.of(v.all.rules.Load().client(netip.MustParseAddr(v.client)))
+	return v.shard().traces.of(v.all.rules.Load().client(netip.MustParseAddr(v.client)), v.all.tallies.list())
 }
 
 // visiting returns a visitor to shards that nothing else reads.
@@ -204,6 +205,33 @@ func TestAFloodOfStrangersPushesOutNobodyWhoMatters(t *testing.T) {
 	}
 }
 
+// Under a flood a shard remembers some strangers, and at all other times every one.
+func TestOfAFloodOnlySomeAreRemembered(t *testing.T) {
+	tr := newTraces()
+	now, taken := time.Duration(0), 0
+	for range 100_000 { // a second
+		if tr.takes(now) {
+			taken++
+		}
+		now += 10 * time.Microsecond
+	}
+	if want := int(time.Second/strangeInterval) + strangeBurst; taken < want-2 || taken > want+2 {
+		t.Errorf("%d of a flood, want %d", taken, want)
+	}
+	now += time.Second
+	for range strangeBurst {
+		if !tr.takes(now) {
+			t.Fatal("one of a few at once is not remembered")
+		}
+	}
+	for range 1000 {
+		now += strangeInterval
+		if !tr.takes(now) {
+			t.Fatal("one of a slow stream is not remembered")
+		}
+	}
+}
+
 // Clients that matter are bounded as well, the latest stay, and none takes more than its
 // share.
 func TestClientsThatMatterAreBounded(t *testing.T) {
@@ -230,12 +258,19 @@ func TestClientsThatMatterAreBounded(t *testing.T) {
 	if n := s.traces.known.byClient.Len(); n > maxKnown || sum != s.traces.known.traces || sum > knownTotal {
 		t.Errorf("%d clients, %d knocks, counted %d", n, sum, s.traces.known.traces)
 	}
-	if got := s.traces.of(latest); len(got) == 0 {
+	if got := s.traces.of(latest, nil); len(got) == 0 {
 		t.Error("the latest is forgotten")
 	}
 }
 
-func mustSet(t *testing.T, paths ...string) *sequence.Set {
+// What is kept of strangers stays in the processor's cache.
+func TestAStrangersKnockFitsACacheLine(t *testing.T) {
+	if size := unsafe.Sizeof(stranger{}); size != 64 {
+		t.Errorf("%d bytes", size)
+	}
+}
+
+func mustSet(t testing.TB, paths ...string) *sequence.Set {
 	t.Helper()
 	spec := sequence.Spec{Name: "s", Strict: true}
 	for _, path := range append(paths, "/never") {
@@ -258,7 +293,7 @@ func TestOneTimeCodesAreExplained(t *testing.T) {
 		addr := netip.MustParseAddr(client)
 		if err := all.do(t.Context(), all.of(addr), func(s *shard, _ time.Duration) {
 			s.readQueue()
-			for _, one := range s.traces.of(addr) {
+			for _, one := range s.traces.of(addr, nil) {
 				all_ = append(all_, string(outcomes[one.outcome])+": "+one.why())
 			}
 		}); err != nil {

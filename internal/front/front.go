@@ -241,7 +241,7 @@ func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error
 	}
 	err := f.shards.do(ctx, f.shards.of(client), func(s *shard, now time.Duration) {
 		s.readQueue()
-		for _, one := range s.traces.of(client) {
+		for _, one := range s.traces.of(client, f.shards.tallies.list()) {
 			recent.Knocks = append(recent.Knocks, one.recalled())
 		}
 		for _, p := range s.tracker.ProgressOf(client, now) {

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -15,6 +16,7 @@ var outcomes = event.Outcomes()
 // that no two processors contend for a count.
 type tally struct {
 	listener string // its address, as configured
+	place    uint16 // among the tallies, from 1; 0: there are too many
 	shards   [shardCount][16]atomic.Uint64
 }
 
@@ -28,7 +30,11 @@ func (t *tallies) add(listener string) {
 	if slices.ContainsFunc(all, func(one *tally) bool { return one.listener == listener }) {
 		return
 	}
-	all = append(slices.Clone(all), &tally{listener: listener})
+	one := &tally{listener: listener}
+	if len(all) < math.MaxUint16 {
+		one.place = uint16(len(all) + 1)
+	}
+	all = append(slices.Clone(all), one)
 	t.all.Store(&all)
 }
 

@@ -24,7 +24,12 @@ const (
 	banTotal   = 256
 	maxStrange = 64 // knocks of clients that have done nothing that matters
 
-	maxPath = seam.MaxPath // bytes of a path; what is longer is cut
+	strangeInterval = 20 * time.Millisecond // between two of those under a flood
+	strangeBurst    = 32                    // so many may come at once
+
+	// Bytes of a path; what is longer is cut.
+	maxPath        = seam.MaxPath
+	maxStrangePath = 33
 )
 
 // A trace is what is remembered of one knock.
@@ -112,28 +117,39 @@ func (t *trails) remove(client netip.Addr) *trail {
 	return of
 }
 
-// A stranger is a trace of a client that has no trail.
+// A stranger is a trace of a client that has no trail. Every request of every stranger is
+// remembered so, so it has the size of one cache line and no pointers.
 type stranger struct {
-	trace
-	client netip.Addr
-	length uint8
-	buffer [maxPath]byte // the path, so that it needs no memory of its own
+	at       int64
+	client   [16]byte
+	listener uint16 // place in the tallies, from 1; 0: unknown
+	outcome  uint8
+	cause    cause
+	detail   uint8
+	flags    traceFlags
+	length   uint8 // of the path
+	path     [maxStrangePath]byte
 }
 
 // traces is what a shard remembers.
 type traces struct {
-	known     *trails // of clients whose knock has matched the path of a step
-	banned    *trails // of others that are banned
-	strangers []stranger
-	oldest    int // place of the oldest among strangers, once they are maxStrange
+	trails    int           // how many there are, so that most knocks need no look at them
+	full      time.Duration // until when no more of strangers is remembered, less the burst
+	strangers []stranger    // pointers that lead elsewhere cost a cache miss each
+	oldest    int           // place of the oldest among strangers, once they are maxStrange
+	known     *trails       // of clients whose knock has matched the path of a step
+	banned    *trails       // of others that are banned
 }
 
 func newTraces() traces {
-	return traces{known: newTrails(maxKnown, knownTotal), banned: newTrails(maxBanned, banTotal)}
+	return traces{known: newTrails(maxKnown, knownTotal), banned: newTrails(maxBanned, banTotal), strangers: make([]stranger, 0, maxStrange)}
 }
 
 // trail returns what is remembered of a client that matters; nil: nothing is.
 func (t *traces) trail(client netip.Addr) *trail {
+	if t.trails == 0 {
+		return nil
+	}
 	if of := t.known.get(client); of != nil {
 		return of
 	}
@@ -146,45 +162,70 @@ func (t *traces) stranger(client netip.Addr, one *trace, path string) {
 		t.strangers = append(t.strangers, stranger{})
 		t.oldest = len(t.strangers) - 1
 	}
-	place := &t.strangers[t.oldest]
+	s := &t.strangers[t.oldest]
 	if t.oldest++; t.oldest == len(t.strangers) {
 		t.oldest = 0
 	}
-	place.trace, place.client = *one, client
-	place.length = uint8(copy(place.buffer[:], path))
+	s.at, s.client, s.outcome, s.cause, s.detail, s.flags = one.at, client.As16(), one.outcome, one.cause, one.detail, one.flags
+	s.listener = 0
+	if one.listener != nil {
+		s.listener = one.listener.place
+	}
+	s.length = uint8(copy(s.path[:], path))
+}
+
+// trace returns a stranger's knock as one of a client with a trail.
+func (s *stranger) trace(listeners []*tally) trace {
+	one := trace{at: s.at, outcome: s.outcome, cause: s.cause, detail: s.detail, flags: s.flags, path: string(s.path[:s.length])}
+	if s.listener > 0 {
+		one.listener = listeners[s.listener-1]
+	}
+	return one
+}
+
+// takes reports whether a knock of a client without a trail is to be remembered: under a
+// flood only some are, so that it costs little, and the ring reaches back further.
+func (t *traces) takes(now time.Duration) bool {
+	if t.full >= now+strangeBurst*strangeInterval {
+		return false
+	}
+	t.full = max(t.full, now) + strangeInterval
+	return true
 }
 
 // keep remembers a knock: in the trail of its client, which it makes if the client knows
-// a path of a step or is banned for the knock, or else among those of strangers. It
-// returns the trail; nil: the client has none.
-func (t *traces) keep(client netip.Addr, one trace, path string, knows bool) *trail {
+// a path of a step or is banned for the knock, or else, if it is to be, among those of
+// strangers. It returns the trail; nil: the client has none.
+func (t *traces) keep(client netip.Addr, one *trace, path string, knows bool, now time.Duration) *trail {
 	if !knows && one.flags&bansFor == 0 && t.trail(client) == nil {
-		t.stranger(client, &one, path)
+		if t.takes(now) {
+			t.stranger(client, one, path)
+		}
 		return nil
 	}
 	one.path = strings.Clone(path[:min(len(path), maxPath)])
+	defer func() { t.trails = t.known.byClient.Len() + t.banned.byClient.Len() }()
 	if !knows && t.known.get(client) == nil {
-		return t.banned.add(client, one)
+		return t.banned.add(client, *one)
 	}
 	if before := t.banned.remove(client); before != nil {
 		for _, earlier := range before.traces {
 			t.known.add(client, earlier)
 		}
 	}
-	return t.known.add(client, one)
+	return t.known.add(client, *one)
 }
 
 // of returns the traces of a client, the newest first.
-func (t *traces) of(client netip.Addr) (all []trace) {
+func (t *traces) of(client netip.Addr, listeners []*tally) (all []trace) {
 	if of := t.trail(client); of != nil {
 		all = slices.Clone(of.traces)
 		slices.Reverse(all)
 	}
+	key := client.As16()
 	for i := range t.strangers {
-		if s := &t.strangers[(t.oldest+len(t.strangers)-1-i)%len(t.strangers)]; s.client == client {
-			one := s.trace
-			one.path = string(s.buffer[:s.length])
-			all = append(all, one)
+		if s := &t.strangers[(t.oldest+len(t.strangers)-1-i)%len(t.strangers)]; s.client == key {
+			all = append(all, s.trace(listeners))
 		}
 	}
 	slices.SortStableFunc(all, func(a, b trace) int { return int(min(max(b.at-a.at, -1), 1)) })
