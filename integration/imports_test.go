@@ -54,6 +54,7 @@ var may = map[string][]string{
 	"webknock/internal/doctor/nftsim": {},
 	"webknock/internal/ticket":        {},
 	"webknock/internal/suggest":       {},
+	"webknock/internal/top":           {"webknock/httpd/admin", "webknock/internal/tty"},
 	"webknock/internal/tty":           {},
 	"webknock/internal/store":         {"webknock/internal/atomicfile"},
 	"webknock/internal/history":       {"webknock/firewall", "webknock/internal/store"},
