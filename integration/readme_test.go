@@ -96,12 +96,19 @@ func follows(w *world, args []string) {
 
 var quoted = regexp.MustCompile("`(?:sudo )?webknock ([^`]+)`")
 
+// A command on a line of its own in a block, up to what the shell does with it.
+var inBlock = regexp.MustCompile(`(?m)^(?:[$#] )?(?:sudo )?webknock ([^#|<>&;"\n]+)`)
+
 // TestTheDocumentsNameCommandsThatExist asks for help about every command that
 // a document names, with the arguments and flags that it gives.
 func TestTheDocumentsNameCommandsThatExist(t *testing.T) {
 	named := 0
 	for document, text := range documents(t) {
-		for _, m := range quoted.FindAllStringSubmatch(text, -1) {
+		commands := quoted.FindAllStringSubmatch(text, -1)
+		for _, block := range fenced.FindAllStringSubmatch(text, -1) {
+			commands = append(commands, inBlock.FindAllStringSubmatch(block[2], -1)...)
+		}
+		for _, m := range commands {
 			named++
 			args := strings.Fields(m[1])
 			for _, args := range [][]string{{"help", args[0]}, append(args, "--help")} { // one knows commands, the other flags
@@ -116,20 +123,80 @@ func TestTheDocumentsNameCommandsThatExist(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`) // that has no scheme
+var (
+	link    = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`) // that has no scheme
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notWord = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// anchors returns what can follow a # in a link to a document, as GitHub names
+// headings.
+func anchors(text string) map[string]bool {
+	all := map[string]bool{}
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		all[strings.ReplaceAll(notWord.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return all
+}
 
 func TestTheDocumentsLinkToWhatIsThere(t *testing.T) {
-	links := 0
+	links, places := 0, 0
 	for document, text := range documents(t) {
 		for _, m := range link.FindAllStringSubmatch(text, -1) {
 			links++
-			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+			target := document
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(document), m[1])
+			}
+			other, err := os.ReadFile(target)
+			if info, _ := os.Stat(target); info != nil && info.IsDir() {
+				continue
+			}
+			if err != nil {
 				t.Errorf("%s: %v", document, err)
+			}
+			if m[2] != "" {
+				places++
+				if !anchors(string(other))[m[2]] {
+					t.Errorf("%s: %s has no heading #%s", document, target, m[2])
+				}
 			}
 		}
 	}
-	if links < 30 {
-		t.Errorf("only %d links found", links)
+	if links < 30 || places < 3 {
+		t.Errorf("only %d links found, %d of them to a heading", links, places)
+	}
+}
+
+var fenced = regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```")
+
+// A whole configuration in a document is one that works.
+func TestTheConfigurationsOfTheDocumentsAreRight(t *testing.T) {
+	found := 0
+	for document, text := range documents(t) {
+		for _, m := range fenced.FindAllStringSubmatch(text, -1) {
+			yaml := strings.ReplaceAll(m[2], "/etc/webknock/", "")
+			if m[1] != "yaml" || !strings.Contains(yaml, "listeners:") || !strings.Contains(yaml, "sequences:") {
+				continue
+			}
+			found++
+			dir := t.TempDir()
+			for _, file := range regexp.MustCompile(`totp_file: ([a-z./-]+)`).FindAllStringSubmatch(yaml, -1) {
+				if err := os.WriteFile(filepath.Join(dir, file[1]), []byte("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			file := filepath.Join(dir, "webknock.yaml")
+			if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command(binary, "check", file).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s\n%s", document, err, out, m[2])
+			}
+		}
+	}
+	if found < 4 {
+		t.Errorf("only %d found", found)
 	}
 }
 
