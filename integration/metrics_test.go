@@ -239,7 +239,7 @@ func TestTheLastGoodConfigurationRunsWithoutTheAddressOfTheMetrics(t *testing.T)
 	w.configure(standard + "nonsense: true\n")
 	w.daemon = w.start(w.server.Command(context.Background(), binary, "serve", "--config", w.config()))
 	w.daemon.wait(t, `"serving"`)
-	out, _, _ := w.webknock("status")
+	out, _, _ := w.webknock("status", "-o", "json")
 	if !strings.Contains(out, "what runs does without the address of the metrics: admin.metrics: listen tcp 127.0.0.1:9105") {
 		t.Errorf("status: %s", out)
 	}
