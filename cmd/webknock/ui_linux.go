@@ -20,18 +20,20 @@ import (
 func newUI(a *app) *cobra.Command {
 	var port uint16
 	var listen string
+	var address netip.Addr
 	c := &cobra.Command{
 		Use:   "ui",
 		Short: "Show the page of the daemon in a browser",
 		Long: "ui serves the page of the daemon on a port of this host's loopback address, with your rights, and\n" +
 			"prints a link that opens it once. It ends with Ctrl-C.",
 		Example: "  webknock ui --port 8123",
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			address, err := loopback(listen)
-			if err != nil {
-				return err
+		Args: func(c *cobra.Command, args []string) (err error) {
+			if err = cobra.NoArgs(c, args); err == nil {
+				address, err = loopback(listen)
 			}
+			return err
+		},
+		RunE: func(c *cobra.Command, _ []string) error {
 			api := a.api()
 			if _, err := api.Status(c.Context()); err != nil {
 				return mayNot(api.Socket, err)

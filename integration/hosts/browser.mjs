@@ -80,7 +80,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 	try {
 		if (!tabs.has(command.tab)) {
 			const page = await context.newPage(), found = [];
-			page.on('pageerror', e => found.push(e.stack));
+			page.on('pageerror', e => found.push(e.stack || e.message));
 			page.on('console', m => { if (['error', 'warning'].includes(m.type()) && !m.text().startsWith('Failed to load resource')) found.push(m.text()); });
 			tabs.set(command.tab, page);
 			complaints.set(command.tab, found);

@@ -134,7 +134,14 @@ func (u *ui) request(from string, paths ...string) {
 func row(client string) string { return fmt.Sprintf("main tbody tr:has-text(%q)", client) }
 
 func TestThePageOfTheDaemonDoesWhatCommandsDo(t *testing.T) {
+	for _, name := range []string{"chromium", "firefox"} {
+		t.Run(name, func(t *testing.T) { testThePage(t, name) })
+	}
+}
+
+func testThePage(t *testing.T, name string) {
 	u := newUI(t)
+	u.name = name
 	u.openPage()
 	u.mustShow("#guard", "Guarded")
 	if strings.Contains(u.mustDo(order{Tab: "page", Do: "address"}), "token") {

@@ -78,6 +78,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !localHost(r.Host):
 		refuse(w, "This page is for a browser on this computer: by 127.0.0.1 or localhost, and by no other name.")
 	case s.redeem(r):
+		w.Header().Set("Content-Security-Policy", strings.Replace(policy, ";", "; img-src data:;", 1)) // for the empty icon
 		protect(w.Header())
 		http.SetCookie(w, &s.cookie)
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -93,12 +94,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+const policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 // protect adds what browsers are told about every answer, except where the answer says
 // it itself, as the page does.
 func protect(h http.Header) {
 	for name, value := range map[string]string{
 		"Cache-Control":                "no-store",
-		"Content-Security-Policy":      "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+		"Content-Security-Policy":      policy,
 		"Cross-Origin-Opener-Policy":   "same-origin",
 		"Cross-Origin-Resource-Policy": "same-origin",
 		"Referrer-Policy":              "no-referrer",
@@ -121,7 +124,7 @@ func refuse(w http.ResponseWriter, why string) {
 // entrance sends a browser on to the session's path. A redirect would not do: after a
 // click on a link of another site, browsers follow it without the cookie.
 var entrance = template.Must(template.New("entrance").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>webknock</title><meta http-equiv="refresh" content="0; url={{.}}">
+<html lang="en"><meta charset="utf-8"><title>webknock</title><link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url={{.}}">
 <p><a href="{{.}}">The page of webknock</a></p></html>
 `))
 

@@ -18,7 +18,7 @@ export const outcome = name => outcomes[name] ?? [name, 'plain', ''];
 // events of the history, with their state.
 export const events = {
 	opened: ['in now', 'good'], closed: ['was in', 'info'], refused: ['refused', 'warn'], banned: ['banned', 'bad'], unbanned: ['ban lifted', 'plain'],
-	admin: ['by hand', 'info'], reload: ['reload', 'plain'], repair: ['repaired', 'warn'], degraded: ['problem', 'bad'], recovered: ['all well', 'good'],
+	admin: ['admin', 'info'], reload: ['reload', 'plain'], repair: ['repaired', 'warn'], degraded: ['problem', 'bad'], recovered: ['all well', 'good'],
 	lost: ['lost', 'warn'],
 };
 export const event = name => events[name] ?? [name, 'plain'];

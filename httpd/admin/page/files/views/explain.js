@@ -55,7 +55,7 @@ export function show(main, args, signal) {
 
 
 	function draw(e) {
-		const t = table('Knocks of ' + e.client, [{ text: 'Time' }, { text: 'What became of it' }, { text: 'Step' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }, ...(args.reveal ? [{ text: 'Path', class: 'wide' }] : [])], true);
+		const t = table('Knocks of ' + e.client, [{ text: 'Time' }, { text: 'What became of it' }, { text: 'Step', class: 'short' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }, ...(args.reveal ? [{ text: 'Path', class: 'wide' }] : [])], true);
 		t.body.append(...e.knocks.map(k => {
 			const [word, state, means] = outcome(k.outcome);
 			const what = pill(state, word);

@@ -9,7 +9,7 @@ const most = 100; // knocks that are shown
 export function show(main, _, signal) {
 	const progress = table('Clients in progress', [{ text: 'Client' }, { text: 'Sequence' }, { text: 'Steps', class: 'wide' }, { text: 'Last knock' }, { text: 'Time left' }]);
 	const nobody = none('Nobody is on the way through a sequence.');
-	const t = table('The latest knocks', [{ text: 'Time' }, { text: 'Client', class: 'client' }, { text: 'What became of it' }, { text: 'Sequence' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }], true);
+	const t = table('The latest knocks', [{ text: 'Time' }, { text: 'Client', class: 'client' }, { text: 'What became of it' }, { text: 'Sequence', class: 'short' }, { text: 'Why', class: 'wide' }, { text: 'Listener', class: 'aside' }], true);
 	const waiting = none('No knock yet.', 'The next one appears here by itself.');
 	const sum = h('p', { class: 'dim' });
 	let paused = null, filter = '';
