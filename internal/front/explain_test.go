@@ -270,6 +270,13 @@ func TestAStrangersKnockFitsACacheLine(t *testing.T) {
 	}
 }
 
+func TestAFrontWithoutAConfigurationRemembersNothing(t *testing.T) {
+	f, _ := fresh(t)
+	if _, err := f.Recent(t.Context(), netip.MustParseAddr("192.0.2.7")); err == nil {
+		t.Error("no error")
+	}
+}
+
 func mustSet(t testing.TB, paths ...string) *sequence.Set {
 	t.Helper()
 	spec := sequence.Spec{Name: "s", Strict: true}

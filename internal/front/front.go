@@ -234,6 +234,9 @@ func (f *Front) client(p track.Progress) seam.Client {
 // Recent implements seam.Front.
 func (f *Front) Recent(ctx context.Context, addr netip.Addr) (seam.Recent, error) {
 	rules := f.shards.rules.Load()
+	if rules == nil {
+		return seam.Recent{}, errors.New("the front has no configuration yet")
+	}
 	client := rules.client(addr)
 	recent := seam.Recent{Client: rules.prefix(client)}
 	if until := f.shards.bans.End(addr); time.Now().Before(until) {
