@@ -1,4 +1,4 @@
-# webknock. The targets: build cross dist test test-hosts lint demo fuzz bench install uninstall clean
+# webknock. The targets: build cross dist test test-hosts lint demo pictures fuzz bench install uninstall clean
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -18,7 +18,7 @@ TOOL = $(GO) tool -modfile=integration/tools/go.mod
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build cross dist modules test test-hosts lint demo fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
+.PHONY: build cross dist modules test test-hosts lint demo pictures fuzz bench install uninstall clean deps deps-test deps-hosts deps-demo
 
 # The same commit gives the same program, wherever it is built.
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
@@ -93,6 +93,11 @@ lint:
 
 demo: deps-demo build
 	$(GO) run ./integration/demo bin/webknock
+
+# Needs graphviz.
+pictures: docs/way-of-a-knock.svg
+docs/%.svg: docs/%.dot
+	dot -Tsvg $< -o $@
 
 # Every fuzz target for FUZZTIME.
 FUZZTIME ?= 30s
