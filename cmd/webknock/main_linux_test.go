@@ -57,7 +57,7 @@ func TestCommandsThatNeedNoDaemon(t *testing.T) {
 		{"nonsense", 2, "", "unknown command"},
 		{"help nonsense", 2, "", "unknown command"},
 		{"help open", 0, "Let an address through a door", ""},
-		{"--help", 0, "Available Commands", ""},
+		{"--help", 0, "See and understand", ""},
 		{"completion", 2, "", "which shell?"},
 		{"completion nonsense", 2, "", "unknown command"},
 		{"completion bash", 0, "bash completion", ""},

@@ -27,7 +27,7 @@ func newRoot(stdout, stderr io.Writer, asJSON bool) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "webknock",
 		Short:         "Port knocking over HTTP",
-		Long:          "webknock opens firewall doors to clients that request the right paths in the right order.",
+		Long:          "webknock opens firewall doors to clients that request the right web addresses in the right order.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(c *cobra.Command, args []string) error {
@@ -93,6 +93,7 @@ func newRoot(stdout, stderr io.Writer, asJSON bool) *cobra.Command {
 			}
 		}
 	}
+	setGroups(root)
 	setCompletions(root, append(a.serverArguments(), clientArguments...))
 	setVersion(root)
 	return root
