@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"webknock/config"
 	"webknock/httpd"
@@ -22,6 +25,7 @@ type sockets struct {
 	systemd map[string][]net.Listener // by name
 
 	mu       sync.Mutex
+	handed   map[string]socket // those of systemd that were asked for, by name
 	closed   bool
 	current  []socket
 	prepared []socket // those of current that stay, and new ones
@@ -133,17 +137,17 @@ func closeNew(all, old []socket) {
 }
 
 // bind binds an address, or takes a socket from systemd.
-func (s *sockets) bind(ctx context.Context, address string) (socket, error) {
-	tcp, err := s.listen(ctx, address)
+func (s *sockets) bind(ctx context.Context, address string) (at socket, err error) {
+	if name, ok := strings.CutPrefix(address, "systemd:"); ok {
+		at, err = s.take(name)
+	} else {
+		at, err = listenOn(ctx, address)
+	}
 	if err != nil {
 		return socket{}, explainListen(err)
 	}
-	defer tcp.Close()
-	file, err := tcp.File()
-	if err != nil {
-		return socket{}, err
-	}
-	return socket{seam.Socket{Address: address, File: file}, tcp.Addr().(*net.TCPAddr).AddrPort()}, nil
+	at.Address = address
+	return at, nil
 }
 
 // How long an address may be taken by a front whose keeper was killed: it ends
@@ -153,37 +157,76 @@ const (
 	leftOverPause = 10 * time.Millisecond
 )
 
-func (s *sockets) listen(ctx context.Context, address string) (*net.TCPListener, error) {
-	name, ok := strings.CutPrefix(address, "systemd:")
-	if !ok {
-		for until := time.Now().Add(leftOver); ; time.Sleep(leftOverPause) {
-			tcp, err := httpd.Bind(ctx, address)
-			if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
-				return tcp, err
-			}
+func listenOn(ctx context.Context, address string) (socket, error) {
+	for until := time.Now().Add(leftOver); ; time.Sleep(leftOverPause) {
+		tcp, err := httpd.Bind(ctx, address)
+		if err == nil {
+			return quiet(tcp)
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
+			return socket{}, err
 		}
 	}
-	if len(s.systemd[name]) == 0 {
-		return nil, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
-	}
-	tcp, ok := s.systemd[name][0].(*net.TCPListener)
+}
+
+// take returns a copy of a socket from systemd, so that what is closed at a reload can
+// be opened again.
+func (s *sockets) take(name string) (at socket, err error) {
+	handed, ok := s.handed[name]
 	if !ok {
-		return nil, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
+		if len(s.systemd[name]) == 0 {
+			return at, fmt.Errorf("systemd has handed over no socket %s (FileDescriptorName=%s in the .socket unit)", name, name)
+		}
+		tcp, ok := s.systemd[name][0].(*net.TCPListener)
+		if !ok {
+			return at, fmt.Errorf("the socket %s from systemd is not TCP (ListenStream=PORT)", name)
+		}
+		if err := httpd.Prepare(tcp); err != nil {
+			return at, err
+		}
+		if handed, err = quiet(tcp); err != nil {
+			return at, err
+		}
+		if s.handed == nil {
+			s.handed = map[string]socket{}
+		}
+		s.handed[name] = handed
 	}
-	if err := httpd.Prepare(tcp); err != nil {
-		return nil, err
+	at = handed
+	raw, err := handed.File.SyscallConn()
+	if err == nil {
+		at.File, err = copied(raw)
 	}
-	// A copy, so that what is closed at a reload can be opened again.
-	file, err := tcp.File()
-	if err != nil {
-		return nil, err
+	return at, err
+}
+
+// quiet closes a listener, and returns its socket as a file that wakes nobody. A
+// listener, and the file that its method File returns, are in the poller of Go's
+// runtime, which would wake the keeper for each connection that the front accepts.
+func quiet(tcp *net.TCPListener) (at socket, err error) {
+	defer tcp.Close()
+	at.bound = tcp.Addr().(*net.TCPAddr).AddrPort()
+	raw, err := tcp.SyscallConn()
+	if err == nil {
+		at.File, err = copied(raw)
 	}
-	defer file.Close()
-	copied, err := net.FileListener(file)
-	if err != nil {
-		return nil, err
-	}
-	return copied.(*net.TCPListener), nil
+	return at, err
+}
+
+// copied returns a copy of a socket that does not block, as a file that is not in the
+// poller: one that blocks when the file is made is not put there.
+func copied(of syscall.RawConn) (file *os.File, err error) {
+	control := of.Control(func(fd uintptr) {
+		var own int
+		if own, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return
+		}
+		if err = unix.SetNonblock(own, false); err == nil {
+			file = os.NewFile(uintptr(own), "listener")
+			err = unix.SetNonblock(own, true)
+		}
+	})
+	return file, errors.Join(control, err)
 }
 
 // canListen returns why an address cannot be listened on now.

@@ -2,10 +2,16 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"webknock/config"
 	"webknock/internal/seam"
@@ -93,5 +99,55 @@ func TestAnAddressOfAnEndingProcessIsWaitedFor(t *testing.T) {
 	defer s.close()
 	if _, err := s.prepare(t.Context(), listening(ending.Addr().String())); err != nil {
 		t.Error(err)
+	}
+}
+
+// A connection that the front accepts does not wake the keeper.
+func TestTheKeeperIsNotWokenByConnections(t *testing.T) {
+	handed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sockets{systemd: map[string][]net.Listener{"web": {handed}}}
+	defer s.close()
+	if _, err := s.prepare(t.Context(), listening("127.0.0.1:0", "systemd:web")); err != nil {
+		t.Fatal(err)
+	}
+	ours := map[string]bool{}
+	for _, at := range append(s.prepared, s.handed["web"]) {
+		raw, err := at.File.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			ours[fmt.Sprint(fd)] = true
+			if flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+				t.Errorf("descriptor %d blocks: flags %x, %v", fd, flags, err)
+			}
+		})
+	}
+	if len(ours) != 3 {
+		t.Fatalf("descriptors %v", ours)
+	}
+	infos, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	polled := 0
+	for _, info := range infos {
+		text, _ := os.ReadFile(info)
+		for _, found := range regexp.MustCompile(`(?m)^tfd: +([0-9]+) `).FindAllStringSubmatch(string(text), -1) {
+			polled++
+			if ours[found[1]] {
+				t.Errorf("descriptor %s is polled", found[1])
+			}
+		}
+	}
+	if polled == 0 {
+		t.Error("nothing is polled: the test looks in the wrong place")
+	}
+	again, err := s.prepare(t.Context(), listening("systemd:web"))
+	if err != nil || !reachable(again[0]) {
+		t.Errorf("once more: %v", err)
 	}
 }
