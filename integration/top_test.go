@@ -32,6 +32,7 @@ func (w *world) show(columns, lines int, args ...string) *screen {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := w.server.Command(ctx, binary, append(args, "--config", w.config(), "--socket", filepath.Join(w.dir, "webknock.sock"))...)
 	cmd.Env = append(os.Environ(), "TERM=xterm-256color", "NO_COLOR=")
+	cmd.Env = append(cmd.Env, w.env...)
 	file, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: uint16(columns), Rows: uint16(lines)})
 	if err != nil {
 		cancel()
@@ -184,6 +185,18 @@ func TestStatusHasColoursAtATerminalAlone(t *testing.T) {
 	if !styled(s) {
 		t.Error("no colours at a terminal")
 	}
+	for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
+		w.env = []string{env}
+		s := w.show(80, 24, "status")
+		if err := <-s.ended; err != nil {
+			t.Fatal(err)
+		}
+		s.wait(`doors are guarded$`)
+		if styled(s) {
+			t.Errorf("colours with %s", env)
+		}
+	}
+	w.env = nil
 	if out, _, code := w.webknock("status"); code != 0 || strings.Contains(out, "\x1b") {
 		t.Errorf("exit %d, %q", code, out)
 	}

@@ -26,6 +26,7 @@ type model struct {
 	gone          error     // why the daemon does not answer; nil: it does
 	goneAt        time.Time
 	knocks        []admin.Event // newest first
+	silent        error         // why the daemon tells of no knocks; nil: it does
 
 	focus  pane
 	zoomed bool              // the pane that has the focus fills the screen
@@ -87,6 +88,7 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			return m, askLater(msg.took)
 		}
 	case knocksMsg:
+		m.silent = msg.err
 		if m.paused {
 			m.held.add(msg)
 		} else {

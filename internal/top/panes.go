@@ -37,27 +37,41 @@ type row struct {
 	grant  *admin.Grant        // that it is about, if it is about one
 }
 
+// maxRows is how many rows of a pane can be looked at. The filter finds others.
+const maxRows = 1000
+
 // title returns what stands above a pane.
 func (m *model) title(p pane) string {
-	filtered := func(shown, all int) string {
-		if m.filter == "" {
-			return strconv.Itoa(all)
-		}
-		return fmt.Sprintf("%d of %d", shown, all)
-	}
 	switch p {
 	case knocksPane:
+		if m.silent != nil && m.gone == nil {
+			return "KNOCKS ARE NOT TOLD: " + tty.Clean(m.silent.Error())
+		}
 		return "KNOCKS"
 	case grantsPane:
-		return "WHO IS IN " + filtered(len(m.rows(p)), len(m.grants))
+		return "WHO IS IN " + howMany(m, m.grants, func(g admin.Grant) string { return g.Client })
 	case clientsPane:
-		return "ON THE WAY " + filtered(len(m.rows(p)), len(m.clients))
+		return "ON THE WAY " + howMany(m, m.clients, func(c admin.Client) string { return c.Client })
 	case doorsPane:
 		return fmt.Sprintf("DOORS %d", len(m.status.Doors))
 	case bansPane:
-		return "BANNED " + filtered(len(m.rows(p)), len(m.bans))
+		return "BANNED " + howMany(m, m.bans, func(b admin.Ban) string { return b.Client })
 	}
 	return "KNOCKS: THIS MINUTE, LAST, HOUR"
+}
+
+// howMany says how many there are, and how many of them the filter lets through.
+func howMany[T any](m *model, all []T, client func(T) string) string {
+	if m.filter == "" {
+		return strconv.Itoa(len(all))
+	}
+	shown := 0
+	for _, one := range all {
+		if m.shows(client(one)) {
+			shown++
+		}
+	}
+	return fmt.Sprintf("%d of %d", shown, len(all))
 }
 
 // rows returns the lines of a pane that the filter lets through.
@@ -123,6 +137,8 @@ func (m *model) grantRows() (rows []row) {
 	for _, g := range m.grants {
 		if !m.shows(g.Client) {
 			continue
+		} else if len(rows) == maxRows {
+			break
 		}
 		who := g.User
 		switch {
@@ -177,7 +193,9 @@ func size(n uint64) string {
 
 func (m *model) clientRows() (rows []row) {
 	for _, c := range m.clients {
-		if m.shows(c.Client) {
+		if len(rows) == maxRows {
+			break
+		} else if m.shows(c.Client) {
 			rows = append(rows, row{
 				key: c.Client + " " + c.Sequence, client: clientOf(c.Client),
 				cells: []string{tty.Left(c.ExpiresAt.Sub(m.now)), fmt.Sprintf("%d/%d", c.Step, c.Steps), c.Sequence, c.Client},
@@ -204,7 +222,9 @@ func (m *model) doorRows() (rows []row) {
 
 func (m *model) banRows() (rows []row) {
 	for _, b := range m.bans {
-		if m.shows(b.Client) {
+		if len(rows) == maxRows {
+			break
+		} else if m.shows(b.Client) {
 			rows = append(rows, row{key: b.Client, client: clientOf(b.Client), cells: []string{tty.Left(m.left(b.Remaining)), b.Client}})
 		}
 	}

@@ -444,6 +444,35 @@ func TestTheDaemonMayGoAndComeBack(t *testing.T) {
 	mustNotShow(t, m, "is back")
 }
 
+func TestADaemonThatTellsOfNoKnocksIsToldOf(t *testing.T) {
+	m, _ := started(t)
+	m.Update(knocksMsg{err: errors.New("too many readers\x1b[2J")})
+	mustShow(t, m, "> KNOCKS ARE NOT TOLD: too many readers [2J ---")
+	m.Update(knocksMsg{})
+	mustShow(t, m, "> KNOCKS ---")
+}
+
+func TestWhatIsDrawnOfManyClientsIsBounded(t *testing.T) {
+	m, _ := started(t)
+	s := busy()
+	for i := range 3 * maxRows {
+		client := fmt.Sprintf("10.0.%d.%d", i/256, i%256)
+		s.clients = append(s.clients, admin.Client{Client: client})
+		s.grants = append(s.grants, admin.Grant{ID: client, Client: client})
+		s.bans = append(s.bans, admin.Ban{Client: client})
+	}
+	m.Update(snapshotMsg{snapshot: s})
+	for _, p := range []pane{clientsPane, grantsPane, bansPane} {
+		if n := len(m.rows(p)); n != maxRows {
+			t.Errorf("%s: %d rows", m.title(p), n)
+		}
+	}
+	mustShow(t, m, "ON THE WAY 3002 ")
+	m.filter = "10.0.11.8"
+	mustShow(t, m, "ON THE WAY 11 of 3002 ")
+	mustShow(t, m, "0s 10.0.11.8 ")
+}
+
 // An answer that was overtaken by a later one is not shown.
 func TestAnOldAnswerDoesNotReplaceALaterOne(t *testing.T) {
 	m, _ := started(t)
@@ -546,13 +575,14 @@ func TestTheFeed(t *testing.T) {
 		}}
 		f := newFeed()
 		go f.run(ctx, d)
+		if msg := f.next(ctx)().(knocksMsg); !errors.Is(msg.err, admin.ErrNoDaemon) || len(msg.knocks) > 0 {
+			t.Errorf("without a daemon: %+v", msg)
+		}
 		msg := f.next(ctx)().(knocksMsg)
-		if times != 2 || len(msg.knocks) != keptKnocks || msg.skipped != 3 || msg.knocks[0].ID != "3" {
+		if times != 2 || msg.err != nil || len(msg.knocks) != keptKnocks || msg.skipped != 3 || msg.knocks[0].ID != "3" {
 			t.Errorf("%d times, %d knocks from %+v, %d skipped", times, len(msg.knocks), msg.knocks[0], msg.skipped)
 		}
 		cancel()
-		if msg := f.next(ctx)(); msg != nil {
-			t.Errorf("after the end: %v", msg)
-		}
+		synctest.Wait()
 	})
 }

@@ -165,11 +165,14 @@ func (m *model) header() []string {
 		guard = m.Colours.Yellow("not guarded")
 	}
 	parts := []string{m.Colours.Bold("webknock " + tty.Clean(s.Version)), state}
-	if m.paused {
-		parts = append(parts, m.Colours.Yellow(fmt.Sprintf("paused, %d knocks wait", len(m.held.knocks.knocks))))
-	}
 	if s.State != "" && m.gone == nil {
-		parts = append(parts, guard, "up "+tty.Long(m.now.Sub(s.StartedAt)), fmt.Sprintf("%d knocks this minute", m.knocksNow()))
+		parts = append(parts, guard)
+	}
+	switch {
+	case m.paused:
+		parts = append(parts, m.Colours.Yellow(fmt.Sprintf("paused, %d knocks wait", len(m.held.knocks.knocks))))
+	case s.State != "" && m.gone == nil:
+		parts = append(parts, "up "+tty.Long(m.now.Sub(s.StartedAt)), fmt.Sprintf("%d knocks this minute", m.knocksNow()))
 	}
 	line := strings.Join(parts, "  ")
 	clock := m.now.Local().Format(time.TimeOnly)

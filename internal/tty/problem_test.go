@@ -1,6 +1,10 @@
 package tty
 
-import "testing"
+import (
+	"os"
+	"strings"
+	"testing"
+)
 
 func TestAProblemSaysWhatToDo(t *testing.T) {
 	for _, tt := range [][3]string{
@@ -14,5 +18,24 @@ func TestAProblemSaysWhatToDo(t *testing.T) {
 		if what, todo := Problem(tt[0]); what != tt[1] || todo != tt[2] {
 			t.Errorf("Problem(%q) is %q, %q", tt[0], what, todo)
 		}
+	}
+}
+
+// The page and the commands give the same advice.
+func TestThePageHasTheSameAdvice(t *testing.T) {
+	page, err := os.ReadFile("../../httpd/admin/page/files/words.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	for _, a := range advice {
+		at := strings.Index(string(page), "[/"+a.about.String()+"/, '")
+		if at < last {
+			t.Errorf("words.js does not look for %s, or at another place", a.about)
+		}
+		last = at
+	}
+	if n := strings.Count(string(page), "\n\t[/"); n != len(advice) {
+		t.Errorf("words.js has %d, want %d", n, len(advice))
 	}
 }
