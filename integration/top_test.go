@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 type screen struct {
 	t        testing.TB
 	file     *os.File
+	mu       sync.Mutex // held while the emulator's cells are looked at or changed
 	emulator *vt.SafeEmulator
 	more     chan struct{} // something was written
 	ended    chan error
@@ -53,16 +55,19 @@ func (w *world) show(columns, lines int, args ...string) *screen {
 
 // Write has the terminal show what the command writes.
 func (s *screen) Write(p []byte) (int, error) {
-	defer func() {
-		select {
-		case s.more <- struct{}{}:
-		default:
-		}
-	}()
-	return s.emulator.Write(p)
+	s.mu.Lock()
+	n, err := s.emulator.Write(p)
+	s.mu.Unlock()
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+	return n, err
 }
 
 func (s *screen) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var lines []string
 	for y := range s.emulator.Height() {
 		var line strings.Builder
@@ -147,7 +152,9 @@ func TestTopShowsWhoKnocksAndWhoIsIn(t *testing.T) {
 	s.wait(`^  \d\d:\d\d:\d\d ` + malloryIP + ` +:8080 missed    matches no step$`)
 
 	// It follows the size of the terminal.
+	s.mu.Lock()
 	s.emulator.Resize(50, 10)
+	s.mu.Unlock()
 	if err := pty.Setsize(s.file, &pty.Winsize{Cols: 50, Rows: 10}); err != nil {
 		t.Fatal(err)
 	}
