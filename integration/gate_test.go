@@ -260,14 +260,16 @@ func TestASSHSessionLivesOnAfterTheDoorCloses(t *testing.T) {
 }
 
 // sshd runs a real sshd on the server, with a key that is let in.
-func (w *world) sshd() {
+func (w *world) sshd() { w.sshdWith("") }
+
+func (w *world) sshdWith(more string) {
 	w.t.Helper()
 	for _, name := range []string{"key", "host"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(w.dir, name)).CombinedOutput(); err != nil {
 			w.t.Fatalf("ssh-keygen: %v\n%s", err, out)
 		}
 	}
-	config := fmt.Sprintf("HostKey %s/host\nAuthorizedKeysFile %s/key.pub\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n", w.dir, w.dir)
+	config := fmt.Sprintf("HostKey %s/host\nAuthorizedKeysFile %s/key.pub\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n", w.dir, w.dir) + more
 	if err := os.WriteFile(filepath.Join(w.dir, "sshd_config"), []byte(config), 0o600); err != nil {
 		w.t.Fatal(err)
 	}

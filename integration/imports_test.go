@@ -56,6 +56,7 @@ var may = map[string][]string{
 	"webknock/internal/suggest":       {},
 	"webknock/internal/top":           {"webknock/httpd/admin", "webknock/internal/tty"},
 	"webknock/internal/tty":           {},
+	"webknock/internal/setup":         {},
 	"webknock/internal/store":         {"webknock/internal/atomicfile"},
 	"webknock/internal/history":       {"webknock/firewall", "webknock/internal/store"},
 	"webknock/internal/atomicfile":    {},

@@ -41,7 +41,7 @@ func newHash(a *app) *cobra.Command {
 			var path string
 			switch {
 			case random:
-				path = randomPath()
+				path = randomPath(16)
 			case args[0] == "-":
 				var err error
 				if path, err = readPath(c.InOrStdin()); err != nil {
@@ -94,9 +94,9 @@ func validatePath(path string) error {
 // readable has 32 letters and digits. It lacks l, o, 0 and 1, which look alike in many fonts.
 const readable = "abcdefghijkmnpqrstuvwxyz23456789"
 
-// randomPath returns a path of 128 random bits.
-func randomPath() string {
-	var bits [16]byte
-	rand.Read(bits[:]) // never fails
-	return "/" + base32.NewEncoding(readable).WithPadding(base32.NoPadding).EncodeToString(bits[:])
+// randomPath returns a path of n random bytes.
+func randomPath(n int) string {
+	bits := make([]byte, n)
+	rand.Read(bits) // never fails
+	return "/" + base32.NewEncoding(readable).WithPadding(base32.NoPadding).EncodeToString(bits)
 }

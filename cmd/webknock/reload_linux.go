@@ -78,17 +78,3 @@ func (t *trialTime) Set(text string) error {
 	*t = trialTime(d)
 	return nil
 }
-
-func newConfirm(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "confirm",
-		Short: "Confirm a start or a reload that would be undone otherwise",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := a.api().Confirm(c.Context()); err != nil {
-				return err
-			}
-			return a.done(c.OutOrStdout(), "confirmed", result{"confirmed"})
-		},
-	}
-}

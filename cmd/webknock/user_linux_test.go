@@ -252,7 +252,7 @@ func picture(rows []string, width int) image.Image {
 func TestRandomPathsDiffer(t *testing.T) {
 	seen := map[string]bool{}
 	for range 100 {
-		path := randomPath()
+		path := randomPath(16)
 		if seen[path] || validatePath(path) != nil || len(path) != 27 {
 			t.Fatalf("%q", path)
 		}

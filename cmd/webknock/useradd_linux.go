@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -119,12 +121,8 @@ func addUser(configFile string, u config.User) (notes []string, err error) {
 	if note != "" {
 		notes = append(notes, note)
 	}
-	line := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(u.Secret) + "\n"
-	switch err := atomicfile.Create(u.File, []byte(line), uid, gid); {
-	case errors.Is(err, os.ErrExist):
-		return nil, fmt.Errorf("%s is there already, and a secret is never overwritten (another --file, or remove it)", u.File)
-	case err != nil:
-		return nil, fmt.Errorf("write the secret: %w", err)
+	if err := writeSecret(u, uid, gid); err != nil {
+		return nil, err
 	}
 	if !byHand {
 		err = atomicfile.Replace(configFile, text)
@@ -138,6 +136,18 @@ func addUser(configFile string, u config.User) (notes []string, err error) {
 	}
 	notes = append(notes, fmt.Sprintf("%s is one of the users of %s; %s", u.Name, configFile, reloadHint))
 	return append(notes, useOfCodes(cfg, u.Name)), nil
+}
+
+// writeSecret writes a user's secret to a new file.
+func writeSecret(u config.User, uid, gid int) error {
+	line := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(u.Secret) + "\n"
+	switch err := atomicfile.Create(u.File, []byte(line), uid, gid); {
+	case errors.Is(err, os.ErrExist):
+		return fmt.Errorf("%s is there already, and a secret is never overwritten (another --file, or remove it)", u.File)
+	case err != nil:
+		return fmt.Errorf("write the secret: %w", err)
+	}
+	return nil
 }
 
 // useOfCodes says which steps take a user's codes.
@@ -165,6 +175,11 @@ func secretOwner(state string) (uid, gid int, note string, err error) {
 	info, err := os.Stat(state)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		if state == packageState {
+			if uid, gid, note := daemonUser(); note == "" {
+				return uid, gid, "", nil
+			}
+		}
 		return -1, -1, fmt.Sprintf("%s is not there yet, so the secret is yours: a daemon that runs as another user needs it (chown)", state), nil
 	case err != nil:
 		return 0, 0, "", fmt.Errorf("find the daemon's user: %w", err)
@@ -177,4 +192,26 @@ func secretOwner(state string) (uid, gid int, note string, err error) {
 		return -1, -1, fmt.Sprintf("%s is another user's: if that is the daemon's, it cannot read your secret (run this as root)", state), nil
 	}
 	return int(owner.Uid), int(owner.Gid), "", nil
+}
+
+// packageState is the state directory that the unit makes, for its user.
+const packageState = "/var/lib/webknock"
+
+// daemonUser returns the user and the group as which the unit runs the daemon, or -1 for
+// those of this process. The note says why.
+func daemonUser() (uid, gid int, note string) {
+	if os.Geteuid() != 0 {
+		return -1, -1, "you are not root, so what is written is yours: a daemon that runs as another user cannot read it"
+	}
+	u, err := user.Lookup("webknock")
+	if err == nil {
+		uid, err = strconv.Atoi(u.Uid)
+	}
+	if err == nil {
+		gid, err = strconv.Atoi(u.Gid)
+	}
+	if err != nil {
+		return -1, -1, "there is no user webknock, so what is written is root's alone (the package makes one, or systemd-sysusers)"
+	}
+	return uid, gid, ""
 }
