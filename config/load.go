@@ -2,7 +2,9 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +25,9 @@ func Load(file string) (*Config, error) {
 		return nil, fmt.Errorf("read the configuration: %w (write one, or name it with --config)", err)
 	}
 	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("read the configuration: %w (as root; or for the daemon's user: chgrp webknock %s; chmod g+r %s)", err, file, file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -143,7 +148,7 @@ func variable(key string) string {
 // misspelt warns of variables whose name is nearly that of one of webknock's.
 // Such a variable changes nothing.
 func misspelt(environ []string) (warnings Errors) {
-	known := []string{"WEBKNOCK_CONFIG", "WEBKNOCK_SOCKET", "WEBKNOCK_STATE", "WEBKNOCK_CONFIRM", "WEBKNOCK_PASSPHRASE"}
+	known := []string{"WEBKNOCK_CONFIG", "WEBKNOCK_SOCKET", "WEBKNOCK_STATE", "WEBKNOCK_CONFIRM", "WEBKNOCK_PASSPHRASE", "WEBKNOCK_BOOT_ID"}
 	for _, s := range settings() {
 		known = append(known, variable(s.key))
 	}

@@ -49,9 +49,20 @@ func (b *Backend) Asleep() time.Duration { return BootTime() - readClock(unix.CL
 func BootID() string { return bootID }
 
 var bootID = func() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it, all boots look the same
-	return string(id[:min(len(id), 8)])
+	id, _ := thisBoot() // without it, all boots look the same
+	return id[:min(len(id), 8)]
 }()
+
+// thisBoot returns the ID of this boot of the machine, as /proc has it. In a container,
+// another mount of /proc than that of its start may have the ID of its host's boot: the
+// unit's sandbox may make such a mount, and sets WEBKNOCK_BOOT_ID, as sd-id128(3) writes it.
+func thisBoot() (string, error) {
+	if id := os.Getenv("WEBKNOCK_BOOT_ID"); len(id) == 32 && strings.Trim(id, "0123456789abcdef") == "" {
+		return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-"), nil
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
 
 // comment returns the comment of a grant's element. A thousand may be written in one
 // transaction, so it takes one allocation.

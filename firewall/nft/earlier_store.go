@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -39,11 +37,11 @@ const sessionsVersion = 1
 
 // boot identifies this boot of the machine and this network namespace.
 func boot() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id, err := thisBoot()
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(id)) + " " + namespace()
+	return id + " " + namespace()
 }
 
 // namespace identifies the network namespace. No other gets the same identity until the next

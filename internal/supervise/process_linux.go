@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -53,8 +54,12 @@ func Start(c seam.Configuration, k seam.Keeper, log *slog.Logger) (Process, erro
 		return nil, err
 	}
 	defer stderr.Close()
+	args := append([]string{"front"}, Arguments(NeedsOf(c))...)
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		args = append(args, "--debug")
+	}
 	process, err := confine.Start(confine.Command{
-		Args: append([]string{"front"}, Arguments(NeedsOf(c))...), Environment: environment(), Files: []*os.File{theirs}, Stderr: stderr,
+		Args: args, Environment: environment(), Files: []*os.File{theirs}, Stderr: stderr,
 	})
 	if err != nil {
 		ours.Close()

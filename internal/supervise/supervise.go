@@ -62,7 +62,8 @@ type Front struct {
 	configuring sync.Mutex
 	prepared    *prepared // nil: nothing waits for Commit or Abort
 	stopped     bool
-	crashes     int // processes that have ended soon after their start, one after the other
+	warned      []string // of what the latest process could not give up
+	crashes     int      // processes that have ended soon after their start, one after the other
 
 	stating sync.Mutex              // held while a process is asked for its state
 	running atomic.Pointer[process] // nil: there is none; becomes nil under mu
@@ -109,6 +110,12 @@ func (f *Front) start(s setting) (*process, error) {
 	p, err := f.options.Start(s.configuration, f.options.Keeper, f.log)
 	if err != nil {
 		return nil, fmt.Errorf("start the front: %w", err)
+	}
+	if warnings := p.Info().Warnings; !slices.Equal(warnings, f.warned) {
+		for _, w := range warnings {
+			f.log.Warn("the front is less confined than it could be", "why", w)
+		}
+		f.warned = warnings
 	}
 	return &process{Process: p, since: time.Now()}, nil
 }
