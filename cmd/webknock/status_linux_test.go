@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,7 @@ import (
 
 // busy is the status of a host that has something of everything.
 func busy() statusView {
-	s, _ := steady{}.Status(context.Background())
+	s, _ := steady{}.Status(nil)
 	confirmBy := noon.Add(90 * time.Second)
 	s.Problems = admin.List[string]{
 		"the file on disk is not what runs, because it has errors that were found when it was read again (mend it, then webknock reload)",

@@ -395,7 +395,7 @@ func TestOnlyTheOldestAreRemoved(t *testing.T) {
 		if got := reasons(); len(got) != 5 {
 			t.Errorf("as old as they may be: %q", got)
 		}
-		time.Sleep(time.Nanosecond)
+		time.Sleep(1)
 		mustWrite(t, l)
 		if got := reasons(); !slices.Equal(got, []string{"6"}) {
 			t.Errorf("too old: %q", got)
@@ -437,7 +437,7 @@ func TestWhatWaitsIsWrittenInGroups(t *testing.T) {
 		time.Sleep(groupDelay - 1)
 		synctest.Wait()
 		mustList(t, f, Filter{})
-		time.Sleep(time.Nanosecond)
+		time.Sleep(1)
 		synctest.Wait()
 		mustList(t, f, Filter{}, "reload 12:00:00", "repair 12:00:00")
 		l.Add(Entry{Time: noon, Event: Repair})
