@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -136,6 +138,24 @@ func Prepare(l *net.TCPListener) error {
 		return fmt.Errorf("listen on %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// Restore is Prepare for a socket that another process has had, which may have changed
+// its options, or have it listen no more.
+func Restore(raw syscall.RawConn) error { return control(raw, restore) }
+
+func restore(fd int) error {
+	if err := prepare(fd); err != nil {
+		return err
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || listens != 0 {
+		return err
+	}
+	// It may be connected: connect(2) to no family ends that.
+	nowhere := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nowhere)), unsafe.Sizeof(nowhere))
+	return unix.Listen(fd, math.MaxInt32) // the kernel cuts that to somaxconn
 }
 
 // Receive is Listen on a socket that Bind has bound, or Prepare has prepared,

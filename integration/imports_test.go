@@ -47,7 +47,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/confine":       {},
 	"webknock/internal/metrics":       {"webknock/internal/event"},
-	"webknock/internal/supervise":     {"webknock/firewall", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/seam", "webknock/internal/seam/wire"},
+	"webknock/internal/supervise":     {"webknock/firewall", "webknock/httpd", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/seam", "webknock/internal/seam/wire"},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},

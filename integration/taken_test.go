@@ -273,6 +273,26 @@ func (w *taken) settledOver() {
 	w.grants()
 }
 
+// The listening sockets are the keeper's as well: what a front does to them must not
+// outlast it.
+func TestAFrontThatWasTakenOverLeavesTheListeningSocketsAsTheyWere(t *testing.T) {
+	for _, by := range []string{"shutdown", "half a shutdown", "disconnect", "filter", "device", "hops", "linger", "block", "connect"} {
+		t.Run(by, func(t *testing.T) {
+			w := takeOver(t)
+			w.listenOn(w.mallory, 7000)
+			t.Log(w.do("spoil", "by", by, "to", malloryIP+":7000"))
+			before, _, _, _ := w.process("front")
+			syscall.Kill(before, syscall.SIGKILL)
+			until(t, "another front", func() bool {
+				pid, _, _, _ := w.process("front")
+				return pid != 0 && pid != before
+			})
+			w.knock(w.alice, serverIP, "/a", "/b", "/c")
+			w.mustBecome("ssh " + aliceIP)
+		})
+	}
+}
+
 // A front that breaks the rules of the seam is ended, and another one takes its place.
 func TestAFrontThatBreaksTheRulesIsReplaced(t *testing.T) {
 	w := takeOver(t)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -53,6 +55,52 @@ func (t *taken) Complete(c seam.Completion) {
 		}
 		t.log.Info("anything", "act", act, "number", arguments.Get("number"), "result", result)
 	}()
+}
+
+// spoil does something to all listening sockets that would outlast this process.
+func spoil(by, to string) (result string, err error) {
+	spoilt := 0
+	for fd := 0; fd < 256; fd++ {
+		if listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+			continue
+		}
+		switch by {
+		case "shutdown":
+			err = unix.Shutdown(fd, unix.SHUT_RDWR)
+		case "half a shutdown":
+			err = unix.Shutdown(fd, unix.SHUT_RD)
+		case "disconnect":
+			_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unix.RawSockaddr{Family: unix.AF_UNSPEC})), 16)
+			if errno != 0 {
+				err = errno
+			}
+		case "filter":
+			none := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+			err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none[0]})
+		case "device":
+			err = unix.BindToDevice(fd, "lo")
+		case "hops":
+			err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, 255), unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, 255))
+		case "linger":
+			err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+		case "block":
+			err = unix.SetNonblock(fd, false)
+		case "connect": // without connect(2), by the first data of TCP Fast Open
+			addr := netip.MustParseAddrPort(to)
+			at := unix.SockaddrInet6{Port: int(addr.Port()), Addr: netip.AddrFrom16(addr.Addr().As16()).As16()}
+			err = errors.Join(unix.Shutdown(fd, unix.SHUT_RD), unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, &at))
+		default:
+			err = fmt.Errorf("no way %q", by)
+		}
+		if err != nil {
+			return "", err
+		}
+		spoilt++
+	}
+	if spoilt == 0 {
+		return "", errors.New("no socket listens")
+	}
+	return fmt.Sprint(spoilt), nil
 }
 
 func (t *taken) do(act string, argument func(string) string) (result string, err error) {
@@ -116,6 +164,8 @@ func (t *taken) do(act string, argument func(string) string) (result string, err
 	case "code":
 		_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
 		return "", err
+	case "spoil": // the listening sockets, which the keeper has too
+		return spoil(argument("by"), argument("to"))
 	case "crash":
 		go func() { panic("taken over") }()
 		return "", nil

@@ -54,6 +54,11 @@ func confined(needs string) {
 		results["connect"] = fmt.Sprint(err)
 		_, err = net.DialTimeout("tcp", "127.0.0.1:9", time.Second)
 		results["connect elsewhere"] = fmt.Sprint(err)
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			panic(err)
+		}
+		results["connect elsewhere by data"] = fmt.Sprint(unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}))
 	}
 	json.NewEncoder(out).Encode(results)
 	io.Copy(io.Discard, os.NewFile(5, "wait")) // is looked at from outside
@@ -82,26 +87,37 @@ func made(family, kind, protocol int) error {
 // attempts must all fail. Some need no privileges, so that only the confinement
 // stops them.
 var attempts = map[string]func() error{
-	"execute":           func() error { return exec.Command("/bin/true").Run() },
-	"execve":            func() error { return syscall.Exec("/bin/true", []string{"true"}, nil) },
-	"fork":              func() error { return call(unix.SYS_CLONE, uintptr(unix.SIGCHLD)) },
-	"clone3":            func() error { return call(unix.SYS_CLONE3, 0, 0) },
-	"read passwd":       func() error { return opened("/etc/passwd", os.O_RDONLY) },
-	"read shadow":       func() error { return opened("/etc/shadow", os.O_RDONLY) },
-	"read own memory":   func() error { return opened("/proc/self/mem", os.O_RDWR) },
-	"read its keeper":   func() error { return opened(fmt.Sprintf("/proc/%d/environ", os.Getppid()), os.O_RDONLY) },
-	"list /":            func() error { return opened("/", os.O_RDONLY) },
-	"create a file":     func() error { return opened("/tmp/confined", os.O_CREATE|os.O_WRONLY) },
-	"symlink":           func() error { return os.Symlink("/", "/tmp/confined") },
-	"chmod":             func() error { return os.Chmod("/tmp", 0o700) },
-	"netlink":           func() error { return made(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER) },
-	"packet socket":     func() error { return made(unix.AF_PACKET, unix.SOCK_RAW, 0) },
-	"raw socket":        func() error { return made(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
-	"unix socket":       func() error { return made(unix.AF_UNIX, unix.SOCK_STREAM, 0) },
-	"mptcp socket":      func() error { return made(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP) },
-	"udp socket":        func() error { return made(unix.AF_INET, unix.SOCK_DGRAM, 0) },
-	"listen":            func() error { return unix.Listen(4, 1) },
-	"bind":              func() error { return unix.Bind(4, &unix.SockaddrInet4{}) },
+	"execute":             func() error { return exec.Command("/bin/true").Run() },
+	"execve":              func() error { return syscall.Exec("/bin/true", []string{"true"}, nil) },
+	"fork":                func() error { return call(unix.SYS_CLONE, uintptr(unix.SIGCHLD)) },
+	"clone3":              func() error { return call(unix.SYS_CLONE3, 0, 0) },
+	"read passwd":         func() error { return opened("/etc/passwd", os.O_RDONLY) },
+	"read shadow":         func() error { return opened("/etc/shadow", os.O_RDONLY) },
+	"read own memory":     func() error { return opened("/proc/self/mem", os.O_RDWR) },
+	"read its keeper":     func() error { return opened(fmt.Sprintf("/proc/%d/environ", os.Getppid()), os.O_RDONLY) },
+	"list /":              func() error { return opened("/", os.O_RDONLY) },
+	"create a file":       func() error { return opened("/tmp/confined", os.O_CREATE|os.O_WRONLY) },
+	"symlink":             func() error { return os.Symlink("/", "/tmp/confined") },
+	"chmod":               func() error { return os.Chmod("/tmp", 0o700) },
+	"netlink":             func() error { return made(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER) },
+	"packet socket":       func() error { return made(unix.AF_PACKET, unix.SOCK_RAW, 0) },
+	"raw socket":          func() error { return made(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
+	"unix socket":         func() error { return made(unix.AF_UNIX, unix.SOCK_STREAM, 0) },
+	"mptcp socket":        func() error { return made(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP) },
+	"udp socket":          func() error { return made(unix.AF_INET, unix.SOCK_DGRAM, 0) },
+	"listen":              func() error { return unix.Listen(4, 1) },
+	"bind":                func() error { return unix.Bind(4, &unix.SockaddrInet4{}) },
+	"end listening":       func() error { return unix.Shutdown(4, unix.SHUT_RDWR) },
+	"end half of it":      func() error { return unix.Shutdown(4, unix.SHUT_RD) },
+	"bind to a device":    func() error { return unix.BindToDevice(4, "lo") },
+	"filter packets":      func() error { return call(unix.SYS_SETSOCKOPT, 4, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, 0, 0) },
+	"lock a filter":       func() error { return unix.SetsockoptInt(4, unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 0) },
+	"ask for hops":        func() error { return unix.SetsockoptInt(4, unix.IPPROTO_IP, unix.IP_MINTTL, 0) },
+	"defer what is heard": func() error { return unix.SetsockoptInt(4, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 0) },
+	"connect by data": func() error {
+		return unix.Sendto(4, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
+	},
+	"send a descriptor": func() error { return unix.Sendmsg(3, []byte{0}, unix.UnixRights(4), nil, 0) },
 	"signal the keeper": func() error { return unix.Kill(os.Getppid(), 0) },
 	"signal its thread": func() error { return unix.Tgkill(os.Getppid(), os.Getppid(), 0) },
 	"ptrace":            func() error { return unix.PtraceAttach(os.Getppid()) },
@@ -291,6 +307,9 @@ func TestAConfinedProcessConnectsWhereItMust(t *testing.T) {
 	}
 	if got := results["connect elsewhere"]; !strings.Contains(got, "permission denied") {
 		t.Errorf("elsewhere: %s", got)
+	}
+	if got := results["connect elsewhere by data"]; !strings.Contains(got, "not permitted") {
+		t.Errorf("elsewhere, without connect(2): %s", got)
 	}
 	for _, what := range []string{"udp socket", "mptcp socket", "raw socket", "netlink", "unix socket", "listen", "bind", "execute", "read passwd"} {
 		if results[what] == "<nil>" {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"webknock/firewall"
+	"webknock/httpd"
 	"webknock/internal/confine"
 	"webknock/internal/event"
 	"webknock/internal/seam"
@@ -107,6 +108,7 @@ var errDown = errors.New("the front has ended, and is being started again")
 
 // start starts a process for a setting.
 func (f *Front) start(s setting) (*process, error) {
+	f.restore(s)
 	p, err := f.options.Start(s.configuration, f.options.Keeper, f.log)
 	if err != nil {
 		return nil, fmt.Errorf("start the front: %w", err)
@@ -118,6 +120,22 @@ func (f *Front) start(s setting) (*process, error) {
 		f.warned = warnings
 	}
 	return &process{Process: p, since: time.Now()}, nil
+}
+
+// restore undoes what a process has done to the sockets, which it shared.
+func (f *Front) restore(s setting) {
+	for _, socket := range s.sockets {
+		if socket.File == nil { // in tests
+			continue
+		}
+		raw, err := socket.File.SyscallConn()
+		if err == nil {
+			err = httpd.Restore(raw)
+		}
+		if err != nil {
+			f.log.Error("nobody can knock there: the socket does not listen", "listener", socket.Address, "error", err)
+		}
+	}
 }
 
 // Prepare implements seam.Front.
@@ -230,6 +248,7 @@ func (f *Front) end(p *process) bool {
 // bringUp makes a process the one that runs, for a caller that holds f.configuring. It
 // has prepared the setting in force. It reports whether it runs.
 func (f *Front) bringUp(ctx context.Context, p *process, s setting) bool {
+	f.restore(s)
 	f.mu.Lock()
 	challenges, watched := f.challenges, f.watched
 	f.mu.Unlock()
