@@ -326,6 +326,43 @@ func TestAProcessEndsAndSaysHow(t *testing.T) {
 	}
 }
 
+// Who starts a process gives up nothing itself, on no thread that goes on.
+func TestWhoStartsAProcessKeepsItsPower(t *testing.T) {
+	before, err := Examine(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var processes []*Process
+	for range 10 {
+		p, _, _ := try(t, Needs{})
+		processes = append(processes, p)
+		if now, err := Examine(os.Getpid()); err != nil || now.Capabilities != before.Capabilities || now.Bounding != before.Bounding || now.NoNewPrivs != before.NoNewPrivs {
+			t.Fatalf("it has become %+v, %v, from %+v", now, err, before)
+		}
+	}
+	for _, p := range processes {
+		p.Kill()
+	}
+	restricted := func() (n int) {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, task := range tasks {
+			text, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/status")
+			if !before.NoNewPrivs && strings.Contains(string(text), "NoNewPrivs:\t1") {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(10 * time.Second); restricted() > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d threads without power are left", restricted())
+		}
+	}
+}
+
 func TestAReportIsOneLine(t *testing.T) {
 	var b bytes.Buffer
 	want := Report{Confined: []string{Landlock}, Warnings: []string{"no\nseccomp"}}

@@ -100,8 +100,7 @@ func (p *Process) start(c Command, credential *syscall.Credential) error {
 	}
 	p.ended = make(chan struct{})
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocks it: the thread ends with this goroutine
+	onItsOwnThread(func() {
 		err := giveUp(&p.Report, credential != nil)
 		if err == nil {
 			err = p.cmd.Start()
@@ -111,12 +110,30 @@ func (p *Process) start(c Command, credential *syscall.Credential) error {
 			p.err = p.cmd.Wait()
 			close(p.ended)
 		}
-	}()
+	})
 	if err := <-started; err != nil {
 		return err
 	}
 	p.PID = p.cmd.Process.Pid
 	return nil
+}
+
+// onItsOwnThread runs f on a thread that does nothing else, and ends with f. That is
+// never the main thread, which would not end, and by which /proc shows the process.
+func onItsOwnThread(f func()) {
+	begun := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			onItsOwnThread(f) // on another one, while this goroutine holds the main thread
+			runtime.UnlockOSThread()
+			close(begun)
+			return
+		}
+		close(begun)
+		f()
+	}()
+	<-begun
 }
 
 // Ended is closed when the process has ended.
