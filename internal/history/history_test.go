@@ -30,8 +30,9 @@ var (
 // file is a store whose writes can be made to fail.
 type file struct {
 	*store.Store
-	mu   sync.Mutex
-	fail error
+	mu     sync.Mutex
+	fail   error
+	during func() // is called while a write is under way
 }
 
 func (f *file) Update(do func(*store.Tx) error) error {
@@ -39,6 +40,9 @@ func (f *file) Update(do func(*store.Tx) error) error {
 	defer f.mu.Unlock()
 	if f.fail != nil {
 		return f.fail
+	}
+	if f.during != nil {
+		f.during()
 	}
 	return f.Store.Update(do)
 }
@@ -237,6 +241,25 @@ func TestMissedEventsAreSaidAndMadeUpFor(t *testing.T) {
 	want := []string{"opened 192.0.2.8 bob bbbb2345", "closed 192.0.2.7 alice aaaa2345 its end was missed", "lost 12 events were missed: more came than could be handled"}
 	if !slices.Equal(events, want) {
 		t.Errorf("got %q, want %q", events, want)
+	}
+}
+
+func TestWhatIsMissedDuringAWriteIsMadeUpForByTheNext(t *testing.T) {
+	f := newFile(t)
+	l := newLog(f, endless, booted)
+	now := time.Now()
+	a := grant("aaaa2345", "alice", "192.0.2.7/32", now)
+	l.Opened(a, now)
+	l.Missed(1, []firewall.Grant{a})
+	f.during = func() {
+		f.during = nil
+		l.Missed(1, nil)
+	}
+	mustWrite(t, l)
+	mustWrite(t, l)
+	got, _ := list(t, f, Filter{Events: []Event{Opened, Closed}})
+	if len(got) != 1 || !strings.HasSuffix(got[0], "192.0.2.7 alice aaaa2345 its end was missed") {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -295,7 +295,7 @@ func (l *Log) writeGroup() (more bool, err error) {
 	if len(l.waiting) > 0 { // running is ahead of the group
 		more, settle = true, settled
 	} else if settle != settled {
-		running = maps.Clone(l.running)
+		running, l.settle = maps.Clone(l.running), settled
 	}
 	l.began = time.Now()
 	l.mu.Unlock()
@@ -340,11 +340,9 @@ func (l *Log) wrote(group []change, lost uint64, settle settling, err error) {
 	l.failing = err
 	if err != nil {
 		l.waiting = append(group, l.waiting...)
+		l.settle = max(l.settle, settle)
 		l.bound()
 		return
 	}
 	l.lost -= lost
-	if settle != settled && settle == l.settle {
-		l.settle = settled
-	}
 }
