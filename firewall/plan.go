@@ -41,7 +41,7 @@ func (p *plan) grantFor(door *Door, r OpenRequest) (Grant, error) {
 	if !runs {
 		p.gate.expire(p.now)
 		if p.gate.count[door.Name]+p.count[door.Name] >= door.MaxGrants {
-			return Grant{}, fmt.Errorf("door %s has its %d grants: %w", door.Name, door.MaxGrants, ErrFull)
+			return Grant{}, fmt.Errorf("door %s is full (max_grants %d): %w", door.Name, door.MaxGrants, ErrFull)
 		}
 		grant = Grant{ID: p.gate.newID(), Door: door.Name, Client: door.Scope(r.Client), Opened: p.now}
 	}

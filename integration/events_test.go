@@ -141,7 +141,7 @@ func TestEventsTellWhatHappensWithoutAGap(t *testing.T) {
 	w.knock(w.mallory, serverIP, "/nothing")
 	w.must("reload")
 	w.must("open", "web", aliceIP)
-	_, again := w.follow("--since", last.ID)
+	_, again := w.follow("--after", last.ID)
 	again.wait("the grant that was opened meanwhile", opened("web"))
 	again.wait("the knock that came meanwhile", func(e told) bool { return e.Client == malloryIP })
 	mustHaveNoGap(t, append([]told{last}, again.events()...))
@@ -154,7 +154,7 @@ func TestEventsTellWhatHappensWithoutAGap(t *testing.T) {
 			t.Errorf("no %s among what happened while nobody read", kind)
 		}
 	}
-	if out := w.must("events", "--kind", "grant.closed,reload", "--since", before[0].ID); strings.Count(out, "\n") != 3 || !strings.Contains(out, "grant.closed") {
+	if out := w.must("events", "--kind", "grant.closed,reload", "--after", before[0].ID); strings.Count(out, "\n") != 3 || !strings.Contains(out, "grant.closed") {
 		t.Errorf("what is kept: %s", out)
 	}
 	if out := w.must("events", "--client", malloryIP, "--door", "ssh"); out != "no events\n" {

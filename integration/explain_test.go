@@ -108,7 +108,7 @@ func TestEachKnockIsExplained(t *testing.T) {
 		{"a step", []func(){get("/a", "/b")}, "", "matched", "three 2/3", "matched step 2 of 3", "step 3 of three is awaited until"},
 		{"a step again", []func(){get("/b")}, "", "matched", "three 2/3", "matched step 2 of 3 once more", "step 3 of three"},
 		{"an ignored path", []func(){get("/favicon.ico")}, "", "ignored", "three 0/3", "ignored path of three", "step 3 of three"},
-		{"a prefetch", []func(){clear("/c", "--header", "Sec-Purpose: prefetch")}, "", "prefetch", " 0/0", "prefetch: a browser sent it ahead of its user", "step 3 of three"},
+		{"a prefetch", []func(){clear("/c", "--header", "Sec-Purpose: prefetch")}, "", "prefetch", " 0/0", "a browser sent it ahead of its user", "step 3 of three"},
 		{"another request", []func(){get("/nothing")}, "", "missed", "three 0/3", "matches no step: starts over (strict), step 3 was awaited", "strict: false"},
 		{"the wrong order", []func(){get("/c")}, "", "missed", "three 3/3", "wrong order: matches step 3, step 1 is awaited", "in their order"},
 		{"too late", []func(){get("/q1"), long, get("/q2")}, "", "missed", "quick 2/2", "0.", "a longer within"},
@@ -128,7 +128,7 @@ func TestEachKnockIsExplained(t *testing.T) {
 		{"a used code", []func(){right}, "", "replayed", "code 1/2", "code used already, ", "each counts once"},
 		{"somebody else's code", []func(){func() { proxied(other, "/k/"+code)() }}, other, "wrong_code", "code 1/2", "code used already, by another client or before a restart", "each counts once"},
 		{"the last step", []func(){get("/a", "/b", "/c"), func() { w.mustBecome("ssh " + aliceIP) }}, "", "completed", "three 3/3", "matched step 3 of 3", "does the client connect from this address"},
-		{"a full door", []func(){proxied(other, "/a"), proxied(other, "/b"), proxied(other, "/c"), func() { w.daemon.wait(t, "not let in") }}, other, "completed", "three 3/3", "matched step 3 of 3, but opened nothing: door full (max_grants): door ssh has its 1 grants", "raise max_grants"},
+		{"a full door", []func(){proxied(other, "/a"), proxied(other, "/b"), proxied(other, "/c"), func() { w.daemon.wait(t, "not let in") }}, other, "completed", "three 3/3", "matched step 3 of 3, but opened nothing: door ssh is full (max_grants 1): no room for another grant", "raise max_grants"},
 		{"a decoy", []func(){proxied(third, "/wp-login.php")}, third, "missed", " 0/0", "matches no step; banned for it, a decoy", "webknock unban " + third},
 		{"a banned client", []func(){proxied(third, "/a")}, third, "banned", " 0/0", "banned until ", "webknock unban " + third},
 	} {

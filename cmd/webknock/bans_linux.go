@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/tty"
 )
 
 func newBans(a *app) *cobra.Command {
@@ -23,7 +24,7 @@ func newBans(a *app) *cobra.Command {
 			}
 			var rows [][]string
 			for _, b := range list.Bans {
-				rows = append(rows, []string{b.Client, seconds(b.Remaining)})
+				rows = append(rows, []string{b.Client, tty.Seconds(b.Remaining)})
 			}
 			return printTable(c.OutOrStdout(), "no bans", []string{"CLIENT", "REMAINING"}, rows)
 		},

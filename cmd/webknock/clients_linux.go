@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"webknock/internal/tty"
 )
 
 func newClients(a *app) *cobra.Command {
@@ -23,7 +25,7 @@ func newClients(a *app) *cobra.Command {
 			var rows [][]string
 			for _, p := range list.Clients {
 				rows = append(rows, []string{
-					p.Client, p.Sequence, fmt.Sprintf("%d of %d", p.Step, p.Steps), seconds(time.Until(p.ExpiresAt).Seconds()),
+					p.Client, p.Sequence, fmt.Sprintf("%d of %d", p.Step, p.Steps), tty.Left(time.Until(p.ExpiresAt)),
 				})
 			}
 			return printTable(c.OutOrStdout(), "no clients in progress", []string{"CLIENT", "SEQUENCE", "STEP", "EXPIRES IN"}, rows)

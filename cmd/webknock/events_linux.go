@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,7 @@ import (
 
 func newEvents(a *app) *cobra.Command {
 	var follow bool
-	var since string
+	var after string
 	var clients []string
 	var q admin.EventQuery
 	c := &cobra.Command{
@@ -25,21 +26,21 @@ func newEvents(a *app) *cobra.Command {
 		Short: "Show what happens: knocks, completions, grants, bans, repairs",
 		Long: "events shows the latest events that the daemon keeps in memory. With --follow it shows what\n" +
 			"happens from now on, until it is interrupted, and goes on with the next daemon after a restart.\n" +
-			"Knocks are kept only while somebody follows them. With --since it begins behind an event. The\n" +
+			"Knocks are kept only while somebody follows them. With --after it begins behind an event. The\n" +
 			"other flags let through what has one of the values named; they can be repeated.",
 		Args: func(c *cobra.Command, args []string) (err error) {
 			if err := cobra.NoArgs(c, args); err != nil {
 				return err
 			}
-			if since != "" {
-				if q.After, err = admin.ParseEventID(since); err != nil {
-					return fmt.Errorf("--since: %w", err)
+			if after != "" {
+				if q.After, err = admin.ParseEventID(after); err != nil {
+					return fmt.Errorf("--after: %w", err)
 				}
 			}
 			for _, text := range clients {
-				p, err := admin.ParseClients(text)
+				p, err := admin.ParseScope(text)
 				if err != nil {
-					return fmt.Errorf("--client: %w", err)
+					return fmt.Errorf("--client: %q is %w", text, err)
 				}
 				q.Clients = append(q.Clients, p)
 			}
@@ -67,12 +68,12 @@ func newEvents(a *app) *cobra.Command {
 		},
 	}
 	flags := c.Flags()
-	flags.BoolVar(&follow, "follow", false, "show what happens from now on")
+	flags.BoolVarP(&follow, "follow", "f", false, "show what happens from now on")
 	flags.StringSliceVar(&q.Kinds, "kind", nil, "only events of this `KIND` (knock, completion, grant.opened …; grant: all of grants)")
 	flags.StringSliceVar(&clients, "client", nil, "only events about this `ADDRESS` or network")
 	flags.StringSliceVar(&q.Sequences, "sequence", nil, "only events of this `SEQUENCE`")
 	flags.StringSliceVar(&q.Doors, "door", nil, "only events of this `DOOR`")
-	flags.StringVar(&since, "since", "", "only events behind the one of this `ID`, as --output json prints it")
+	flags.StringVar(&after, "after", "", "only events behind the one of this `ID`, as --output json prints it")
 	return c
 }
 
@@ -91,16 +92,7 @@ func showEvents(ctx context.Context, a *app, q admin.EventQuery, show func(admin
 
 // eventLine writes an event on a line for people: when, what, who, and the rest.
 func eventLine(e admin.Event, now time.Time) string {
-	at := e.Time.Local()
-	clock := at.Format(time.TimeOnly)
-	if at.Format(time.DateOnly) != now.Local().Format(time.DateOnly) {
-		clock = at.Format(time.DateTime)
-	}
-	client := e.Client
-	if client == "" {
-		client = "-"
-	}
-	line := fmt.Sprintf("%s  %-14s  %-15s  %s", clock, e.Kind, client, strings.Join(eventDetails(e), ", "))
+	line := fmt.Sprintf("%s  %-14s  %-15s  %s", tty.Clock(e.Time, now), e.Kind, cmp.Or(e.Client, "-"), strings.Join(eventDetails(e), ", "))
 	return strings.TrimRight(tty.Clean(line), " ")
 }
 
@@ -153,7 +145,7 @@ func otherDetails(e admin.Event) (parts []string) {
 		add("doors %s", strings.Join(e.Doors, " "))
 	}
 	if !e.ExpiresAt.IsZero() && e.Kind != "grant.closed" {
-		add("until %s", e.ExpiresAt.Local().Format(time.TimeOnly))
+		add("until %s", tty.Clock(e.ExpiresAt, e.Time))
 	}
 	if e.Kind == "completion" {
 		add("sequence %s", e.Sequence)

@@ -53,13 +53,13 @@ const lineWidth = 80
 func printExplanation(w io.Writer, e admin.Explanation, now time.Time) error {
 	var lines []string
 	for _, p := range e.Progress {
-		lines = append(lines, fmt.Sprintf("in progress: %s, %d of %d steps, %s left for the next", p.Sequence, p.Step, p.Steps, seconds(max(0, p.ExpiresAt.Sub(now).Seconds()))))
+		lines = append(lines, fmt.Sprintf("in progress: %s, %d of %d steps, %s left for the next", p.Sequence, p.Step, p.Steps, tty.Left(p.ExpiresAt.Sub(now))))
 	}
 	for _, g := range e.Grants {
-		lines = append(lines, fmt.Sprintf("granted: door %s for another %s (grant %s)", g.Door, seconds(g.Remaining), g.ID))
+		lines = append(lines, fmt.Sprintf("granted: door %s for another %s (grant %s)", g.Door, tty.Seconds(g.Remaining), g.ID))
 	}
 	if e.BannedUntil != nil {
-		lines = append(lines, "banned until "+e.BannedUntil.Local().Format(time.DateTime))
+		lines = append(lines, "banned until "+tty.Clock(*e.BannedUntil, now))
 	}
 	if len(lines) > 0 {
 		lines = append(lines, "")
@@ -85,15 +85,7 @@ func knockLines(knocks []admin.Knock, now time.Time) []string {
 		if k.Path != "" {
 			why += " " + strconv.Quote(k.Path)
 		}
-		rows = append(rows, []string{clock(k.At, now), tty.Clean(k.Listener), k.Outcome, why})
+		rows = append(rows, []string{tty.Clock(k.At, now), tty.Clean(k.Listener), k.Outcome, why})
 	}
 	return tty.Table(rows, lineWidth)
-}
-
-// clock writes when something was, with the date unless it was today.
-func clock(at, now time.Time) string {
-	if at.Local().Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
-		return at.Local().Format(time.TimeOnly)
-	}
-	return at.Local().Format(time.DateTime)
 }

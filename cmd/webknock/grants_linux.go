@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/tty"
 )
 
 func newGrants(a *app) *cobra.Command {
@@ -31,7 +32,7 @@ func printGrants(w io.Writer, grants []admin.Grant) error {
 	var rows [][]string
 	for _, g := range grants {
 		rows = append(rows, []string{
-			g.ID, g.Door, g.Client, seconds(g.Remaining), g.Sequence, g.User,
+			g.ID, g.Door, g.Client, tty.Seconds(g.Remaining), g.Sequence, g.User,
 			strconv.FormatUint(g.Packets, 10), strconv.FormatUint(g.Bytes, 10),
 		})
 	}

@@ -179,13 +179,13 @@ func (l *logWriter) write(entries []admin.HistoryEntry) error {
 	}
 	for _, row := range rows {
 		for i, cell := range row {
-			l.widths[i] = max(l.widths[i], len([]rune(cell)))
+			l.widths[i] = max(l.widths[i], tty.Width(cell))
 		}
 	}
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			fmt.Fprintf(&line, "%-*s ", l.widths[i], cell)
+			line.WriteString(tty.Fit(cell, l.widths[i]) + "  ")
 		}
 		if _, err := fmt.Fprintln(l.w, strings.TrimRight(line.String(), " ")); err != nil {
 			return err
@@ -196,18 +196,16 @@ func (l *logWriter) write(entries []admin.HistoryEntry) error {
 
 // row returns the cells of an entry.
 func (l *logWriter) row(e admin.HistoryEntry) []string {
-	who := e.User
+	who := ""
 	switch {
 	case e.UID != nil:
 		who = fmt.Sprintf("uid %d", *e.UID)
-	case who == "" && e.Sequence != "":
-		who = "[" + e.Sequence + "]"
-	case who == "" && e.Grant != "":
-		who = "admin"
+	case e.User+e.Sequence+e.Grant != "":
+		who = admin.Whose(e.User, e.Sequence)
 	}
 	row := []string{l.clock(e.Time), e.Event, who, e.Client, e.Door, l.what(e)}
 	for i, cell := range row {
-		if cell == "" && i < len(row)-1 {
+		if row[i] = tty.Clean(cell); cell == "" && i < len(row)-1 {
 			row[i] = "-"
 		}
 	}
@@ -221,7 +219,7 @@ func (l *logWriter) what(e admin.HistoryEntry) string {
 		what = append(what, e.ClosedAt.Sub(*e.OpenedAt).Round(time.Second).String())
 	}
 	if e.Bytes != nil {
-		what = append(what, bytesText(*e.Bytes))
+		what = append(what, tty.Bytes(*e.Bytes))
 	}
 	reason := e.Reason
 	if e.Event == "closed" {
@@ -231,14 +229,10 @@ func (l *logWriter) what(e admin.HistoryEntry) string {
 		reason = "done"
 	}
 	if reason != "" {
-		what = append(what, tty.Clean(reason))
+		what = append(what, reason)
 	}
 	if e.ExpiresAt != nil && e.ClosedAt == nil {
-		until := l.clock(*e.ExpiresAt)
-		if e.ExpiresAt.Local().Format(time.DateOnly) == e.Time.Local().Format(time.DateOnly) {
-			until = e.ExpiresAt.Local().Format(time.TimeOnly)
-		}
-		what = append(what, "until "+until)
+		what = append(what, "until "+tty.Clock(*e.ExpiresAt, e.Time))
 	}
 	return strings.Join(what, ", ")
 }
@@ -250,20 +244,4 @@ func (l *logWriter) clock(t time.Time) string {
 		return t.Local().Format("2006-01-02 15:04")
 	}
 	return t.Local().Format(time.Stamp)
-}
-
-// bytesText writes a number of bytes as people read it: 999 B, 1.2 kB, 35 MB.
-func bytesText(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value := float64(n)
-	for _, unit := range []string{"kB", "MB", "GB", "TB", "PB"} {
-		if value /= 1000; value < 9.95 {
-			return fmt.Sprintf("%.1f %s", value, unit)
-		} else if value < 999.5 {
-			return fmt.Sprintf("%.0f %s", value, unit)
-		}
-	}
-	return fmt.Sprintf("%.0f PB", value)
 }

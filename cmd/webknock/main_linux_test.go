@@ -93,11 +93,3 @@ func TestAGrantOverlapsItsAddresses(t *testing.T) {
 		}
 	}
 }
-
-func TestTimeLeftIsRoundedUp(t *testing.T) {
-	for s, want := range map[float64]string{0: "0s", 0.2: "1s", 29.5: "30s", 30: "30s", 61: "1m1s"} {
-		if got := seconds(s); got != want {
-			t.Errorf("seconds(%v) = %s, want %s", s, got, want)
-		}
-	}
-}

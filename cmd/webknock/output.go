@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 )
 
 // printJSON writes a value the way programs and people can read it.
@@ -46,9 +45,4 @@ func printTable(w io.Writer, none string, head []string, rows [][]string) error 
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
-}
-
-// seconds writes a time that is left, in whole seconds.
-func seconds(s float64) string {
-	return (time.Duration(s*float64(time.Second)) + time.Second - 1).Truncate(time.Second).String()
 }

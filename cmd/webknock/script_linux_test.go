@@ -138,7 +138,7 @@ func (steady) History(_ context.Context, q admin.HistoryQuery) (admin.HistoryLis
 	all := []admin.HistoryEntry{ // the latest first
 		{ID: 5, Time: at, Event: "reload", Reason: "w.yaml:6:10: doors[0].ttl: 30 has no unit\nw.yaml:7: x"},
 		{ID: 4, Time: at, Event: "admin", Reason: "reload", UID: &root},
-		{ID: 3, Time: at, Event: "refused", Client: "192.0.2.9", Sequence: "ssh", Door: "ssh", Reason: "door ssh has its 2 grants"},
+		{ID: 3, Time: at, Event: "refused", Client: "192.0.2.9", Sequence: "ssh", Door: "ssh", Reason: "door ssh is full (max_grants 2)"},
 		{ID: 2, Time: end, Event: "closed", Client: "192.0.2.8", Sequence: "ssh", Door: "ssh", Grant: "b", Reason: "expired", OpenedAt: &at, ClosedAt: &end, ExpiresAt: &end, Packets: &packets, Bytes: &sent},
 		{ID: 1, Time: at, Event: "opened", Client: "192.0.2.7", Sequence: "ssh", Door: "ssh", User: "alice", Grant: "a", OpenedAt: &at, ExpiresAt: &end},
 	}

@@ -112,7 +112,7 @@ func (v *statusView) header() (lines []string) {
 		}
 	}
 	if v.ConfirmBy != nil {
-		lines = append(lines, v.colours.Yellow(fmt.Sprintf("undone in %s, at %s, unless webknock confirm follows", tty.Left(v.ConfirmBy.Sub(v.now)), v.ConfirmBy.Local().Format(time.TimeOnly))))
+		lines = append(lines, v.colours.Yellow(fmt.Sprintf("undone in %s, at %s, unless webknock confirm follows", tty.Left(v.ConfirmBy.Sub(v.now)), tty.Clock(*v.ConfirmBy, v.now))))
 	}
 	guard := v.colours.Yellow("not guarded")
 	if v.Firewall.Guarded {
@@ -148,7 +148,7 @@ func (v *statusView) listenerLines() []string {
 func (v *statusView) doorLines() []string {
 	rows := [][]string{{"DOOR", "GRANTS", "TTL", "PORTS"}}
 	for _, d := range v.Doors {
-		ttl := tty.Left(time.Duration(d.TTL * float64(time.Second)))
+		ttl := tty.Seconds(d.TTL)
 		rows = append(rows, []string{tty.Clean(d.Name), fmt.Sprintf("%d of %d", d.Grants, d.MaxGrants), ttl, tty.Clean(strings.Join(d.Ports, " "))})
 	}
 	if len(v.Doors) == 0 {
@@ -168,25 +168,14 @@ func (v *statusView) grantLines(d admin.Door) (lines []string) {
 	slices.SortStableFunc(grants, func(a, b admin.Grant) int { return b.ExpiresAt.Compare(a.ExpiresAt) })
 	var rows [][]string
 	for _, g := range grants[:min(len(grants), shownGrants)] {
-		left := tty.Left(time.Duration(g.Remaining * float64(time.Second)))
-		rows = append(rows, []string{"  " + tty.Clean(g.Client), tty.Clean(whose(g)), left + " left, until " + clock(g.ExpiresAt, v.now)})
+		left := tty.Seconds(g.Remaining)
+		rows = append(rows, []string{"  " + tty.Clean(g.Client), tty.Clean(admin.Whose(g.User, g.Sequence)), left + " left, until " + tty.Clock(g.ExpiresAt, v.now)})
 	}
 	lines = tty.Table(rows, lineWidth)
 	if more := len(grants) - len(rows); more > 0 {
 		lines = append(lines, fmt.Sprintf("  and %d more (webknock grants)", more))
 	}
 	return lines
-}
-
-// whose says by what somebody got a grant.
-func whose(g admin.Grant) string {
-	switch {
-	case g.User != "":
-		return g.User
-	case g.Sequence != "":
-		return "[" + g.Sequence + "]"
-	}
-	return "admin"
 }
 
 func (v *statusView) sequenceLines() []string {
@@ -205,7 +194,7 @@ func (v *statusView) footer() []string {
 		clients = append(clients, fmt.Sprintf("%s %s %d/%d (%s left)", c.Client, c.Sequence, c.Step, c.Steps, tty.Left(c.ExpiresAt.Sub(v.now))))
 	}
 	for _, b := range v.bans[:min(len(v.bans), shownBans)] {
-		bans = append(bans, fmt.Sprintf("%s (%s left)", b.Client, tty.Left(time.Duration(b.Remaining*float64(time.Second)))))
+		bans = append(bans, fmt.Sprintf("%s (%s left)", b.Client, tty.Seconds(b.Remaining)))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(v.Lost)) {
 		if n := v.Lost[kind]; n > 0 {

@@ -137,9 +137,9 @@ func parseEventQuery(r *http.Request) (q EventQuery, err error) {
 			q.Doors = list
 		case "client":
 			for _, s := range list {
-				p, err := ParseClients(s)
+				p, err := ParseScope(s)
 				if err != nil {
-					return bad(key, err)
+					return bad(key, fmt.Errorf("%.80q is %w", s, err))
 				}
 				q.Clients = append(q.Clients, p)
 			}
@@ -168,19 +168,6 @@ func parseEventQuery(r *http.Request) (q EventQuery, err error) {
 		}
 	}
 	return q, nil
-}
-
-// ParseClients reads an address or a network, as filters have them.
-func ParseClients(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil || p.Addr().Is4In6() {
-		return p, fmt.Errorf("%.80q is neither an address nor a network (like 192.0.2.7 or 2001:db8::/64)", s)
-	}
-	return p.Masked(), nil
 }
 
 const (

@@ -150,17 +150,18 @@ func ParseSince(text string, now time.Time) (time.Time, error) {
 	return time.Time{}, errors.New("neither a duration nor a time (like 24h or 2026-01-31T15:04:05Z)")
 }
 
-// ParseScope reads an address or a prefix. An IPv4-mapped address is the IPv4 one.
+// ParseScope reads an address or a prefix, whose bits after its length are ignored. An
+// IPv4-mapped address is the IPv4 one.
 func ParseScope(text string) (netip.Prefix, error) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
 		addr = addr.Unmap()
 		return netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(text)
-	if err != nil {
-		return p, errors.New("not an address or prefix (like 192.0.2.7 or 2001:db8::/64)")
+	if err != nil || p.Addr().Is4In6() {
+		return netip.Prefix{}, errors.New("not an address or prefix (like 192.0.2.7 or 2001:db8::/64)")
 	}
-	return p, nil
+	return p.Masked(), nil
 }
 
 func (q HistoryQuery) values() url.Values {

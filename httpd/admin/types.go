@@ -131,6 +131,18 @@ type Grant struct {
 	Bytes     uint64    `json:"bytes"`
 }
 
+// Whose says for people by what somebody has got a grant: the user, else the sequence in
+// brackets, else an administrator.
+func Whose(user, sequence string) string {
+	switch {
+	case user != "":
+		return user
+	case sequence != "":
+		return "[" + sequence + "]"
+	}
+	return "admin"
+}
+
 // Ban is a client that the listeners are closed to.
 type Ban struct {
 	Client    string    `json:"client"` // an address, or an IPv6 prefix

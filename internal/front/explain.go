@@ -298,7 +298,7 @@ func (t *trace) because() string {
 	case causeMalformed:
 		return malformations[t.detail].text
 	case causePrefetch:
-		return "prefetch: a browser sent it ahead of its user"
+		return "a browser sent it ahead of its user"
 	case causeUsed:
 		return fmt.Sprintf("code used already, %s ago", spell(t.span))
 	case causeCode:

@@ -100,7 +100,7 @@ sequences:
 		{name: "nothing, by query", knocks: "/x?y", outcome: event.Missed, place: " 0/0", why: "matches no step", cause: seam.NoStep},
 		{name: "an ignored path of a stranger", knocks: "/favicon.ico", outcome: event.Ignored, place: " 0/0", why: "ignored path", cause: seam.IgnoredPath},
 		{name: "an ignored path on the way", knocks: "/a /favicon.ico", outcome: event.Ignored, place: "ssh 0/3", why: "ignored path of ssh", cause: seam.IgnoredPath},
-		{name: "a prefetch", head: head("Host: h\r\nSec-Purpose: prefetch\r\n"), outcome: event.Prefetch, place: " 0/0", why: "prefetch: a browser sent it ahead of its user", cause: seam.Prefetch},
+		{name: "a prefetch", head: head("Host: h\r\nSec-Purpose: prefetch\r\n"), outcome: event.Prefetch, place: " 0/0", why: "a browser sent it ahead of its user", cause: seam.Prefetch},
 		{name: "no Host", head: head(""), outcome: event.Malformed, place: " 0/0", why: "head without a Host field", cause: seam.NoHost},
 		{name: "no Host on the way", knocks: "/a", head: head(""), outcome: event.Malformed, place: " 0/0", why: "head without a Host field, and starts ssh over", cause: seam.NoHost},
 		{name: "two Hosts", head: head("Host: h\r\nHost: h\r\n"), outcome: event.Malformed, place: " 0/0", why: "head with several Host fields", cause: seam.Malformed},

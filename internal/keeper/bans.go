@@ -173,7 +173,7 @@ func (k *Keeper) Unban(ctx context.Context, address string) error {
 		return problemOf(err)
 	}
 	k.events.Publish(event.Unban{Client: client})
-	k.acted(ctx, event.Admin{Act: "unban " + firewall.ClientString(client), Client: firewall.ClientString(client)})
+	k.acted(ctx, event.Admin{Act: "lifted the ban of " + firewall.ClientString(client), Client: firewall.ClientString(client)})
 	return nil
 }
 

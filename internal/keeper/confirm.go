@@ -90,7 +90,7 @@ func (k *Keeper) Confirm(ctx context.Context) error {
 	}
 	k.kept.inForce(cfg, true)
 	k.log.Info("confirmed")
-	k.acted(ctx, event.Admin{Act: "confirm"})
+	k.acted(ctx, event.Admin{Act: "confirmed the change"})
 	return nil
 }
 

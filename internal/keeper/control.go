@@ -259,7 +259,7 @@ func (k *Keeper) Close(ctx context.Context, id string) error {
 func (k *Keeper) Unguard(ctx context.Context) error {
 	err := k.unguard(ctx, takenAway)
 	if err == nil {
-		k.acted(ctx, event.Admin{Act: "unguard"})
+		k.acted(ctx, event.Admin{Act: "took the guard away"})
 		k.kept.takenAway()
 	}
 	return problemOf(err)

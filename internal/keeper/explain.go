@@ -13,6 +13,7 @@ import (
 	"webknock/firewall"
 	"webknock/httpd/admin"
 	"webknock/internal/seam"
+	"webknock/internal/tty"
 )
 
 // Explain implements admin.Control.
@@ -84,7 +85,7 @@ func recalled(r seam.Recalled, refused error, reveal bool) admin.Knock {
 		Step: r.Knock.Step, Steps: r.Knock.Steps, Why: r.Knock.Why,
 	}
 	if refused != nil {
-		k.Why += ", but opened nothing: " + refusalText(refused)
+		k.Why += ", but opened nothing: " + refused.Error()
 	}
 	if reveal {
 		k.Path = r.Path
@@ -251,10 +252,4 @@ func (x *explanation) adviceOnProgress(sequence string, step int) string {
 }
 
 // moment writes a time for people at this host.
-func moment(t time.Time) string {
-	t = t.Local()
-	if t.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
-		return t.Format(time.TimeOnly)
-	}
-	return t.Format(time.DateTime)
-}
+func moment(t time.Time) string { return tty.Clock(t, time.Now()) }

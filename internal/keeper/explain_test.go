@@ -30,7 +30,7 @@ clients: {max: 5}
 	grant := firewall.Grant{Door: "ssh", Expires: now.Add(time.Hour)}
 	used := grant
 	used.Packets = 7
-	full := fmt.Errorf("door ssh has its 1 grants: %w", firewall.ErrFull)
+	full := fmt.Errorf("door ssh is full (max_grants 1): %w", firewall.ErrFull)
 	for _, tt := range []struct {
 		name string
 		x    explanation

@@ -1,12 +1,10 @@
 package keeper
 
 import (
-	"errors"
 	"net/netip"
 	"sync"
 	"time"
 
-	"webknock/firewall"
 	"webknock/internal/event"
 )
 
@@ -57,12 +55,4 @@ func (r *refusals) of(client netip.Prefix, sequence string, at time.Time) error 
 func (k *Keeper) refuse(e event.GrantRefused) {
 	k.refusals.add(refusedCompletion{client: e.Completion.Client, sequence: e.Completion.Sequence, at: e.Completion.At, err: e.Err})
 	k.events.Publish(e)
-}
-
-// refusalText says why a completion has opened nothing.
-func refusalText(err error) string {
-	if errors.Is(err, firewall.ErrFull) {
-		return "door full (max_grants): " + err.Error()
-	}
-	return err.Error()
 }

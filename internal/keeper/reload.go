@@ -21,7 +21,7 @@ func (k *Keeper) Reload(ctx context.Context, r admin.ReloadRequest) error {
 			return admin.NewProblem(http.StatusBadRequest, "confirm: not a duration of at least 1s (like 2m)")
 		}
 	}
-	k.acted(ctx, event.Admin{Act: "reload"})
+	k.acted(ctx, event.Admin{Act: "asked for a reload"})
 	return problemOf(k.reload(ctx, byCommand, confirm))
 }
 

@@ -342,7 +342,7 @@ func (m *model) turn(name string) {
 // addresses that it has in common with the client, anything else as a part of the text.
 func (m *model) shows(client string) bool {
 	if network, err := netip.ParsePrefix(m.filter); err == nil {
-		p, err := admin.ParseClients(client)
+		p, err := admin.ParseScope(client)
 		return err == nil && p.Overlaps(network)
 	}
 	return strings.Contains(client, m.filter)

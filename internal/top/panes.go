@@ -140,17 +140,10 @@ func (m *model) grantRows() (rows []row) {
 		} else if len(rows) == maxRows {
 			break
 		}
-		who := g.User
-		switch {
-		case who == "" && g.Sequence == "":
-			who = "admin"
-		case who == "":
-			who = "[" + g.Sequence + "]"
-		}
 		left := m.left(g.Remaining)
 		r := row{
 			key: g.ID, grant: &g, client: clientOf(g.Client), at: 1,
-			cells: []string{tty.Left(left), bar(left, g.ExpiresAt.Sub(g.OpenedAt)), g.Door, g.Client, who, "until " + g.ExpiresAt.Local().Format(time.TimeOnly) + ", " + size(g.Bytes)},
+			cells: []string{tty.Left(left), bar(left, g.ExpiresAt.Sub(g.OpenedAt)), g.Door, g.Client, admin.Whose(g.User, g.Sequence), "until " + tty.Clock(g.ExpiresAt, m.now) + ", " + tty.Bytes(g.Bytes)},
 		}
 		if left < 10*time.Second {
 			r.paint = m.Colours.Yellow
@@ -177,20 +170,6 @@ func bar(left, whole time.Duration) string {
 	return strings.Repeat("#", full) + strings.Repeat(".", length-full)
 }
 
-// size writes a number of bytes.
-func size(n uint64) string {
-	if n < 1000 {
-		return strconv.FormatUint(n, 10) + " B"
-	}
-	f := float64(n)
-	for _, unit := range []string{"kB", "MB", "GB", "TB"} {
-		if f /= 1000; f < 999.5 {
-			return fmt.Sprintf("%.3g %s", f, unit)
-		}
-	}
-	return fmt.Sprintf("%.3g PB", f/1000)
-}
-
 func (m *model) clientRows() (rows []row) {
 	for _, c := range m.clients {
 		if len(rows) == maxRows {
@@ -209,7 +188,7 @@ func (m *model) doorRows() (rows []row) {
 	for _, d := range m.status.Doors {
 		r := row{
 			key:   d.Name,
-			cells: []string{d.Name, fmt.Sprintf("%d/%d", d.Grants, d.MaxGrants), tty.Left(time.Duration(d.TTL * float64(time.Second))), strings.Join(d.Ports, " ")}, at: 1,
+			cells: []string{d.Name, fmt.Sprintf("%d/%d", d.Grants, d.MaxGrants), tty.Seconds(d.TTL), strings.Join(d.Ports, " ")}, at: 1,
 		}
 		if d.Grants >= d.MaxGrants {
 			r.cells[1] += " full"
@@ -276,7 +255,7 @@ func (m *model) knocksNow() (sum uint64) {
 
 // clientOf reads a client as the daemon writes it.
 func clientOf(text string) netip.Prefix {
-	p, err := admin.ParseClients(text)
+	p, err := admin.ParseScope(text)
 	if err != nil {
 		return netip.Prefix{}
 	}

@@ -138,6 +138,34 @@ func TableRows(rows [][]string, width int) (all [][]string) {
 	return all
 }
 
+// Clock writes a time in the local zone, with its date unless that is the day of now.
+func Clock(at, now time.Time) string {
+	at = at.Local()
+	if at.Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
+		return at.Format(time.TimeOnly)
+	}
+	return at.Format(time.DateTime)
+}
+
+// Bytes writes a number of bytes: 999 B, 1.2 kB, 35 MB.
+func Bytes(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value := float64(n)
+	for _, unit := range []string{"kB", "MB", "GB", "TB", "PB"} {
+		if value /= 1000; value < 9.95 {
+			return fmt.Sprintf("%.1f %s", value, unit)
+		} else if value < 999.5 {
+			return fmt.Sprintf("%.0f %s", value, unit)
+		}
+	}
+	return fmt.Sprintf("%.0f PB", value)
+}
+
+// Seconds is Left of a number of seconds.
+func Seconds(s float64) string { return Left(time.Duration(s * float64(time.Second))) }
+
 // Left writes a time that is left, in whole seconds, as Go does: 1m5s.
 func Left(d time.Duration) string {
 	return (max(0, d) + time.Second - 1).Truncate(time.Second).String()

@@ -77,3 +77,31 @@ func TestDurations(t *testing.T) {
 		}
 	}
 }
+
+func TestTimeLeftIsRoundedUp(t *testing.T) {
+	for s, want := range map[float64]string{0: "0s", 0.2: "1s", 29.5: "30s", 30: "30s", 61: "1m1s"} {
+		if got := Seconds(s); got != want {
+			t.Errorf("Seconds(%v) = %s, want %s", s, got, want)
+		}
+	}
+}
+
+func TestBytesAreWrittenAsPeopleReadThem(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0 B", 999: "999 B", 1000: "1.0 kB", 1250: "1.2 kB", 9949: "9.9 kB", 9950: "10 kB", 12345: "12 kB", 999499: "999 kB", 999500: "1.0 MB",
+		35e6: "35 MB", 2e9: "2.0 GB", 1 << 63: "9223 PB",
+	} {
+		if got := Bytes(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestATimeHasItsDateUnlessItIsToday(t *testing.T) {
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.Local)
+	for d, want := range map[time.Duration]string{0: "12:00:00", 11 * time.Hour: "23:00:00", 13 * time.Hour: "2026-02-01 01:00:00", -24 * time.Hour: "2026-01-30 12:00:00"} {
+		if got := Clock(now.Add(d), now); got != want {
+			t.Errorf("Clock after %v is %s, want %s", d, got, want)
+		}
+	}
+}
