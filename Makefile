@@ -94,8 +94,19 @@ lint:
 demo: deps-demo build
 	$(GO) run ./integration/demo bin/webknock
 
-# Needs graphviz.
-pictures: docs/way-of-a-knock.svg
+# The pictures of the documents, as root. They need graphviz, asciinema, and what
+# test-hosts needs.
+SCREENS = docs/screens
+SVGTERM = npx --yes svg-term-cli@2.1.1 --window --no-cursor --width 80 --height 26 --padding-x 4
+pictures: docs/way-of-a-knock.svg build deps-hosts
+	mkdir -p bin/screens $(SCREENS)
+	$(GO) build -o bin/screens/ ./integration/demo ./integration/screens
+	bin/screens/screens bin/webknock bin/screens/demo bin/screens
+	cd integration/hosts && npm ci --silent --no-audit --no-fund --ignore-scripts
+	for cast in demo top; do $(SVGTERM) --in bin/screens/$$cast.cast --out $(SCREENS)/$$cast.svg || exit 1; done
+	$(SVGTERM) --in bin/screens/status.cast --out $(SCREENS)/status.svg --at 60000
+	WEBKNOCK_SHOTS=$(CURDIR)/bin/screens $(GO) test -tags hosts -count=1 -run InPictures ./integration/hosts
+	for theme in light dark; do cp bin/screens/ui-overview-$$theme-1600.png $(SCREENS)/page-$$theme.png || exit 1; done
 docs/%.svg: docs/%.dot
 	dot -Tsvg $< -o $@
 
