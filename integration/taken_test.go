@@ -293,6 +293,22 @@ func TestAFrontThatWasTakenOverLeavesTheListeningSocketsAsTheyWere(t *testing.T)
 	}
 }
 
+// A front that hangs is noticed without a watchdog, and replaced.
+func TestAFrontThatHangsIsReplaced(t *testing.T) {
+	w := takeOver(t)
+	before, _, _, _ := w.process("front")
+	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon.wait(t, "it did not answer, and was killed")
+	until(t, "another front", func() bool {
+		pid, _, _, _ := w.process("front")
+		return pid != 0 && pid != before
+	})
+	w.knock(w.alice, serverIP, "/a", "/b", "/c")
+	w.mustBecome("ssh " + aliceIP)
+}
+
 // A front that breaks the rules of the seam is ended, and another one takes its place.
 func TestAFrontThatBreaksTheRulesIsReplaced(t *testing.T) {
 	w := takeOver(t)

@@ -83,6 +83,7 @@ type process struct {
 	Process
 	since time.Time
 	last  atomic.Pointer[seam.State]
+	hangs atomic.Bool // it was ended because it did not answer
 }
 
 // A setting is what a process is configured with.
@@ -269,7 +270,50 @@ func (f *Front) bringUp(ctx context.Context, p *process, s setting) bool {
 	f.running.Store(p)
 	f.ended.Store(nil)
 	go f.watch(p)
+	go f.attend(p)
 	return true
+}
+
+// A process that does not answer is ended, so that another one takes its place. It has
+// several tries: when the whole machine has stood still, the first one's time is over
+// at once.
+const (
+	pingInterval = 5 * time.Second
+	pingTimeout  = 3 * time.Second
+	pingTries    = 2
+)
+
+// errHangs is why a process has ended that did not answer.
+var errHangs = errors.New("it did not answer, and was killed")
+
+// attend ends a process when it does not answer, and returns when it has ended.
+func (f *Front) attend(p *process) {
+	tick := time.NewTicker(pingInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.Ended():
+			return
+		case <-tick.C:
+		}
+		if !answers(p) {
+			p.hangs.Store(true)
+			p.Close()
+			return
+		}
+	}
+}
+
+func answers(p *process) bool {
+	for range pingTries {
+		ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+		err := p.Ping(ctx)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return true // or it has ended
+		}
+	}
+	return false
 }
 
 func (f *Front) fail(err error) {
@@ -286,6 +330,9 @@ func (f *Front) watch(p *process) {
 	}
 	p.Close()
 	err := p.Err()
+	if p.hangs.Load() {
+		err = errHangs
+	}
 	f.configuring.Lock()
 	defer f.configuring.Unlock()
 	if f.stopped || !f.end(p) {

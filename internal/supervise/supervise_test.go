@@ -30,6 +30,7 @@ type fake struct {
 	ended  chan struct{}
 	once   sync.Once
 	refuse string // what fails
+	hangs  bool   // it answers no ping
 }
 
 func (p *fake) note(format string, args ...any) error {
@@ -71,7 +72,20 @@ func (p *fake) WatchKnocks(on bool)          { p.note("watch %v", on) }
 func (p *fake) AdoptBans(all []firewall.Ban) { p.note("%d bans", len(all)) }
 func (p *fake) Unban(client netip.Prefix)    { p.note("unban %v", client) }
 func (p *fake) Stop(context.Context) error   { return p.note("stop") }
-func (p *fake) Ping(context.Context) error   { return nil }
+func (p *fake) Ping(ctx context.Context) error {
+	p.mu.Lock()
+	hangs := p.hangs
+	p.mu.Unlock()
+	if !hangs {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.ended:
+		return errors.New("it has gone")
+	}
+}
 func (p *fake) State() seam.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,6 +178,28 @@ func TestANewProcessGetsWhatTheEndedOneHad(t *testing.T) {
 		if got := l.Processes(); len(got) != 1 || got[0].PID != 7 {
 			t.Errorf("processes %+v", got)
 		}
+	})
+}
+
+// A process that hangs is ended, also while a reload waits for it.
+func TestAProcessThatHangsIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.Stop(context.Background())
+		l.put(t, configuration(1))
+		time.Sleep(time.Hour)
+		if l.count() != 1 {
+			t.Fatalf("%d processes were started, though the first answers", l.count())
+		}
+		first := l.started[0]
+		first.mu.Lock()
+		first.hangs = true
+		first.mu.Unlock()
+		time.Sleep(pingInterval + pingTries*pingTimeout + time.Second)
+		if l.count() != 2 || !slices.Equal(l.told, []string{errHangs.Error()}) {
+			t.Fatalf("%d processes, told %q", l.count(), l.told)
+		}
+		mustHear(t, l.started[1], "prepare 1 with 0, 0 bans, 0 challenges, commit")
 	})
 }
 
