@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -368,3 +369,20 @@ func (p *pipes) Accept() (net.Conn, error) {
 
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.end) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// A browser's EventSource gives a page only the kinds that it names.
+func TestThePageNamesEveryKindOfEvents(t *testing.T) {
+	script, err := os.ReadFile("page/files/live.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(script), "const kinds = [")
+	list, _, _ = strings.Cut(list, "]")
+	var kinds []string
+	for _, quoted := range strings.Split(list, ",") {
+		kinds = append(kinds, strings.Trim(quoted, " '\n\t"))
+	}
+	if want := append(slices.Clone(EventKinds), KindMissed); !slices.Equal(slices.Sorted(slices.Values(kinds)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("it names %q, want %q", kinds, want)
+	}
+}

@@ -59,9 +59,8 @@ export const many = (n, one, more = one + 's') => `${count(n)} ${n === 1 ? one :
 
 export function bytes(n) {
 	if (n < 1000) return n + ' B';
-	for (const unit of ['kB', 'MB', 'GB', 'TB']) {
+	for (const unit of ['kB', 'MB', 'GB', 'TB', 'PB']) {
 		n /= 1000;
-		if (n < 999.5) return (n < 9.95 ? n.toFixed(1) : Math.round(n)) + ' ' + unit;
+		if (n < 999.5 || unit === 'PB') return (n < 9.95 ? n.toFixed(1) : Math.round(n)) + ' ' + unit;
 	}
-	return Math.round(n) + ' PB';
 }
