@@ -20,17 +20,13 @@ import (
 )
 
 func newFront(*app) *cobra.Command {
-	var debug bool
-	c := &cobra.Command{
+	return &cobra.Command{
 		Use:    "front",
 		Short:  "The part of serve that talks to strangers; serve starts it",
 		Hidden: true,
-		RunE: func(c *cobra.Command, args []string) error {
-			return serveFront(c.Context(), args, debug)
-		},
+		Args:   cobra.NoArgs,
+		RunE:   func(c *cobra.Command, _ []string) error { return serveFront(c.Context()) },
 	}
-	c.Flags().BoolVar(&debug, "debug", false, "log what is for debugging too")
-	return c
 }
 
 // seamDescriptor is the socket to the keeper.
@@ -40,15 +36,11 @@ var errByHand = errors.New("front is a part of webknock serve, which starts it (
 
 // serveFront is the front until its keeper tells it to stop, or is gone. Signals are
 // for the keeper; those of a terminal reach both.
-func serveFront(ctx context.Context, args []string, debug bool) error {
+func serveFront(ctx context.Context) error {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	credentials, err := unix.GetsockoptUcred(seamDescriptor, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil || int(credentials.Pid) != os.Getppid() {
 		return errByHand
-	}
-	needs, err := supervise.ParseNeeds(args)
-	if err != nil {
-		return err
 	}
 	unix.CloseOnExec(seamDescriptor)
 	file := os.NewFile(seamDescriptor, "seam")
@@ -57,11 +49,15 @@ func serveFront(ctx context.Context, args []string, debug bool) error {
 		return err
 	}
 	file.Close()
-	if err := confine.Self(needs).Write(conn); err != nil {
+	var orders supervise.Orders
+	if err := confine.ReadLine(conn, &orders); err != nil {
+		return err
+	}
+	if err := confine.WriteLine(conn, confine.Self(orders.Needs)); err != nil {
 		return err
 	}
 	level := slog.LevelInfo
-	if debug {
+	if orders.Debug {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))

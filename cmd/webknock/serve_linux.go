@@ -81,6 +81,7 @@ func leaveRoom() {
 
 func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) error {
 	leaveRoom()
+	starter := supervise.NewStarter()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -116,7 +117,7 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	}
 	o.Sockets = sockets
 	o.Front = func(f keeper.FrontOptions) seam.Front {
-		return supervise.New(supervise.Options{Start: supervise.Start, Tell: f.Tell, Bans: f.Bans, Keeper: f.Keeper, Log: f.Log})
+		return supervise.New(supervise.Options{Start: starter.Start, Tell: f.Tell, Bans: f.Bans, Keeper: f.Keeper, Log: f.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -50,30 +50,30 @@ type Info struct {
 	Warnings []string // what it could not
 }
 
-// maxReport bounds a report in bytes.
-const maxReport = 8 << 10
+// maxLine bounds what two processes tell each other at the start, in bytes.
+const maxLine = 8 << 10
 
-// Write writes a report as one line.
-func (r Report) Write(w io.Writer) error {
-	line, err := json.Marshal(r)
+// WriteLine writes a value as one line.
+func WriteLine(w io.Writer, value any) error {
+	line, err := json.Marshal(value)
 	if err == nil {
 		_, err = w.Write(append(line, '\n'))
 	}
 	return err
 }
 
-// ReadReport reads a report, and not one byte behind it.
-func ReadReport(from io.Reader) (r Report, err error) {
+// ReadLine reads a value that WriteLine has written, and not one byte behind it.
+func ReadLine(from io.Reader, value any) error {
 	var line []byte
 	for one := make([]byte, 1); ; {
 		if _, err := io.ReadFull(from, one); err != nil {
-			return r, err
+			return err
 		}
 		if one[0] == '\n' {
-			return r, json.Unmarshal(line, &r)
+			return json.Unmarshal(line, value)
 		}
-		if line = append(line, one[0]); len(line) > maxReport {
-			return r, errors.New("a report that does not end")
+		if line = append(line, one[0]); len(line) > maxLine {
+			return errors.New("a line that does not end")
 		}
 	}
 }

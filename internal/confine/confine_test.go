@@ -41,7 +41,7 @@ func confined(needs string) {
 	out := os.NewFile(3, "results")
 	listening := os.NewFile(4, "listener")
 	syscall.CloseOnExec(3)
-	if err := Self(n).Write(out); err != nil {
+	if err := WriteLine(out, Self(n)); err != nil {
 		panic(err)
 	}
 	results := map[string]string{}
@@ -224,8 +224,8 @@ func try(t *testing.T, needs Needs) (*Process, Report, map[string]string) {
 			io.Copy(io.Discard, conn)
 		}
 	}()
-	r, err := ReadReport(in)
-	if err != nil {
+	var r Report
+	if err := ReadLine(in, &r); err != nil {
 		t.Fatal(err)
 	}
 	var results map[string]string
@@ -366,17 +366,18 @@ func TestWhoStartsAProcessKeepsItsPower(t *testing.T) {
 func TestAReportIsOneLine(t *testing.T) {
 	var b bytes.Buffer
 	want := Report{Confined: []string{Landlock}, Warnings: []string{"no\nseccomp"}}
-	if err := want.Write(&b); err != nil {
+	if err := WriteLine(&b, want); err != nil {
 		t.Fatal(err)
 	}
 	b.WriteString("next")
-	got, err := ReadReport(&b)
+	var got Report
+	err := ReadLine(&b, &got)
 	if err != nil || !slices.Equal(got.Confined, want.Confined) || !slices.Equal(got.Warnings, want.Warnings) || b.String() != "next" {
 		t.Errorf("%+v, %v, then %q", got, err, b.String())
 	}
-	for _, text := range []string{"", "{}", "nonsense\n", strings.Repeat("x", maxReport+1) + "\n"} {
-		if r, err := ReadReport(strings.NewReader(text)); err == nil {
-			t.Errorf("%.20q is %+v", text, r)
+	for _, text := range []string{"", "{}", "nonsense\n", strings.Repeat("x", maxLine+1) + "\n"} {
+		if err := ReadLine(strings.NewReader(text), new(Report)); err == nil {
+			t.Errorf("%.20q is a report", text)
 		}
 	}
 }

@@ -40,6 +40,9 @@ type Process struct {
 
 // Start starts a process. It ends when this one does.
 func Start(c Command) (*Process, error) {
+	if err := closeOnExec(); err != nil {
+		return nil, err
+	}
 	p := &Process{User: currentUser()}
 	if os.Geteuid() != 0 {
 		return p, p.start(c, nil)
@@ -58,6 +61,21 @@ func Start(c Command) (*Process, error) {
 	p.Report = Report{}
 	p.warn("no user of its own: it cannot be started as %s (%v)", name, err)
 	return p, p.start(c, nil)
+}
+
+// closeOnExec has no process inherit what this one was started with, as sockets from
+// systemd.
+func closeOnExec() error {
+	if unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return nil
+	}
+	descriptors, err := os.ReadDir("/proc/self/fd") // before Linux 5.11
+	for _, d := range descriptors {
+		if fd, err := strconv.Atoi(d.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return err
 }
 
 func currentUser() string {

@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -41,51 +40,89 @@ type child struct {
 	why     error
 }
 
-// Start starts this program again as the front: the hidden command of that name.
-func Start(c seam.Configuration, k seam.Keeper, log *slog.Logger) (Process, error) {
+// A Starter starts fronts: this program again, by the hidden command of that name.
+//
+// Most of the time until a front is ready is that of its program's start, for which
+// nothing has to be known yet. So the first one begins as soon as there is a Starter,
+// beside the start of the keeper.
+type Starter struct{ first chan begun }
+
+// NewStarter returns a Starter whose first process has begun.
+func NewStarter() *Starter {
+	s := &Starter{make(chan begun, 1)}
+	go func() {
+		s.first <- begin()
+		close(s.first)
+	}()
+	return s
+}
+
+// begun is a process that waits for its orders.
+type begun struct {
+	process *confine.Process
+	socket  *net.UnixConn
+	records *os.File // what it logs
+	err     error
+}
+
+// Orders are what a front is told first.
+type Orders struct {
+	confine.Needs
+	Debug bool // it logs what is for debugging too
+}
+
+func begin() (b begun) {
 	ours, theirs, err := socketpair()
 	if err != nil {
-		return nil, err
+		return begun{err: err}
 	}
-	defer theirs.Close()
+	defer theirs.Close() // or else its end would not be seen
 	records, stderr, err := os.Pipe()
 	if err != nil {
 		ours.Close()
-		return nil, err
+		return begun{err: err}
 	}
 	defer stderr.Close()
-	args := append([]string{"front"}, Arguments(NeedsOf(c))...)
-	if log.Enabled(context.Background(), slog.LevelDebug) {
-		args = append(args, "--debug")
-	}
-	process, err := confine.Start(confine.Command{
-		Args: args, Environment: environment(), Files: []*os.File{theirs}, Stderr: stderr,
-	})
+	process, err := confine.Start(confine.Command{Args: []string{"front"}, Environment: environment(), Files: []*os.File{theirs}, Stderr: stderr})
 	if err != nil {
 		ours.Close()
 		records.Close()
-		return nil, err
 	}
-	p := &child{process: process, relayed: make(chan struct{})}
+	return begun{process, ours, records, err}
+}
+
+// Start starts a front for a configuration.
+func (s *Starter) Start(c seam.Configuration, k seam.Keeper, log *slog.Logger) (Process, error) {
+	if b, first := <-s.first; first {
+		if p, err := b.start(c, k, log); err == nil {
+			return p, nil
+		}
+	}
+	return begin().start(c, k, log)
+}
+
+func (b begun) start(c seam.Configuration, k seam.Keeper, log *slog.Logger) (Process, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	p := &child{process: b.process, relayed: make(chan struct{})}
 	go func() {
 		defer close(p.relayed)
-		defer records.Close()
-		Relay(records, "front", log)
+		defer b.records.Close()
+		Relay(b.records, "front", log)
 	}()
-	theirs.Close() // or else its end would not be seen
-	stderr.Close()
-	report, err := firstReport(ours)
+	report, err := order(b.socket, Orders{NeedsOf(c), log.Enabled(context.Background(), slog.LevelDebug)})
 	if err != nil {
-		ours.Close()
-		process.Kill()
-		return nil, fmt.Errorf("it says nothing (%w): %w", err, process.Err())
+		b.socket.Close()
+		b.process.Kill()
+		return nil, fmt.Errorf("it says nothing (%w): %w", err, b.process.Err())
 	}
 	p.info = confine.Info{
-		Name: "front", PID: process.PID, User: process.User,
-		Confined: slices.Concat(process.Confined, report.Confined), Warnings: slices.Concat(process.Warnings, report.Warnings),
+		Name: "front", PID: b.process.PID, User: b.process.User,
+		Confined: slices.Concat(b.process.Confined, report.Confined), Warnings: slices.Concat(b.process.Warnings, report.Warnings),
 	}
 	p.info.Warnings = append(p.info.Warnings, contradictions(p.info)...)
-	p.FrontClient = wire.NewFrontClient(ours, k)
+	p.FrontClient = wire.NewFrontClient(b.socket, k)
 	return p, nil
 }
 
@@ -106,14 +143,16 @@ func socketpair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
-// firstReport reads what a process has given up.
-func firstReport(from net.Conn) (confine.Report, error) {
-	if err := from.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
-		return confine.Report{}, err
+// order gives a process its orders, and returns what it has given up then.
+func order(socket net.Conn, o Orders) (report confine.Report, err error) {
+	if err = socket.SetDeadline(time.Now().Add(startTimeout)); err == nil {
+		err = confine.WriteLine(socket, o)
 	}
-	report, err := confine.ReadReport(from)
 	if err == nil {
-		err = from.SetReadDeadline(time.Time{})
+		err = confine.ReadLine(socket, &report)
+	}
+	if err == nil {
+		err = socket.SetDeadline(time.Time{})
 	}
 	return report, err
 }
@@ -213,31 +252,4 @@ func NeedsOf(c seam.Configuration) (n confine.Needs) {
 	}
 	slices.Sort(n.Connect)
 	return n
-}
-
-// Arguments returns needs as arguments of a command, for ParseNeeds.
-func Arguments(n confine.Needs) (args []string) {
-	for _, port := range n.Connect {
-		args = append(args, strconv.Itoa(int(port)))
-	}
-	if n.Resolve {
-		args = append(args, "resolve")
-	}
-	return args
-}
-
-// ParseNeeds reads what Arguments has written.
-func ParseNeeds(args []string) (n confine.Needs, err error) {
-	for _, arg := range args {
-		if arg == "resolve" {
-			n.Resolve = true
-			continue
-		}
-		port, err := strconv.ParseUint(arg, 10, 16)
-		if err != nil || port == 0 || strings.HasPrefix(arg, "+") {
-			return n, fmt.Errorf("%q is no port", arg)
-		}
-		n.Connect = append(n.Connect, uint16(port))
-	}
-	return n, nil
 }

@@ -397,18 +397,12 @@ func TestAfterAStopNothingIsStarted(t *testing.T) {
 	})
 }
 
-func TestNeedsGoOverACommandLine(t *testing.T) {
+func TestNeedsAreThePortsOfTheSites(t *testing.T) {
 	n := NeedsOf(configuration(1, "", "http://127.0.0.1:8081", "https://home.example.org", "http://[::1]", "http://127.0.0.2:8081/"))
-	if got := strings.Join(Arguments(n), " "); got != "80 443 8081 resolve" {
-		t.Errorf("arguments %s", got)
+	if !slices.Equal(n.Connect, []uint16{80, 443, 8081}) || !n.Resolve {
+		t.Errorf("%+v", n)
 	}
-	again, err := ParseNeeds(Arguments(n))
-	if err != nil || !slices.Equal(again.Connect, n.Connect) || again.Resolve != n.Resolve {
-		t.Errorf("%+v, %v, want %+v", again, err, n)
-	}
-	for _, arg := range []string{"0", "65536", "-1", "+1", "x", ""} {
-		if n, err := ParseNeeds([]string{arg}); err == nil {
-			t.Errorf("%q is %+v", arg, n)
-		}
+	if n := NeedsOf(configuration(1, "", "http://127.0.0.1")); !slices.Equal(n.Connect, []uint16{80}) || n.Resolve {
+		t.Errorf("%+v", n)
 	}
 }
