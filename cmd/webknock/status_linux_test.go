@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // busy is the status of a host that has something of everything.
 func busy() statusView {
-	s, _ := steady{}.Status(nil)
+	s, _ := steady{}.Status(context.Background())
 	confirmBy := noon.Add(90 * time.Second)
 	s.Problems = admin.List[string]{
 		"the file on disk is not what runs, because it has errors that were found when it was read again (mend it, then webknock reload)",

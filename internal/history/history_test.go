@@ -418,7 +418,7 @@ func TestOnlyTheOldestAreRemoved(t *testing.T) {
 		if got := reasons(); len(got) != 5 {
 			t.Errorf("as old as they may be: %q", got)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		mustWrite(t, l)
 		if got := reasons(); !slices.Equal(got, []string{"6"}) {
 			t.Errorf("too old: %q", got)
@@ -460,7 +460,7 @@ func TestWhatWaitsIsWrittenInGroups(t *testing.T) {
 		time.Sleep(groupDelay - 1)
 		synctest.Wait()
 		mustList(t, f, Filter{})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		mustList(t, f, Filter{}, "reload 12:00:00", "repair 12:00:00")
 		l.Add(Entry{Time: noon, Event: Repair})

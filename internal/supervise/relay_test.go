@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func relayed(t *testing.T, level slog.Level, text string) string {
@@ -49,7 +50,7 @@ func TestWhatIsNoRecordIsRelayedAsText(t *testing.T) {
 		"control and more": "\x1b[31mred\x07",
 	} {
 		out := relayed(t, slog.LevelInfo, line+"\n")
-		if !strings.Contains(out, `"level":"ERROR","msg":"not a record: `) || strings.Count(out, "\n") != 1 || strings.ContainsAny(out, "\x1b\x07\xff") {
+		if !strings.Contains(out, `"level":"ERROR","msg":"not a record: `) || strings.Count(out, "\n") != 1 || strings.ContainsAny(out, "\x1b\x07") || !utf8.ValidString(out) {
 			t.Errorf("%s: %q", name, out)
 		}
 	}

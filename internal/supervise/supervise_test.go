@@ -98,7 +98,7 @@ type lab struct {
 	bans    []firewall.Ban
 	guard   sync.Mutex // guards started while the clock runs
 	started []*fake
-	refuse  func(n int) (start error, does string) // what the n-th process fails at
+	refuse  func(n int) (does string, start error) // what the n-th process fails at
 	told    []string
 }
 
@@ -108,7 +108,7 @@ func newLab(t *testing.T) *lab {
 		Start: func(_ seam.Configuration, k seam.Keeper, _ *slog.Logger) (Process, error) {
 			p := &fake{keeper: k, ended: make(chan struct{})}
 			if l.refuse != nil {
-				err, does := l.refuse(len(l.started))
+				does, err := l.refuse(len(l.started))
 				if err != nil {
 					return nil, err
 				}
@@ -254,11 +254,11 @@ func TestWhileNoProcessRunsTheStateSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		defer l.Stop(context.Background())
-		l.refuse = func(n int) (error, string) {
+		l.refuse = func(n int) (string, error) {
 			if n == 1 && time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) < time.Minute {
-				return errors.New("no memory"), ""
+				return "", errors.New("no memory")
 			}
-			return nil, ""
+			return "", nil
 		}
 		l.put(t, configuration(1))
 		l.started[0].end()
@@ -349,7 +349,7 @@ func TestAReloadSurvivesTheEndOfTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		defer l.Stop(context.Background())
-		l.refuse = func(n int) (error, string) { return nil, map[int]string{0: "prepare 2", 1: ""}[n] }
+		l.refuse = func(n int) (string, error) { return map[int]string{0: "prepare 2", 1: ""}[n], nil }
 		l.put(t, configuration(1))
 		if err := l.Prepare(t.Context(), configuration(2), nil); err == nil {
 			t.Error("what the process refuses is prepared")
