@@ -45,6 +45,9 @@ func (k *Keeper) Complete(c seam.Completion) {
 	}
 	opening := openingOf(seq, c)
 	done.Message, done.Address = seq.Message, opening.Client
+	if len(seq.Run) == 0 { // only commands are told of it, and it may be large
+		done.Request = nil
+	}
 	opening.Cause = &done
 	k.mu.Lock()
 	k.completions[seq.Name]++

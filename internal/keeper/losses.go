@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"webknock/internal/seam"
@@ -12,9 +13,14 @@ import (
 // Strangers can cause all of it, so it is logged in sums.
 const lossInterval = 10 * time.Second
 
-// losses returns the counters of both halves.
+// losses returns the counters of both halves. The front has none of the keeper's kinds.
 func (k *Keeper) losses() []seam.Loss {
-	return append(k.front.State().Losses,
+	ofFront, own := k.lossesOfBoth()
+	return append(ofFront, own...)
+}
+
+func (k *Keeper) lossesOfBoth() (ofFront, own []seam.Loss) {
+	own = []seam.Loss{
 		seam.Loss{Kind: "asked", Message: "requests of the front that the keeper has refused: has somebody taken it over?", Level: slog.LevelError, Count: k.asked.count()},
 		seam.Loss{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
 		seam.Loss{Kind: "commands", Message: "commands not run: too many wait", Level: slog.LevelWarn, Count: k.commands.runner.Lost()},
@@ -24,7 +30,11 @@ func (k *Keeper) losses() []seam.Loss {
 		seam.Loss{Kind: "events_history", Message: "events that are not in the history: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.history.n.Load()},
 		seam.Loss{Kind: "history", Message: "entries of the history lost: the disk does not take them", Level: slog.LevelWarn, Count: k.history.Lost()},
 		seam.Loss{Kind: "events_metrics", Message: "events that no metric counts: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.metrics.n.Load()},
-	)
+	}
+	ofFront = slices.DeleteFunc(slices.Clone(k.front.State().Losses), func(l seam.Loss) bool {
+		return slices.ContainsFunc(own, func(o seam.Loss) bool { return o.Kind == l.Kind })
+	})
+	return ofFront, own
 }
 
 // reportLosses logs what was lost since its last report, with one line for each
@@ -46,10 +56,13 @@ func (k *Keeper) reportLosses(ctx context.Context) {
 
 // reportSince logs what was lost since reported, and updates reported.
 func (k *Keeper) reportSince(reported map[string]uint64) {
-	for _, l := range k.losses() {
-		if n := l.Count - reported[l.Kind]; n > 0 {
-			k.log.Log(context.Background(), l.Level, l.Message, "count", n)
-			reported[l.Kind] = l.Count
+	ofFront, own := k.lossesOfBoth()
+	for log, losses := range map[*slog.Logger][]seam.Loss{k.log.With("process", "front"): ofFront, k.log: own} { // the front's words are marked
+		for _, l := range losses {
+			if n := l.Count - reported[l.Kind]; n > 0 {
+				log.Log(context.Background(), l.Level, l.Message, "count", n)
+				reported[l.Kind] = l.Count
+			}
 		}
 	}
 }

@@ -65,3 +65,32 @@ func TestLossesAreLoggedInSums(t *testing.T) {
 		}
 	})
 }
+
+// A front that was taken over neither passes its losses off as the keeper's nor hides
+// those.
+func TestTheFrontHasNoLossesOfTheKeeper(t *testing.T) {
+	var log bytes.Buffer
+	k := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	k.commands = &commands{runner: command.NewRunner(k.log)}
+	forged := new(atomic.Uint64)
+	forged.Store(7)
+	k.front = &lossy{counts: map[string]*atomic.Uint64{"asked": forged, "heads": forged}}
+	k.asked.refuse("a test", errTooOften)
+	log.Reset()
+	reported := map[string]uint64{}
+	k.reportSince(reported)
+	if reported["asked"] != 1 {
+		t.Errorf("%d refusals are reported, want 1", reported["asked"])
+	}
+	for _, line := range strings.Split(strings.TrimSpace(log.String()), "\n") {
+		if front := strings.Contains(line, "msg=heads"); front != strings.Contains(line, "process=front") {
+			t.Error(line)
+		}
+	}
+	kinds := map[string]int{}
+	for _, l := range k.losses() {
+		if kinds[l.Kind]++; kinds[l.Kind] > 1 { // which no metric may have
+			t.Errorf("%s is there twice", l.Kind)
+		}
+	}
+}

@@ -20,8 +20,15 @@ const (
 	maxLine       = 16 << 10 // bytes; what is longer is cut
 	maxAttributes = 32
 	recordsBurst  = 1000 // records at once
-	recordsRate   = 100  // a second
+	recordsRate   = 100  // a second; a long one counts as several
+	recordSize    = 1 << 10
+	// How far off the time of a record may be. What is beyond gets the time of now.
+	mostEarly = time.Second
+	mostLate  = time.Minute
 )
+
+// processKey marks records with the process that they are of. That is not for it to say.
+const processKey = "process"
 
 // attributeName is what the name of an attribute may be.
 var attributeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,63}$`)
@@ -29,7 +36,7 @@ var attributeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,63}$`)
 // Relay reads what a process logs until its end, and logs it as the process's. It
 // always reads on, so that a process never waits for the log.
 func Relay(from io.Reader, name string, log *slog.Logger) {
-	r := relay{log: log.With("process", name), allowed: recordsBurst, filled: time.Now()}
+	r := relay{log: log.With(processKey, name), allowed: recordsBurst, filled: time.Now()}
 	for lines := bufio.NewReaderSize(from, maxLine); ; {
 		line, err := lines.ReadSlice('\n')
 		cut := errors.Is(err, bufio.ErrBufferFull)
@@ -65,11 +72,14 @@ func (r *relay) line(line []byte, now time.Time) {
 	if !r.log.Enabled(context.Background(), record.Level) {
 		return
 	}
+	if record.Time.After(now.Add(mostEarly)) || record.Time.Before(now.Add(-mostLate)) {
+		record.Time = now
+	}
 	if r.allowed < 1 {
 		r.lost++
 		return
 	}
-	r.allowed--
+	r.allowed -= float64(1 + len(line)/recordSize)
 	r.reportLost()
 	r.log.Handler().Handle(context.Background(), record)
 }
@@ -112,7 +122,7 @@ func parse(line []byte) (r slog.Record, err error) {
 			err = field(key, "msg", raw, &message)
 		default:
 			name := key.(string)
-			if !attributeName.MatchString(name) || name == slog.TimeKey || name == slog.LevelKey || name == slog.MessageKey || n > maxAttributes+2 {
+			if !attributeName.MatchString(name) || name == slog.TimeKey || name == slog.LevelKey || name == slog.MessageKey || name == processKey || n > maxAttributes+2 {
 				return r, fmt.Errorf("an attribute %q", name)
 			}
 			attributes = append(attributes, slog.Any(name, value(raw)))

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -41,6 +42,7 @@ func TestWhatIsNoRecordIsRelayedAsText(t *testing.T) {
 		"no such level":    `{"time":"2026-01-02T03:04:05Z","level":"LOUD","msg":"x"}`,
 		"no message":       `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":""}`,
 		"two messages":     start + `,"msg":"y"}`,
+		"a process":        start + `,"process":"keeper"}`,
 		"two times":        start + `,"time":"2027-01-02T03:04:05Z"}`,
 		"a strange name":   start + `,"a b":1}`,
 		"two records":      start + `}{"a":1}`,
@@ -68,6 +70,17 @@ func TestWhatIsRelayedIsBounded(t *testing.T) {
 	}
 	if !strings.Contains(out, "there were too many") {
 		t.Error("nothing tells of those that are missing")
+	}
+	text := `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":"` + strings.Repeat("x", 10*recordSize) + `"}` + "\n"
+	if out := relayed(t, slog.LevelInfo, strings.Repeat(text, recordsBurst)); len(out) > 2*recordsBurst*recordSize {
+		t.Errorf("%d bytes of long records", len(out))
+	}
+	for _, at := range []time.Time{time.Now().Add(time.Hour), time.Now().Add(-time.Hour)} {
+		out := relayed(t, slog.LevelInfo, fmt.Sprintf(`{"time":%q,"level":"INFO","msg":"x"}`+"\n", at.Format(time.RFC3339)))
+		var record struct{ Time time.Time }
+		if err := json.Unmarshal([]byte(out), &record); err != nil || time.Since(record.Time).Abs() > time.Minute {
+			t.Errorf("of %v is logged: %s", at, out)
+		}
 	}
 	long := relayed(t, slog.LevelInfo, strings.Repeat("x", 10*maxLine)+"\n"+record)
 	if len(long) > 2*maxLine || !strings.Contains(long, `"many"`) {

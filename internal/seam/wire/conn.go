@@ -19,6 +19,10 @@ const (
 	// maxWaiting bounds the bytes of notices that wait to be written. The other end may
 	// be slow; nobody here waits for it.
 	maxWaiting = 8 * mib
+	// maxUnread bounds the bytes of answers that the front does not read, without the
+	// latest.
+	maxUnread = 8 * mib
+	overhead  = 128 // of a frame in memory
 	// maxCalls bounds the requests that have no answer yet, given up or not.
 	maxCalls = 1 << 12
 )
@@ -39,6 +43,7 @@ type conn struct {
 	failed  error // why the connection has ended
 	out     []outgoing
 	notices int    // bytes of notices in out
+	answers int    // bytes of answers in out
 	lost    uint64 // notices that found no room
 	last    uint64 // id of the latest own request
 	calls   map[uint64]*call
@@ -50,6 +55,7 @@ type conn struct {
 type outgoing struct {
 	frame  []byte
 	notice bool
+	answer bool
 	files  []*os.File // own copies; they go with the bytes behind the header
 }
 
@@ -157,6 +163,9 @@ func (c *conn) send(o outgoing) {
 	if o.notice {
 		c.notices += len(o.frame)
 	}
+	if o.answer {
+		c.answers += len(o.frame) + overhead
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -173,7 +182,7 @@ func (c *conn) write() {
 		}
 		c.mu.Lock()
 		out := c.out
-		c.out, c.notices = nil, 0
+		c.out, c.notices, c.answers = nil, 0, 0
 		c.mu.Unlock()
 		if err := c.writeAll(out); err != nil {
 			c.fail(c.gone(err))
@@ -426,7 +435,11 @@ func (c *conn) reply(h header, result any, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.running, h.id)
-	c.send(outgoing{frame: frame(to, payload)})
+	if c.may != nil && c.answers > maxUnread {
+		go c.fail(c.wrong(errors.New("it asks, and does not read the answers")))
+		return
+	}
+	c.send(outgoing{frame: frame(to, payload), answer: true})
 }
 
 // answered passes an answer on to who waits for it.

@@ -18,6 +18,7 @@ import (
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/internal/seam/seamtest"
+	"webknock/internal/ticket"
 )
 
 // A liar is a front that can send anything. It reads what it is asked, and answers that.
@@ -300,4 +301,37 @@ func again[T any](t *testing.T, payload []byte) {
 	if twice, err := encode(w); err != nil || len(twice) != len(once) {
 		t.Errorf("%+v has become %+v, %v", v, w, err)
 	}
+}
+
+// A front that asks and asks, and reads no answer, takes no memory without end.
+func TestAFrontThatReadsNoAnswersIsEnded(t *testing.T) {
+	l := lying(t, true)
+	l.SetWriteDeadline(time.Now().Add(time.Minute))
+	spent := l.keeper.Used.Of(ticket.KeyID{1})
+	for n := range 1000 {
+		spent.Tickets[ticket.Nonce{byte(n), byte(n >> 8)}] = 1
+	}
+	for id := uint64(1); id < 1<<12; id++ {
+		for !l.client.conn.idleSince(id - 1) {
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := l.Write(frame(header{form: request, kind: usedCodes, id: id}, nil)); err != nil {
+			break
+		}
+	}
+	select {
+	case <-l.client.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on")
+	}
+	if err := l.client.Err(); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "does not read") {
+		t.Errorf("it is ended: %v", err)
+	}
+}
+
+// idleSince reports whether everything that was asked up to a request is done.
+func (c *conn) idleSince(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed != nil || c.latest >= id && len(c.running) == 0
 }
