@@ -183,7 +183,7 @@ func TestEachKnockIsExplained(t *testing.T) {
 			t.Errorf("more than 80 columns: %s", line)
 		}
 	}
-	if e := w.explain("192.0.2.250"); len(e.Knocks) != 0 || !strings.HasPrefix(e.Advice, "no knock came from this address: is a proxy or NAT in between") || !strings.Contains(e.Advice, ":8443 (https)") {
+	if e := w.explain("192.0.2.250"); len(e.Knocks) != 0 || !strings.HasPrefix(e.Advice, "no knock came from this address since ") || !strings.Contains(e.Advice, ": is a proxy or NAT in between") || !strings.Contains(e.Advice, ":8443 (https)") {
 		t.Errorf("a client that never knocked: %+v", e)
 	}
 	if e := w.explain(malloryIP); !strings.Contains(e.Advice, "is a proxy's") {

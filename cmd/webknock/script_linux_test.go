@@ -108,7 +108,7 @@ func (steady) Bans(context.Context) ([]admin.Ban, error) {
 func (steady) Unban(context.Context, string) error { return nil }
 
 func (steady) Explain(_ context.Context, address netip.Addr, reveal bool) (admin.Explanation, error) {
-	e := admin.Explanation{Client: address.String(), Advice: "no knock came from this address: is a proxy or NAT in between? listeners are :8080 (http)"}
+	e := admin.Explanation{Client: address.String(), Advice: "no knock came from this address since 12:00:00: is a proxy or NAT in between? listeners are :8080 (http)"}
 	if address != netip.MustParseAddr("192.0.2.7") {
 		return e, nil
 	}

@@ -40,9 +40,14 @@ func localHostsOnly(next http.Handler) http.Handler {
 	})
 }
 
-// isLocalHost reports whether a Host header names this host by a name that no DNS server
-// is asked for. A port may follow it.
-func isLocalHost(host string) bool {
+// isLocalHost reports whether a Host header is what the commands send, or leads to this
+// host. Only without a port it is the commands' name: a resolver may find a host of that
+// name, and a browser that has asked there names the port.
+func isLocalHost(host string) bool { return host == "webknock" || Loopback(host) }
+
+// Loopback reports whether a Host header names this host by a name that no DNS server is
+// asked for: localhost, or a loopback address. A port may follow it.
+func Loopback(host string) bool {
 	name := host
 	if h, port, err := net.SplitHostPort(host); err == nil && isPort(port) {
 		name = h
@@ -50,8 +55,7 @@ func isLocalHost(host string) bool {
 			name = "[" + h + "]"
 		}
 	}
-	switch strings.ToLower(name) {
-	case "webknock", "localhost":
+	if strings.EqualFold(name, "localhost") {
 		return true
 	}
 	inner, bracketed := strings.CutPrefix(name, "[")

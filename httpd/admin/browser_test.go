@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -23,7 +25,9 @@ func ask(method, url, body string, header map[string]string) *httptest.ResponseR
 func TestOnlyNamesOfThisHostAreAnswered(t *testing.T) {
 	for host, answered := range map[string]bool{
 		"webknock":                   true,
-		"WebKnock:80":                true,
+		"webknock:8080":              false, // a resolver may lead there
+		"webknock:":                  false,
+		"LocalHost:80":               true,
 		"localhost":                  true,
 		"localhost:8080":             true,
 		"127.0.0.1":                  true,
@@ -208,4 +212,27 @@ func TestAnswersBelongToNoOtherPage(t *testing.T) {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
+}
+
+func FuzzLoopback(f *testing.F) {
+	for _, seed := range []string{"localhost", "localhost:80", "127.0.0.1:9", "127.8.8.8", "[::1]:80", "[::1]", "::1", "[::ffff:127.0.0.1]:1", "evil.test", "localhost.evil.test:80", "[fe80::1%lo]:1", "0.0.0.0", "localhost:x", "127.0.0.1:80@evil.test", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		if !Loopback(host) {
+			return
+		}
+		// What a browser that asks for this host connects to is this host.
+		u, err := url.Parse("http://" + host + "/")
+		if err != nil {
+			u, err = url.Parse("http://[" + host + "]/")
+		}
+		if err != nil {
+			t.Fatalf("%q is no host: %v", host, err)
+		}
+		name := strings.ToLower(u.Hostname())
+		if address, err := netip.ParseAddr(name); name != "localhost" && (err != nil || !address.IsLoopback()) {
+			t.Errorf("%q is of this host, but leads to %q", host, name)
+		}
+	})
 }

@@ -27,7 +27,7 @@ func (k *Keeper) Explain(ctx context.Context, address netip.Addr, reveal bool) (
 		return admin.Explanation{}, problemOf(err)
 	}
 	cfg := k.config.Load()
-	x := explanation{cfg: cfg, counting: k.backendName(cfg) == config.BackendNFTables, address: address, recent: recent}
+	x := explanation{cfg: cfg, counting: k.backendName(cfg) == config.BackendNFTables, address: address, since: k.startedAt, recent: recent}
 	e := admin.Explanation{Client: firewall.ClientString(recent.Client)}
 	for _, g := range grants {
 		if g.Client.Contains(address) {
@@ -98,6 +98,7 @@ type explanation struct {
 	cfg      *config.Config
 	counting bool // the firewall counts the packets of a grant
 	address  netip.Addr
+	since    time.Time // when the daemon started, which keeps knocks in memory alone
 	recent   seam.Recent
 	refused  []error // by knock; nil: that has not been refused
 	grants   []firewall.Grant
@@ -179,7 +180,7 @@ func (x *explanation) adviceWithoutKnocks() string {
 		}
 		listeners = append(listeners, fmt.Sprintf("%s (%s)", l.Address, scheme))
 	}
-	return "no knock came from this address: is a proxy or NAT in between, or does the rate limit (shield.rate) hold it off? listeners are " +
+	return "no knock came from this address since " + moment(x.since) + ": is a proxy or NAT in between, or does the rate limit (shield.rate) hold it off? listeners are " +
 		strings.Join(listeners, ", ") + "; webknock events --follow --kind knock shows what does come"
 }
 

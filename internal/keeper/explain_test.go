@@ -36,7 +36,7 @@ clients: {max: 5}
 		x    explanation
 		want string
 	}{
-		{"never knocked", explanation{}, "no knock came from this address: is a proxy or NAT in between, or does the rate limit (shield.rate) hold it off? listeners are 127.0.0.1:1 (http)"},
+		{"never knocked", explanation{since: time.Date(2026, 1, 31, 12, 0, 0, 0, time.Local)}, "no knock came from this address since 2026-01-31 12:00:00: is a proxy or NAT in between, or does the rate limit (shield.rate) hold it off? listeners are 127.0.0.1:1 (http)"},
 		{"allowed", explanation{address: netip.MustParseAddr("198.51.100.7")}, "firewall.allow has this address"},
 		{"a proxy", explanation{address: netip.MustParseAddr("10.0.0.1")}, "this address is a proxy's"},
 		{"banned", explanation{recent: seam.Recent{Knocks: knocks(seam.Banned, seam.NoStep), BannedUntil: now.Add(time.Minute)}}, "webknock unban 192.0.2.7 lifts that"},

@@ -75,7 +75,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
-	case !localHost(r.Host):
+	case !admin.Loopback(r.Host): // the port may be another than ours, since ssh -L has one of its own
 		refuse(w, "This page is for a browser on this computer: by 127.0.0.1 or localhost, and by no other name.")
 	case s.redeem(r):
 		w.Header().Set("Content-Security-Policy", strings.Replace(policy, ";", "; img-src data:;", 1)) // for the empty icon
@@ -148,26 +148,6 @@ func (s *Server) knows(r *http.Request) bool {
 }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
-// localHost reports whether the Host of a request names this host: by a loopback address
-// or as localhost, with or without a port. The port may be another than ours, since
-// ssh -L has one of its own.
-func localHost(host string) bool {
-	name := host
-	if h, port, err := net.SplitHostPort(host); err == nil {
-		if strings.Trim(port, "0123456789") != "" {
-			return false
-		}
-		name = h
-	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		name = host[1 : len(host)-1]
-	}
-	if strings.EqualFold(name, "localhost") {
-		return true
-	}
-	address, err := netip.ParseAddr(name)
-	return err == nil && address.Zone() == "" && address.IsLoopback()
-}
 
 // ownOrigin reports whether the page itself causes a request, or the user does who types
 // its address. The headers are those of a browser: nobody else can make it leave them out.

@@ -253,26 +253,3 @@ func TestADaemonThatIsGoneIsAProblem(t *testing.T) {
 		t.Errorf("%d %v: %s", w.Code, w.Header(), w.Body)
 	}
 }
-
-func FuzzLocalHost(f *testing.F) {
-	for _, seed := range []string{"localhost", "localhost:80", "127.0.0.1:9", "127.8.8.8", "[::1]:80", "[::1]", "::1", "[::ffff:127.0.0.1]:1", "evil.test", "localhost.evil.test:80", "[fe80::1%lo]:1", "0.0.0.0", "localhost:x", "127.0.0.1:80@evil.test", ""} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, host string) {
-		if !localHost(host) {
-			return
-		}
-		// What a browser that asks for this host connects to is this host.
-		u, err := url.Parse("http://" + host + "/")
-		if err != nil {
-			u, err = url.Parse("http://[" + host + "]/")
-		}
-		if err != nil {
-			t.Fatalf("%q is no host: %v", host, err)
-		}
-		name := strings.ToLower(u.Hostname())
-		if address, err := netip.ParseAddr(name); name != "localhost" && (err != nil || !address.IsLoopback()) {
-			t.Errorf("%q is of this host, but leads to %q", host, name)
-		}
-	})
-}
