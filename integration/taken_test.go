@@ -390,3 +390,50 @@ func TestTheProcessesAreConfinedAsTheStatusSays(t *testing.T) {
 		})
 	}
 }
+
+// The front has no descriptor that the keeper was started with, and ends with the keeper
+// whatever it does: also if the program's file has capabilities, for which the kernel
+// forgets whose end a process is to share.
+func TestTheFrontInheritsNothingAndOutlivesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.configure(standard)
+	program := filepath.Join(w.dir, "webknock")
+	for _, args := range [][]string{{"cp", binary, program}, {"chmod", "755", program}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v %s", args, err, out)
+		}
+	}
+	w.own(65534)
+	if out, err := exec.Command("setcap", "cap_net_admin=ep", program).CombinedOutput(); err != nil {
+		t.Fatalf("setcap: %v %s", err, out)
+	}
+	shell := fmt.Sprintf("exec 9</etc/passwd; exec setpriv --reuid 65534 --regid 65534 --clear-groups --ambient-caps -all --inh-caps -all %s serve --config %s", program, w.config())
+	w.daemon = w.start(w.server.Command(context.Background(), "sh", "-c", shell))
+	w.daemon.wait(t, `"serving"`)
+	keeper, _, _, _ := w.process("keeper")
+	front, _, _, _ := w.process("front")
+	if name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/9", keeper)); name != "/etc/passwd" {
+		t.Fatalf("descriptor 9 of the keeper is %q", name)
+	}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", front))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", front, file.Name())); name == "/etc/passwd" {
+			t.Errorf("descriptor %s of the front is %s", file.Name(), name)
+		}
+	}
+	for _, kill := range []struct {
+		pid    int
+		signal syscall.Signal
+	}{{front, syscall.SIGSTOP}, {keeper, syscall.SIGKILL}} { // a front that stands still does not end by itself
+		if err := syscall.Kill(kill.pid, kill.signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the front has ended", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", front))
+		return os.IsNotExist(err)
+	})
+}

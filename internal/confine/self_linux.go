@@ -23,6 +23,10 @@ type Needs struct {
 // Self confines the process that calls it, with all its threads. There is no way
 // back.
 func Self(n Needs) (r Report) {
+	// The kernel forgets that of a program whose file has capabilities.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		r.warn("it may outlive its keeper: %v", err)
+	}
 	// Read what is read only once, while it can be.
 	time.Now().Zone() //lint:ignore SA4017 it reads the time zone
 	limits(&r)
