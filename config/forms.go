@@ -92,15 +92,7 @@ func (d *decoder) address(v *value, s string) any {
 		}
 		return s
 	}
-	host, port, err := net.SplitHostPort(s)
-	p, portErr := strconv.ParseUint(port, 10, 16)
-	addr, isAddr := hostname.Address(host)
-	switch {
-	case err != nil || portErr != nil || p == 0:
-		d.errorf(v.node, v.key, "%q is not a valid address (host:port, like :8080 or 192.0.2.1:80, or systemd:NAME)", s)
-	case isAddr && (addr.IsMulticast() || addr == broadcast):
-		d.errorf(v.node, v.key, "%s is an address of many hosts (write one of this host)", host)
-	}
+	d.here(v, s, "host:port, like :8080 or 192.0.2.1:80, or systemd:NAME")
 	return s
 }
 
@@ -110,19 +102,23 @@ func (d *decoder) metricsAddress(v *value, s string) any {
 		d.errorf(v.node, v.key, "%q: the metrics take no socket of systemd (write host:port, like 127.0.0.1:9105)", s)
 		return nil
 	}
-	if s == "" {
-		return s
+	if s != "" {
+		d.here(v, s, "host:port, like 127.0.0.1:9105; leave it out for none")
 	}
+	return s
+}
+
+// here checks an address and port of this host. Right says what would be.
+func (d *decoder) here(v *value, s, right string) {
 	host, port, err := net.SplitHostPort(s)
 	p, portErr := strconv.ParseUint(port, 10, 16)
 	addr, isAddr := hostname.Address(host)
 	switch {
 	case err != nil || portErr != nil || p == 0:
-		d.errorf(v.node, v.key, "%q is not a valid address (host:port, like 127.0.0.1:9105; leave it out for none)", s)
+		d.errorf(v.node, v.key, "%q is not a valid address (%s)", s, right)
 	case isAddr && (addr.IsMulticast() || addr == broadcast):
 		d.errorf(v.node, v.key, "%s is an address of many hosts (write one of this host)", host)
 	}
-	return s
 }
 
 // otherHost reads the address and port of another host.

@@ -2,6 +2,7 @@ package nftsim
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -340,48 +341,51 @@ func (t *texter) natPorts(a attributes, least, greatest uint16) string {
 	return text
 }
 
+// A place is where something stands in a packet, in bytes.
+type place struct{ base, offset, length uint32 }
+
+// fields are what stands at places of packets. In the transport header the name of the
+// protocol comes before.
+var fields = map[place]phrase{
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 4}:   {text: "ip saddr", kind: ipAddress},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4}:   {text: "ip daddr", kind: ipAddress},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 9, 1}:    {text: "ip protocol", kind: protocol},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 1}:    {text: "ip ttl", kind: number},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 2, 2}:    {text: "ip length", kind: number},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 6, 1}:    {text: "ip6 nexthdr", kind: protocol},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 16}:   {text: "ip6 saddr", kind: ipAddress},
+	{unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16}:  {text: "ip6 daddr", kind: ipAddress},
+	{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2}:  {text: "sport", kind: port},
+	{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2}:  {text: "dport", kind: port},
+	{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1}: {text: "flags", kind: tcpFlags},
+	{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1}:  {text: "type", kind: number},
+}
+
 func (t *texter) payload(base, offset, length uint32) phrase {
-	type place struct{ base, offset, length uint32 }
-	l4 := t.l4
-	if l4 == "" {
-		l4 = "th"
+	p, known := fields[place{base, offset, length}]
+	p.size = int(length)
+	switch {
+	case known && base == unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		p.text = cmp.Or(t.l4, "th") + " " + p.text
+		return p
+	case known:
+		return p
 	}
-	switch at := (place{base, offset, length}); at {
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 4}:
-		return phrase{text: "ip saddr", kind: ipAddress, size: 4}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4}:
-		return phrase{text: "ip daddr", kind: ipAddress, size: 4}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 9, 1}:
-		return phrase{text: "ip protocol", kind: protocol, size: 1}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 1}:
-		return phrase{text: "ip ttl", kind: number, size: 1}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 2, 2}:
-		return phrase{text: "ip length", kind: number, size: 2}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 6, 1}:
-		return phrase{text: "ip6 nexthdr", kind: protocol, size: 1}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 8, 16}:
-		return phrase{text: "ip6 saddr", kind: ipAddress, size: 16}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16}:
-		return phrase{text: "ip6 daddr", kind: ipAddress, size: 16}
-	case place{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2}:
-		return phrase{text: l4 + " sport", kind: port, size: 2}
-	case place{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2}:
-		return phrase{text: l4 + " dport", kind: port, size: 2}
-	case place{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1}:
-		return phrase{text: l4 + " flags", kind: tcpFlags, size: 1}
-	case place{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1}:
-		return phrase{text: l4 + " type", kind: number, size: 1}
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 3}, place{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 2}, place{unix.NFT_PAYLOAD_NETWORK_HEADER, 12, 1}:
-		return phrase{text: "ip saddr", kind: ipAddress, size: int(length)} // a prefix on a byte's boundary
-	case place{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 3}, place{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 2}, place{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 1}:
-		return phrase{text: "ip daddr", kind: ipAddress, size: int(length)}
-	}
-	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && t.ip != "ip" {
+	if base == unix.NFT_PAYLOAD_NETWORK_HEADER { // a prefix of an address, on a byte's boundary
+		p.kind = ipAddress
 		switch {
-		case offset == 8 && length < 16:
-			return phrase{text: "ip6 saddr", kind: ipAddress, size: int(length)}
-		case offset == 24 && length < 16:
-			return phrase{text: "ip6 daddr", kind: ipAddress, size: int(length)}
+		case offset == 12 && length < 4:
+			p.text = "ip saddr"
+			return p
+		case offset == 16 && length < 4:
+			p.text = "ip daddr"
+			return p
+		case t.ip != "ip" && offset == 8 && length < 16:
+			p.text = "ip6 saddr"
+			return p
+		case t.ip != "ip" && offset == 24 && length < 16:
+			p.text = "ip6 daddr"
+			return p
 		}
 	}
 	names := map[uint32]string{unix.NFT_PAYLOAD_LL_HEADER: "ll", unix.NFT_PAYLOAD_NETWORK_HEADER: "nh", unix.NFT_PAYLOAD_TRANSPORT_HEADER: "th"}
