@@ -34,7 +34,7 @@ var may = map[string][]string{
 		"webknock/config", "webknock/firewall", "webknock/firewall/nft", "webknock/httpd", "webknock/httpd/admin", "webknock/internal/acme", "webknock/internal/atomicfile", "webknock/internal/banlist", "webknock/internal/closed",
 		"webknock/internal/command", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/history", "webknock/internal/keeper/forfront", "webknock/internal/lastgood", "webknock/internal/metrics", "webknock/internal/notice", "webknock/internal/onetime",
 		"webknock/internal/seam", "webknock/internal/store", "webknock/internal/suggest",
-		"webknock/internal/ticket", "webknock/sequence",
+		"webknock/internal/ticket", "webknock/internal/tty", "webknock/sequence",
 	},
 	"webknock/internal/seam/wire": {
 		"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/seam",
