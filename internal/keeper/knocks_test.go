@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"testing"
@@ -9,8 +10,9 @@ import (
 	"webknock/internal/event"
 )
 
-// Who subscribes to knocks gets those that come from then on.
-func TestKnocksReachWhoSubscribesToThem(t *testing.T) {
+// started returns a keeper of a dry run, until the test ends.
+func started(t *testing.T) *Keeper {
+	t.Helper()
 	_, path, stop := dryRun(t, 0)
 	stop()
 	start, err := Choose(path, false, true)
@@ -18,10 +20,29 @@ func TestKnocksReachWhoSubscribesToThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := New(Options{ConfigFile: path, Start: start, Socket: filepath.Join(t.TempDir(), "s"), DryRun: true, Log: slog.New(slog.DiscardHandler), Level: new(slog.LevelVar), Front: newFront})
-	defer k.Stop()
+	t.Cleanup(func() { k.Stop() })
 	if err := k.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return k
+}
+
+func TestAFrontCannotMakeTheIDsOfEventsBeginAnew(t *testing.T) {
+	k := started(t)
+	before := k.events.Last()
+	k.Knocks(nil, math.MaxUint64)
+	if after := k.events.Last(); after < before {
+		t.Errorf("the latest ID is %d, before it was %d", after, before)
+	}
+	k.Knocks(nil, 7)
+	if after := k.events.Last(); after < before+7 {
+		t.Errorf("the latest ID is %d after 7 missed knocks, before them it was %d", after, before)
+	}
+}
+
+// Who subscribes to knocks gets those that come from then on.
+func TestKnocksReachWhoSubscribesToThem(t *testing.T) {
+	k := started(t)
 	listener := (*k.listeners.Load())[0]
 	s := k.events.Subscribe(10, event.KindKnock)
 	conn, err := net.Dial("tcp", listener.Bound.String())
