@@ -25,6 +25,7 @@ import (
 // asked bounds what the front asks for, and counts what is refused.
 type asked struct {
 	completions, bans, knocks, loads *bucket
+	refusals                         *bucket // that are told one by one
 
 	unbanning chan struct{} // has room for as many bans as are being taken back
 
@@ -43,6 +44,7 @@ func newAsked(log *slog.Logger) *asked {
 		bans:        newBucket(10_000, 1<<16),
 		knocks:      newBucket(2*float64(time.Second/seam.KnocksInterval), 100), // messages, of many knocks
 		loads:       newBucket(5, 20),                                           // of the record of used codes
+		refusals:    newBucket(refusalsInHour/time.Hour.Seconds(), refusalsInHour),
 		unbanning:   make(chan struct{}, 64),
 		log:         log,
 	}

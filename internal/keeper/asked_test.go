@@ -350,3 +350,17 @@ func TestAFrontThatAsksTooOftenGetsNoMore(t *testing.T) {
 		t.Errorf("%d grants, %d bans, %d refusals, %v", len(grants), len(k.bans.list.All()), k.asked.count(), err)
 	}
 }
+
+// A flood of refused completions pushes nothing out of the log and the history.
+func TestAFloodOfRefusalsIsToldInSums(t *testing.T) {
+	k := New(Options{Log: slog.New(slog.DiscardHandler)})
+	events := k.events.Subscribe(1<<14, event.KindGrantRefused)
+	const flood = 10 * refusalsInHour
+	for range flood {
+		k.refuse(event.GrantRefused{Completion: event.Completion{Sequence: "none"}, Err: errNoSequence})
+	}
+	told, missed, err := events.Next(t.Context())
+	if n := len(told); err != nil || missed > 0 || n < refusalsInHour || n > refusalsInHour+10 || k.untold.n.Load() != uint64(flood-n) {
+		t.Errorf("%d are told and %d counted, %d missed, %v", n, k.untold.n.Load(), missed, err)
+	}
+}

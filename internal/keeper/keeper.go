@@ -73,6 +73,7 @@ type Keeper struct {
 	scrapes   http.Handler
 	scraped   *metrics.Server // the scrapes on an address of their own
 	missed    missed
+	untold    counter               // refused completions
 	handlers  []*event.Subscription // of notices and commands
 	recent    *recent
 

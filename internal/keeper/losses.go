@@ -21,15 +21,16 @@ func (k *Keeper) losses() []seam.Loss {
 
 func (k *Keeper) lossesOfBoth() (ofFront, own []seam.Loss) {
 	own = []seam.Loss{
-		seam.Loss{Kind: "asked", Message: "requests of the front that the keeper has refused: has somebody taken it over?", Level: slog.LevelError, Count: k.asked.count()},
-		seam.Loss{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
-		seam.Loss{Kind: "commands", Message: "commands not run: too many wait", Level: slog.LevelWarn, Count: k.commands.runner.Lost()},
-		seam.Loss{Kind: "events_log", Message: "events that are not in the log: more came than could be written", Level: slog.LevelWarn, Count: k.missed.log.n.Load()},
-		seam.Loss{Kind: "events_notices", Message: "events without a notice: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.notices.n.Load()},
-		seam.Loss{Kind: "events_commands", Message: "events without their commands on open and complete: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.commands.n.Load()},
-		seam.Loss{Kind: "events_history", Message: "events that are not in the history: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.history.n.Load()},
-		seam.Loss{Kind: "history", Message: "entries of the history lost: the disk does not take them", Level: slog.LevelWarn, Count: k.history.Lost()},
-		seam.Loss{Kind: "events_metrics", Message: "events that no metric counts: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.metrics.n.Load()},
+		{Kind: "asked", Message: "requests of the front that the keeper has refused: has somebody taken it over?", Level: slog.LevelError, Count: k.asked.count()},
+		{Kind: "refusals", Message: "completions that opened nothing, without lines of their own: too many", Level: slog.LevelError, Count: k.untold.n.Load()},
+		{Kind: "notices", Message: "notices lost: more than could be sent", Level: slog.LevelWarn, Count: k.notices.Lost()},
+		{Kind: "commands", Message: "commands not run: too many wait", Level: slog.LevelWarn, Count: k.commands.runner.Lost()},
+		{Kind: "events_log", Message: "events that are not in the log: more came than could be written", Level: slog.LevelWarn, Count: k.missed.log.n.Load()},
+		{Kind: "events_notices", Message: "events without a notice: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.notices.n.Load()},
+		{Kind: "events_commands", Message: "events without their commands on open and complete: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.commands.n.Load()},
+		{Kind: "events_history", Message: "events that are not in the history: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.history.n.Load()},
+		{Kind: "history", Message: "entries of the history lost: the disk does not take them", Level: slog.LevelWarn, Count: k.history.Lost()},
+		{Kind: "events_metrics", Message: "events that no metric counts: more came than could be handled", Level: slog.LevelWarn, Count: k.missed.metrics.n.Load()},
 	}
 	ofFront = slices.DeleteFunc(slices.Clone(k.front.State().Losses), func(l seam.Loss) bool {
 		return slices.ContainsFunc(own, func(o seam.Loss) bool { return o.Kind == l.Kind })

@@ -51,8 +51,17 @@ func (r *refusals) of(client netip.Prefix, sequence string, at time.Time) error 
 	return nil
 }
 
+// What is told of refused completions one by one, in an hour. A front that was taken over
+// can have any number of them, and must not push out of the log and of the history who
+// came in.
+const refusalsInHour = 300
+
 // refuse tells that a completion opens and closes nothing.
 func (k *Keeper) refuse(e event.GrantRefused) {
+	if !k.asked.refusals.take(time.Now()) {
+		k.untold.add(1)
+		return
+	}
 	k.refusals.add(refusedCompletion{client: e.Completion.Client, sequence: e.Completion.Sequence, at: e.Completion.At, err: e.Err})
 	k.events.Publish(e)
 }

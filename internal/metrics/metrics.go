@@ -80,7 +80,7 @@ var (
 	noticeResults  = []string{"sent", "failed"}
 	losses         = []string{
 		"heads_too_large", "heads_too_many_lines", "heads_too_slow", "connections_evicted", "connections_starved", "knocks", "clients", "counts", "bans",
-		"notices", "commands", "history", "events_log", "events_notices", "events_commands", "events_history", "events_metrics", "asked", "seam",
+		"notices", "commands", "history", "events_log", "events_notices", "events_commands", "events_history", "events_metrics", "asked", "refusals", "seam",
 	}
 )
 
