@@ -83,7 +83,7 @@ func knockLines(knocks []admin.Knock, now time.Time) []string {
 			why = k.Sequence + ": " + why
 		}
 		if k.Path != "" {
-			why += " " + strconv.Quote(k.Path)
+			why += "; path " + strconv.Quote(k.Path)
 		}
 		rows = append(rows, []string{tty.Clock(k.At, now), tty.Clean(k.Listener), k.Outcome, why})
 	}

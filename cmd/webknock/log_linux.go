@@ -37,10 +37,8 @@ func newLog(a *app) *cobra.Command {
 			"administrators did. The latest comes last. With --output json each entry is one line.",
 		Args: cobra.NoArgs,
 		PreRunE: func(c *cobra.Command, _ []string) (err error) {
-			for _, event := range q.Events {
-				if !slices.Contains(admin.HistoryEvents, event) {
-					return fmt.Errorf("--event: %q is no event of the history (%s)", event, strings.Join(admin.HistoryEvents, ", "))
-				}
+			if q.Events, err = admin.ParseHistoryEvents(q.Events); err != nil {
+				return fmt.Errorf("--%w", err)
 			}
 			if limit < 0 {
 				return errors.New("--limit: not a number of entries (like 100, or 0 for all)")

@@ -70,7 +70,7 @@ func ParseHistoryQuery(values url.Values, now time.Time) (HistoryQuery, error) {
 		switch given := values[name]; {
 		case name == "event":
 			var err error
-			if q.Events, err = parseHistoryEvents(given); err != nil {
+			if q.Events, err = ParseHistoryEvents(given); err != nil {
 				return q, err
 			}
 		case read == nil:
@@ -124,14 +124,15 @@ var historyParameters = map[string]func(q *HistoryQuery, text string, now time.T
 	},
 }
 
-func parseHistoryEvents(given []string) (events []string, err error) {
+// ParseHistoryEvents reads lists of events, each separated by commas.
+func ParseHistoryEvents(given []string) (events []string, err error) {
 	for _, list := range given {
 		for _, event := range strings.Split(list, ",") {
 			if event = strings.TrimSpace(event); event == "" {
 				continue
 			}
 			if !slices.Contains(HistoryEvents, event) {
-				return nil, fmt.Errorf("event: %q is no event of the history (%s)", event, strings.Join(HistoryEvents, ", "))
+				return nil, fmt.Errorf("event: %q is not an event of the history (%s)", event, strings.Join(HistoryEvents, ", "))
 			}
 			events = append(events, event)
 		}

@@ -54,7 +54,7 @@ func TestAWrongParameterOfTheHistoryIsNamed(t *testing.T) {
 		"since=-1h":                  "since: neither",
 		"client=home":                "client: not an address or prefix (like 192.0.2.7",
 		"client=fe80::1%25eth0":      "client: not an address",
-		"event=entered":              `event: "entered" is no event of the history (opened, closed,`,
+		"event=entered":              `event: "entered" is not an event of the history (opened, closed,`,
 		"after=-1":                   "after: not the id of an entry",
 		"after=99999999999999999999": "after: not the id of an entry",
 		"user=a&user=b":              "user is there twice",
