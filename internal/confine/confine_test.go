@@ -60,6 +60,15 @@ func confined(needs string) {
 		}
 		results["connect elsewhere by data"] = fmt.Sprint(unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}))
 	}
+	if n.Resolve {
+		_, err := net.LookupHost("localhost")
+		results["look up"] = fmt.Sprint(err)
+		conn, err := net.Dial("udp", "127.0.0.1:9")
+		if err == nil {
+			_, err = conn.Write([]byte("x"))
+		}
+		results["ask a resolver"] = fmt.Sprint(err)
+	}
 	json.NewEncoder(out).Encode(results)
 	io.Copy(io.Discard, os.NewFile(5, "wait")) // is looked at from outside
 }
@@ -288,6 +297,19 @@ func TestAConfinedProcessCanDoItsWorkAndNothingElse(t *testing.T) {
 	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
 	if err != nil || len(environment) > 0 {
 		t.Errorf("its environment: %q, %v", environment, err)
+	}
+}
+
+// A process that resolves names asks a resolver.
+func TestAConfinedProcessResolves(t *testing.T) {
+	_, report, results := try(t, Needs{Connect: []uint16{80}, Resolve: true})
+	if len(report.Warnings) > 0 {
+		t.Errorf("warnings: %q", report.Warnings)
+	}
+	for _, what := range []string{"look up", "ask a resolver", "works"} {
+		if got := results[what]; got != "<nil>" {
+			t.Errorf("%s: %s", what, got)
+		}
 	}
 }
 

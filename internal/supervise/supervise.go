@@ -158,6 +158,9 @@ func (f *Front) Prepare(ctx context.Context, c seam.Configuration, sockets []sea
 		if next.on != f.running.Load() {
 			next.on.Close()
 		}
+		if errors.Is(err, seam.ErrStopped) { // the process was: it did not answer
+			err = errDown
+		}
 		return err
 	}
 	f.prepared = next
