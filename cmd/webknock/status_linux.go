@@ -198,7 +198,7 @@ func (v *statusView) footer() []string {
 	}
 	for _, kind := range slices.Sorted(maps.Keys(v.Lost)) {
 		if n := v.Lost[kind]; n > 0 {
-			lost = append(lost, fmt.Sprintf("%d %s", n, kind))
+			lost = append(lost, fmt.Sprintf("%d %s", n, strings.ReplaceAll(kind, "_", " ")))
 		}
 	}
 	for _, p := range v.Processes {
@@ -211,7 +211,7 @@ func (v *statusView) footer() []string {
 	return tty.Table([][]string{
 		{"in progress", listOf(clients, v.Clients, "clients")},
 		{"banned", listOf(bans, v.Shield.Bans, "bans")},
-		{"lost", listOf(lost, len(lost), "")},
+		{"refused/lost", listOf(lost, len(lost), "")},
 		{"processes", listOf(processes, len(processes), "")},
 	}, lineWidth)
 }

@@ -27,7 +27,7 @@ func busy() statusView {
 		Ports: strings.Fields(strings.Repeat("1000/tcp 2000-2100/udp ", 5)),
 	})
 	s.Clients, s.Shield.Bans, s.Grants = 5, 3, 6
-	s.Lost = admin.Counts{"knocks": 0, "heads_too_large": 12, "codes": 3}
+	s.Lost = admin.Counts{"knocks": 0, "heads_too_large": 12, "wrong_codes": 3}
 	s.Processes = []admin.Process{
 		{Name: "keeper", PID: 41, User: "root"},
 		{Name: "front", PID: 42, User: "webknock", Confined: admin.List[string]{"user", "landlock"}, Warnings: admin.List[string]{"no seccomp: the kernel is too old"}},
@@ -81,13 +81,13 @@ files  0 of 16    1h0m0s  1000/tcp 2000-2100/udp 1000/tcp 2000-2100/udp 1000/tcp
 SEQUENCE  STEPS  COMPLETIONS
 ssh       3      7
 
-in progress  192.0.2.20 way 1/3 (9s left), 192.0.2.21 way 1/3 (9s left),
-             192.0.2.22 way 1/3 (9s left), and 2 more (webknock clients)
-banned       192.0.2.66 (1m1s left), 2001:db8:66::/64 (1m1s left), and 1 more
-             (webknock bans)
-lost         3 codes, 12 heads_too_large
-processes    keeper 41 as root, front 42 as webknock, confined (user landlock);
-             no seccomp: the kernel is too old
+in progress   192.0.2.20 way 1/3 (9s left), 192.0.2.21 way 1/3 (9s left),
+              192.0.2.22 way 1/3 (9s left), and 2 more (webknock clients)
+banned        192.0.2.66 (1m1s left), 2001:db8:66::/64 (1m1s left), and 1 more
+              (webknock bans)
+refused/lost  12 heads too large, 3 wrong codes
+processes     keeper 41 as root, front 42 as webknock, confined (user landlock);
+              no seccomp: the kernel is too old
 `
 
 func TestStatusIsOneScreen(t *testing.T) {

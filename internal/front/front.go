@@ -276,7 +276,7 @@ func (f *Front) losses() []seam.Loss {
 		{Kind: "connections_starved", Message: "connections reset half-read: descriptors or memory ran out", Level: slog.LevelWarn, Count: f.refused.Starved.Load()},
 		{Kind: "knocks", Message: "knocks lost: more than could be read", Level: slog.LevelWarn, Count: f.shards.lost.Load()},
 		{Kind: "clients", Message: "clients not tracked: clients.max is reached", Level: slog.LevelWarn, Count: f.shards.full.Load()},
-		{Kind: "codes", Message: "one-time codes or tickets that do not count: wrong, used, too old or of a user who may not", Level: slog.LevelWarn, Count: f.shards.wrong.Load()},
+		{Kind: "wrong_codes", Message: "one-time codes or tickets that do not count: wrong, used, too old or of a user who may not", Level: slog.LevelWarn, Count: f.shards.wrong.Load()},
 		{Kind: "counts", Message: "clients whose knocks are no longer counted for a ban: there are too many", Level: slog.LevelWarn, Count: f.shards.forgotten.Load()},
 		{Kind: "seam", Message: "completions, bans and knocks that the keeper was not told of: it is too slow", Level: slog.LevelError, Count: f.untold()},
 		{Kind: "bans", Message: fmt.Sprintf("clients not banned: %d are", banlist.Max), Level: slog.LevelWarn, Count: f.shards.unbanned.Load()},

@@ -11,7 +11,7 @@ import (
 var _ metrics.Source = (*Keeper)(nil)
 
 // codesLost is the kind of loss that has a metric of its own.
-const codesLost = "codes"
+const codesLost = "wrong_codes"
 
 // namesOf returns the names of a configuration that metrics have as labels.
 func namesOf(cfg *config.Config) (n metrics.Names) {
