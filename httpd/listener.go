@@ -132,7 +132,7 @@ func Bind(ctx context.Context, address string) (*net.TCPListener, error) {
 func Prepare(l *net.TCPListener) error {
 	raw, err := l.SyscallConn()
 	if err == nil {
-		err = control(raw, prepare)
+		err = Restore(raw) // an earlier daemon may have had it
 	}
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", l.Addr(), err)

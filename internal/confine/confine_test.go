@@ -60,6 +60,9 @@ func confined(needs string) {
 		}
 		results["connect elsewhere by data"] = fmt.Sprint(unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}))
 	}
+	if roots := os.Getenv("SSL_CERT_FILE"); roots != "" {
+		results["read roots"] = fmt.Sprint(opened(roots, os.O_RDONLY))
+	}
 	if n.Resolve {
 		_, err := net.LookupHost("localhost")
 		results["look up"] = fmt.Sprint(err)
@@ -193,7 +196,7 @@ func works(listening *os.File) error {
 }
 
 // try starts a confined process, and returns it with its report and results.
-func try(t *testing.T, needs Needs) (*Process, Report, map[string]string) {
+func try(t *testing.T, needs Needs, environment ...string) (*Process, Report, map[string]string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -216,7 +219,7 @@ func try(t *testing.T, needs Needs) (*Process, Report, map[string]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Start(Command{Args: []string{"confined", string(text)}, Files: []*os.File{out, listening, wait}, Stderr: os.Stderr})
+	p, err := Start(Command{Args: []string{"confined", string(text)}, Environment: environment, Files: []*os.File{out, listening, wait}, Stderr: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,13 +303,22 @@ func TestAConfinedProcessCanDoItsWorkAndNothingElse(t *testing.T) {
 	}
 }
 
-// A process that resolves names asks a resolver.
-func TestAConfinedProcessResolves(t *testing.T) {
-	_, report, results := try(t, Needs{Connect: []uint16{80}, Resolve: true})
+// A process that resolves names asks a resolver, and reads the roots of certificates
+// where the environment has them.
+func TestAConfinedProcessFindsASite(t *testing.T) {
+	roots, err := os.CreateTemp("", "roots")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(roots.Name())
+	if err := errors.Join(roots.Chmod(0o644), roots.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, report, results := try(t, Needs{Connect: []uint16{443}, Resolve: true}, "SSL_CERT_FILE="+roots.Name())
 	if len(report.Warnings) > 0 {
 		t.Errorf("warnings: %q", report.Warnings)
 	}
-	for _, what := range []string{"look up", "ask a resolver", "works"} {
+	for _, what := range []string{"look up", "ask a resolver", "read roots", "works"} {
 		if got := results[what]; got != "<nil>" {
 			t.Errorf("%s: %s", what, got)
 		}

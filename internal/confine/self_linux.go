@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/elastic/go-seccomp-bpf"
@@ -85,8 +87,8 @@ func restrictFiles(r *Report, n Needs) {
 		}
 	}
 	if len(n.Connect) > 0 {
-		read(ll.AccessFSReadFile, rootFiles...)
-		read(ll.AccessFSReadFile|ll.AccessFSReadDir, rootDirs...)
+		read(ll.AccessFSReadFile, append(rootFiles[:len(rootFiles):len(rootFiles)], os.Getenv("SSL_CERT_FILE"))...)
+		read(ll.AccessFSReadFile|ll.AccessFSReadDir, slices.Concat(rootDirs, filepath.SplitList(os.Getenv("SSL_CERT_DIR")))...)
 	}
 	if n.Resolve {
 		read(ll.AccessFSReadFile, resolverFiles...)
