@@ -37,7 +37,7 @@ var may = map[string][]string{
 		"webknock/internal/ticket", "webknock/internal/tty", "webknock/sequence",
 	},
 	"webknock/internal/seam/wire": {
-		"webknock/firewall", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/seam",
+		"webknock/firewall", "webknock/internal/command", "webknock/internal/event", "webknock/internal/onetime", "webknock/internal/seam",
 	},
 	"webknock/internal/banlist": {
 		"webknock/firewall",
@@ -47,7 +47,7 @@ var may = map[string][]string{
 	},
 	"webknock/internal/confine":       {},
 	"webknock/internal/metrics":       {"webknock/internal/event"},
-	"webknock/internal/supervise":     {"webknock/firewall", "webknock/httpd", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/seam", "webknock/internal/seam/wire"},
+	"webknock/internal/supervise":     {"webknock/firewall", "webknock/httpd", "webknock/internal/command", "webknock/internal/confine", "webknock/internal/event", "webknock/internal/seam", "webknock/internal/seam/wire"},
 	"webknock/internal/notice":        {},
 	"webknock/integration/lab":        {},
 	"webknock/internal/acme":          {},

@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
+	"webknock/internal/confine"
 	"webknock/internal/keeper"
 	"webknock/internal/seam"
 	"webknock/internal/supervise"
@@ -81,6 +82,7 @@ func leaveRoom() {
 
 func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) error {
 	leaveRoom()
+	kept := confine.Reserve() // before a thread of NewStarter has others
 	starter := supervise.NewStarter()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -118,6 +120,12 @@ func serve(ctx context.Context, a *app, o keeper.Options, stderr io.Writer) erro
 	o.Sockets = sockets
 	o.Front = func(f keeper.FrontOptions) seam.Front {
 		return supervise.New(supervise.Options{Start: starter.Start, Tell: f.Tell, Bans: f.Bans, Keeper: f.Keeper, Log: f.Log})
+	}
+	if kept != nil {
+		o.Log.Warn("the keeper can use the capabilities that are for commands", "error", kept)
+	}
+	o.Commands = func(c keeper.CommandsOptions) keeper.Executor {
+		return supervise.NewCommands(supervise.CommandsOptions{Start: supervise.StartCommands, Tell: c.Tell, Log: c.Log})
 	}
 	return keeper.Run(ctx, o, reload)
 }

@@ -25,7 +25,7 @@ const (
 // serverCommands are those of the daemon's host, which only Linux can be.
 var serverCommands = []func(*app) *cobra.Command{
 	newServe, newCheck, newStatus, newClients, newGrants, newLog, newOpen, newClose, newReload, newBans, newUnban, newConfirm, newGuard, newDoctor,
-	newUnguard, newFront, newUser, newHash, newEnroll, newUI, newEvents, newExplain, newTop, newInit, newTrial,
+	newUnguard, newFront, newRun, newUser, newHash, newEnroll, newUI, newEvents, newExplain, newTop, newInit, newTrial,
 }
 
 func (a *app) serverFlags(flags *pflag.FlagSet) {

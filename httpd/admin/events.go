@@ -47,7 +47,7 @@ type Event struct {
 // EventKinds are all kinds of events, but KindMissed.
 var EventKinds = []string{
 	"knock", "completion", "grant.opened", "grant.extended", "grant.closed", "grant.adopted", "grant.refused",
-	"repair", "ban", "unban", "reload", "command", "degraded", "admin", "front.ended",
+	"repair", "ban", "unban", "reload", "command", "degraded", "admin", "front.ended", "commands.ended",
 }
 
 // KindMissed is the kind of the event that tells a reader of a gap.

@@ -76,15 +76,30 @@ func TestTheUnitLeavesLittle(t *testing.T) {
 	}
 }
 
-// With the drop-in commands run as other users, and have no capabilities.
+// With the drop-in commands run as other users, and have no capabilities. The process that
+// runs them has three, and the keeper does not use those.
 func TestTheUnitRunsCommandsOfOtherUsers(t *testing.T) {
 	m := newMachine(t, strings.Replace(standard, "    opens: [ssh]\n", `    opens: [ssh]
-    run: [{on: open, user: nobody, command: [/bin/sh, -c, "id -un >/tmp/who; grep Cap /proc/self/status >/tmp/caps"]}]
+    run: [{on: open, user: nobody, command: [/bin/sh, -c, "id -un >/tmp/who; grep Cap /proc/self/status >/tmp/caps"]},
+          {on: open, user: nobody, command: [/bin/sleep, "4321"], timeout: 2h}]
 `, 1))
 	m.onDisk("install", "-D", "-m", "0644", m.Root+"/usr/local/share/doc/webknock/commands.conf", m.Root+"/etc/systemd/system/webknock.service.d/commands.conf")
 	m.boot()
 	m.works()
 	t.Logf("exposure level with commands of other users: %.1f", m.exposure())
+	names := []string{}
+	for _, p := range m.processes().Processes {
+		names = append(names, p.Name)
+		shown := m.run("cat", fmt.Sprintf("/proc/%d/status", p.PID))
+		t.Logf("%s, confined %q:\n%s", p.Name, p.Confined, regexp.MustCompile(`(?m)^(Uid|Groups|Cap|NoNewPrivs|Seccomp).*\n`).FindAllString(shown, -1))
+		capabilities := map[string]string{"keeper": "0000000000001400", "front": "0000000000000000", "commands": "00000000000000e0"}[p.Name] // CAP_KILL, CAP_SETGID, CAP_SETUID
+		if !strings.Contains(shown, "CapEff:\t"+capabilities) || p.User != "webknock" || len(p.Warnings) > 0 {
+			t.Errorf("%+v", p)
+		}
+	}
+	if want := []string{"keeper", "front", "commands"}; !slices.Equal(names, want) {
+		t.Errorf("processes %q", names)
+	}
 	private := func(name string) string {
 		out, _, _ := m.try("sh", "-c", "cat /tmp/systemd-private-*-webknock.service-*/tmp/"+name)
 		return out
@@ -97,6 +112,24 @@ func TestTheUnitRunsCommandsOfOtherUsers(t *testing.T) {
 		if name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t"); name != "CapBnd" && strings.Trim(value, "0") != "" {
 			t.Errorf("the command has %s", line)
 		}
+	}
+	// What runs them is killed: it is started again, and what hung does not go on.
+	hangs := func() bool { _, _, code := m.try("pgrep", "-f", "sleep 4321"); return code == 0 }
+	until(t, "the other command hangs", hangs)
+	commands := func() int {
+		for _, p := range m.processes().Processes {
+			if p.Name == "commands" {
+				return p.PID
+			}
+		}
+		return 0
+	}
+	pid := commands()
+	m.run("kill", "-9", strconv.Itoa(pid))
+	until(t, "another process runs commands", func() bool { now := commands(); return now != 0 && now != pid })
+	until(t, "the command has ended", func() bool { return !hangs() })
+	if shown := m.run("cat", fmt.Sprintf("/proc/%d/status", commands())); !strings.Contains(shown, "CapEff:\t00000000000000e0") {
+		t.Errorf("it has now:\n%s", shown)
 	}
 }
 

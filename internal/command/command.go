@@ -1,7 +1,8 @@
 // Package command runs the commands of sequences.
 //
-// A [Runner] runs a bounded number of them at once, without the daemon's privileges, and
-// writes their output to the log. A [Journal] makes sure that the commands for the end of a
+// A [Runner] decides when one runs, a bounded number of them at once, and writes what comes
+// of it to the log. An [Executor] runs them, without the daemon's privileges: [Direct] in
+// this process, and package supervise in one that can do nothing else. A [Journal] makes sure that the commands for the end of a
 // grant are started, and never twice, even if the daemon is killed.
 package command
 
@@ -21,6 +22,14 @@ type Command struct {
 	Credential  *syscall.Credential // whom it runs as; nil: as the daemon does
 	Timeout     time.Duration       // after which it is killed
 	Environment []string            // NAME=value, beside what it gets in any case
+
+	Of    *Set // that it belongs to, for an executor in another process
+	Index int  // in what its sequence has
+}
+
+// A Set is all commands of a configuration. It is never written to.
+type Set struct {
+	Sequences map[string][]Command // in the order of the configuration
 }
 
 // An Event is what a command is run for.

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -31,27 +32,77 @@ type Request struct {
 	Software string // what received it, as webknock/1.0
 }
 
+// own begins the names of variables that webknock itself has made up. The
+// configuration does not replace them.
+const own = "WEBKNOCK_"
+
 // environment returns the whole environment of a command.
-func (o Occasion) environment(c Command) []string {
+func (o Occasion) environment(c Command) []string { return c.environment(o.variables()) }
+
+// environment returns the whole environment of a command that is told of variables.
+func (c Command) environment(variables []string) []string {
 	env := []string{defaultPath}
-	if o.Request != nil {
-		env = append(env, o.Request.environment()...)
-	} else {
-		env = append(env, "REMOTE_ADDR="+o.Client.Addr().String())
+	for _, v := range variables {
+		if !strings.HasPrefix(v, own) {
+			env = append(env, v)
+		}
 	}
 	env = append(env, c.Environment...)
+	for _, v := range variables {
+		if strings.HasPrefix(v, own) {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// variables returns what a command is told of an occasion.
+func (o Occasion) variables() (all []string) {
+	if o.Request != nil {
+		all = o.Request.environment()
+	} else {
+		all = append(all, "REMOTE_ADDR="+o.Client.Addr().String())
+	}
 	for _, v := range [][2]string{
 		{"EVENT", string(o.Event)}, {"SEQUENCE", o.Sequence}, {"CLIENT", firewall.ClientString(o.Client)}, {"USER", o.User},
 		{"DOOR", o.Door}, {"GRANT", o.Grant}, {"REASON", o.Reason},
 	} {
 		if v[1] != "" {
-			env = append(env, "WEBKNOCK_"+v[0]+"="+v[1])
+			all = append(all, own+v[0]+"="+v[1])
 		}
 	}
 	if !o.Expires.IsZero() {
-		env = append(env, "WEBKNOCK_EXPIRES="+o.Expires.Format(time.RFC3339))
+		all = append(all, own+"EXPIRES="+o.Expires.Format(time.RFC3339))
 	}
-	return env
+	return all
+}
+
+// told are the variables that a command may be told of, beside those that begin with
+// HTTP_ and with WEBKNOCK_.
+var told = []string{
+	"GATEWAY_INTERFACE", "SERVER_SOFTWARE", "SERVER_PROTOCOL", "SERVER_NAME", "REMOTE_ADDR", "REMOTE_PORT", "SERVER_PORT", "HTTPS",
+	"REQUEST_METHOD", "REQUEST_URI", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "CONTENT_TYPE", "CONTENT_LENGTH",
+}
+
+// CheckVariables returns an error unless a command may be told of variables. LD_PRELOAD,
+// for example, would make another program of it.
+func CheckVariables(variables []string) error {
+	size := 0
+	for _, v := range variables {
+		size += len(v) + 1
+		name, _, found := strings.Cut(v, "=")
+		switch {
+		case !found || strings.ContainsRune(v, 0):
+			return fmt.Errorf("%.100q is no variable", v)
+		case strings.HasPrefix(name, "HTTP_") && name != "HTTP_PROXY" || strings.HasPrefix(name, own) || slices.Contains(told, name):
+		default:
+			return fmt.Errorf("a command is not told of %.100s", name)
+		}
+	}
+	if size > 2*maxTotal {
+		return fmt.Errorf("variables of %d bytes (%d at most)", size, 2*maxTotal)
+	}
+	return nil
 }
 
 // environment returns the meta-variables of a request (RFC 3875 section 4.1).

@@ -4,13 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"io"
-	"log/slog"
 	"time"
 )
 
 // Bounds of what a command's output puts into the log.
 const (
-	maxLines = 200     // of one run
+	MaxLines = 200     // of one run
 	maxLine  = 1 << 10 // bytes; what a line has beyond them is dropped
 )
 
@@ -18,16 +17,16 @@ const (
 // it waits in its pipe and takes little of the processor.
 const pause = time.Millisecond
 
-// logLines logs what out brings, line by line, until its end or an error. It
-// returns how many lines were not logged, or not whole.
-func logLines(log *slog.Logger, out io.Reader) (lost int) {
+// readLines hands on what out brings, line by line, until its end or an error. It
+// returns how many lines were not handed on, or not whole.
+func readLines(to func(line string), out io.Reader) (lost int) {
 	r := bufio.NewReaderSize(out, maxLine)
-	for range maxLines {
+	for range MaxLines {
 		line, more, err := r.ReadLine()
 		if err != nil {
 			return lost
 		}
-		log.Info("output", "line", string(line)) // slog makes anything harmless
+		to(string(line))
 		if !more {
 			continue
 		}

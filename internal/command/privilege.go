@@ -8,16 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MayBecome reports whether this process may start one as another user.
+// MayBecome reports whether this process, or one that it starts, may start one as another
+// user.
 func MayBecome() bool { return capable(unix.CAP_SETUID) && capable(unix.CAP_SETGID) }
 
-// MayKill reports whether this process may end one of another user.
+// MayKill reports whether this process, or one that it starts, may end one of another user.
 func MayKill() bool { return capable(unix.CAP_KILL) }
 
-// capable reports whether a capability is effective (capabilities(7)).
+// capable reports whether a capability is permitted (capabilities(7)): the keeper leaves
+// these to the process that runs commands, and does not use them itself.
 func capable(capability int) bool {
 	_, sets, err := capabilities()
-	return err == nil && sets[capability/32].Effective&(1<<(capability%32)) != 0
+	return err == nil && sets[capability/32].Permitted&(1<<(capability%32)) != 0
 }
 
 // capabilities returns the capability sets of the calling thread.

@@ -2,44 +2,30 @@ package command
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
-	maxRunning = 8   // commands that run at once
+	MaxRunning = 8   // commands that run at once
 	maxWaiting = 256 // commands in the queue
 )
 
-const (
-	killGrace = 2 * time.Second // from SIGTERM to SIGKILL
-	// When the daemon stops, running commands get stopMoment to end by themselves, and
-	// then stopGrace instead of killGrace: a stop takes two seconds at most.
-	stopMoment = 300 * time.Millisecond
-	stopGrace  = 300 * time.Millisecond
-)
-
-// A Runner runs up to maxRunning commands at once. Others wait in a queue.
+// A Runner runs up to MaxRunning commands at once. Others wait in a queue.
 type Runner struct {
 	// Ended, if set before Run, is called with the result of each command, also of one
 	// that could not be started.
 	Ended func(Command, Occasion, Result)
+	// Executor runs the commands. It may be replaced before Run.
+	Executor Executor
 
-	log      *slog.Logger
-	waiting  chan job
-	slots    chan struct{} // holds a value for every command that runs
-	stopping chan struct{}
-	running  sync.WaitGroup
-	lost     atomic.Uint64
+	log     *slog.Logger
+	waiting chan job
+	slots   chan struct{} // holds a value for every command that runs
+	running sync.WaitGroup
+	lost    atomic.Uint64
 }
 
 // A Result says what became of a command.
@@ -53,14 +39,17 @@ const (
 	NotStarted Result = "not started" // it could not be
 )
 
+// Results are all results.
+var Results = []Result{Done, Failed, Killed, NotStarted}
+
 type job struct {
 	command  Command
 	occasion Occasion
 }
 
-// NewRunner returns a runner that runs nothing until Run.
+// NewRunner returns a runner that runs nothing until Run, and then in this process.
 func NewRunner(log *slog.Logger) *Runner {
-	return &Runner{log: log, waiting: make(chan job, maxWaiting), slots: make(chan struct{}, maxRunning), stopping: make(chan struct{})}
+	return &Runner{Executor: NewDirect(), log: log, waiting: make(chan job, maxWaiting), slots: make(chan struct{}, MaxRunning)}
 }
 
 // Submit has a command run when its turn comes. It does not wait; a command
@@ -105,7 +94,7 @@ func (r *Runner) abandon(count int) {
 // Stop ends the commands that run: after a moment, in which some may come to
 // their end, they are killed. Nothing may be started any more.
 func (r *Runner) Stop() {
-	close(r.stopping)
+	r.Executor.Stop()
 	r.running.Wait()
 }
 
@@ -120,137 +109,36 @@ func (r *Runner) start(j job) {
 	})
 }
 
-// run runs a command, and returns when it has ended: when its process has, and
-// nobody holds its output any more, or when its time is over and it was killed
-// with all its process group.
+// run runs a command, and logs what comes of it.
 func (r *Runner) run(c Command, o Occasion, log *slog.Logger) Result {
-	out, in, err := os.Pipe()
-	if err != nil {
-		log.Error("command cannot be started", "error", err)
+	end := r.Executor.Execute(Task{Command: c, Sequence: o.Sequence, Variables: o.variables()}, logged{log})
+	if end.Result == NotStarted {
+		log.Error("command cannot be started", "error", end.Reason)
 		return NotStarted
 	}
-	defer out.Close()
-	cmd := &exec.Cmd{
-		Path: c.Argv[0], Args: c.Argv, Dir: "/", Env: o.environment(c), Stdout: in, Stderr: in,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: c.Credential},
-	}
-	began := time.Now()
-	err = start(cmd)
-	in.Close()
-	if err != nil {
-		log.Error("command cannot be started", "error", explain(err, c))
-		return NotStarted
-	}
-	pid := cmd.Process.Pid
-	log.Info("command started", "pid", pid)
-
-	lost := make(chan int, 1)
-	exited, silent, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(silent)
-		lost <- logLines(log, out)
-	}()
-	go func() {
-		defer close(exited)
-		waitFor(pid)
-	}()
-	go func() {
-		<-exited
-		<-silent
-		close(done)
-	}()
-	killed := r.watch(pid, c.Timeout, done, exited, log)
-	out.Close() // who has left the group may hold the other end
-	select {
-	case <-exited:
-	default: // it could not be killed
-		go cmd.Wait()
+	if end.Lasts { // it could not be killed
 		return Killed
 	}
-	log = log.With("duration", time.Since(began).Round(time.Millisecond).Seconds())
-	if n := <-lost; n > 0 {
-		log = log.With("lines_lost", n)
+	log = log.With("duration", end.Duration.Round(time.Millisecond).Seconds())
+	if end.LinesLost > 0 {
+		log = log.With("lines_lost", end.LinesLost)
 	}
-	switch err := cmd.Wait(); {
-	case killed != "":
-		log.Warn("command killed", "reason", killed)
-		return Killed
-	case err != nil:
-		log.Warn("command failed", "error", err)
-		return Failed
+	switch end.Result {
+	case Killed:
+		log.Warn("command killed", "reason", end.Reason)
+	case Failed:
+		log.Warn("command failed", "error", end.Reason)
+	default:
+		log.Info("command ended")
 	}
-	log.Info("command ended")
-	return Done
+	return end.Result
 }
 
-// watch returns when a command is done. If the command times out or the runner stops first,
-// watch kills its process group and returns the reason. Nobody waits for (wait(2)) the process
-// until then, so that the kernel cannot give its id to another group.
-func (r *Runner) watch(pid int, timeout time.Duration, done, exited <-chan struct{}, log *slog.Logger) (reason string) {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	grace := killGrace
-	select {
-	case <-done:
-		return ""
-	case <-timer.C:
-		reason = fmt.Sprintf("it takes longer than %v", timeout)
-		select {
-		case <-exited:
-			reason = fmt.Sprintf("what it left behind holds its output for longer than %v", timeout)
-		default:
-		}
-	case <-r.stopping:
-		timer.Reset(stopMoment)
-		select {
-		case <-done:
-			return ""
-		case <-timer.C:
-		}
-		reason, grace = "webknock stops", stopGrace
-	}
-	kill(pid, unix.SIGTERM, log)
-	timer.Reset(grace)
-	select {
-	case <-done:
-	case <-timer.C:
-	}
-	kill(pid, unix.SIGKILL, log) // those who did not heed the first, if there are any
-	timer.Reset(grace)
-	select {
-	case <-exited:
-	case <-timer.C:
-	}
-	return reason
-}
+// logged logs what is told of a command that runs.
+type logged struct{ log *slog.Logger }
 
-// kill sends a signal to a process group.
-func kill(group int, signal syscall.Signal, log *slog.Logger) {
-	if err := unix.Kill(-group, signal); err != nil && !errors.Is(err, unix.ESRCH) {
-		log.Error("command cannot be killed", "pid", group, "error", fmt.Errorf("%w (what runs as another user takes CAP_KILL)", err))
-	}
-}
-
-// waitFor returns when a process has ended. It stays a zombie.
-func waitFor(pid int) {
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-// explain adds a hint to why a command cannot be started.
-func explain(err error, c Command) error {
-	_, there := os.Stat(c.Argv[0])
-	switch {
-	case errors.Is(err, unix.ENOENT) && there == nil:
-		return fmt.Errorf("%w (the interpreter of its first line is missing)", err)
-	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w (the user it runs as must be able to read and execute it)", err)
-	case errors.Is(err, unix.ENOEXEC):
-		return fmt.Errorf("%w (a script begins with a line like #!/bin/sh)", err)
-	}
-	return err
+func (l logged) Started(pid int)  { l.log.Info("command started", "pid", pid) }
+func (l logged) Line(line string) { l.log.Info("output", "line", line) } // slog makes anything harmless
+func (l logged) CannotKill(pid int, why string) {
+	l.log.Error("command cannot be killed", "pid", pid, "error", why+" (what runs as another user takes CAP_KILL)")
 }

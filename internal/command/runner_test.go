@@ -60,8 +60,8 @@ func TestOutputGoesToTheLogLineByLine(t *testing.T) {
 	mustHave(t, log, "msg=output sequence=ssh event=open command=sh client=192.0.2.7 door=ssh grant=g1 line=one\n", "line=two\n", `line="\x1b[31m\x00binary\xff"`,
 		`msg="command failed"`, `error="exit status 3"`)
 	log = run(t, time.Minute, `i=0; while [ $i -lt 1000 ]; do echo line; i=$((i+1)); done`, `head -c 100000 /dev/zero | tr '\0' x`)
-	if n := strings.Count(log, "line=line"); n != maxLines {
-		t.Errorf("%d lines, want %d", n, maxLines)
+	if n := strings.Count(log, "line=line"); n != MaxLines {
+		t.Errorf("%d lines, want %d", n, MaxLines)
 	}
 	mustHave(t, log, "lines_lost=800\n", "lines_lost=1\n", "line="+strings.Repeat("x", maxLine)+"\n")
 }
@@ -149,10 +149,10 @@ func TestRunningAndWaitingCommandsAreBounded(t *testing.T) {
 	var ended sync.WaitGroup
 	ended.Go(func() { r.Run(ctx) })
 	hang := Command{Argv: []string{"/bin/sh", "-c", "echo begun >> " + dir + "/out; exec sleep 1000"}, Timeout: time.Hour}
-	for range maxRunning {
+	for range MaxRunning {
 		r.Submit(hang, occasion)
 	}
-	for strings.Count(log.String(), "command started") < maxRunning {
+	for strings.Count(log.String(), "command started") < MaxRunning {
 	}
 	for range maxWaiting + 11 {
 		r.Submit(hang, occasion)
@@ -164,7 +164,7 @@ func TestRunningAndWaitingCommandsAreBounded(t *testing.T) {
 	ended.Wait()
 	r.Stop()
 	mustHave(t, log.String(), "webknock stops", "commands are not run")
-	if n := strings.Count(log.String(), "command killed"); n != maxRunning {
-		t.Errorf("%d killed, want %d", n, maxRunning)
+	if n := strings.Count(log.String(), "command killed"); n != MaxRunning {
+		t.Errorf("%d killed, want %d", n, MaxRunning)
 	}
 }

@@ -29,6 +29,7 @@ type Report struct {
 const (
 	User         = "user" // a user of its own
 	Capabilities = "capabilities"
+	Others       = "other_capabilities" // than those that it is there for
 	NoNewPrivs   = "no_new_privs"
 	Limits       = "rlimits"
 	Landlock     = "landlock"

@@ -26,6 +26,11 @@ type Command struct {
 	Environment []string
 	Files       []*os.File // its descriptors from 3 on
 	Stderr      *os.File
+
+	// RunsCommands leaves the process the user, and the capabilities of
+	// CommandCapabilities that this one has. Commands may gain what they could gain
+	// without webknock (see CommandsSelf). It does not end with this process by itself.
+	RunsCommands bool
 }
 
 // A Process is one that was started.
@@ -44,7 +49,7 @@ func Start(c Command) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{User: currentUser()}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || c.RunsCommands {
 		return p, p.start(c, nil)
 	}
 	name, credential := account(&p.Report)
@@ -115,6 +120,11 @@ func (p *Process) start(c Command, credential *syscall.Credential) error {
 		Path: "/proc/self/exe", Args: append([]string{"webknock"}, c.Args...), Env: append([]string{}, c.Environment...), Dir: "/", // Env must not be nil: that is all of ours
 		Stdin: null, Stdout: null, Stderr: c.Stderr, ExtraFiles: c.Files,
 		SysProcAttr: &syscall.SysProcAttr{Credential: credential, Pdeathsig: syscall.SIGKILL},
+	}
+	giveUp := giveUp
+	if c.RunsCommands {
+		giveUp = giveUpForCommands
+		p.cmd.SysProcAttr.Pdeathsig = 0
 	}
 	p.ended = make(chan struct{})
 	started := make(chan error)

@@ -28,12 +28,13 @@ const (
 	KindDegraded      Kind = "degraded"
 	KindAdmin         Kind = "admin"
 	KindFrontEnded    Kind = "front.ended"
+	KindCommandsEnded Kind = "commands.ended"
 )
 
 // Kinds are all kinds.
 var Kinds = []Kind{
 	KindKnock, KindCompletion, KindGrantOpened, KindGrantExtended, KindGrantClosed, KindGrantAdopted, KindGrantRefused,
-	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded, KindAdmin, KindFrontEnded,
+	KindRepair, KindBan, KindUnban, KindReload, KindCommand, KindDegraded, KindAdmin, KindFrontEnded, KindCommandsEnded,
 }
 
 // An Event is what happened: one of the types below.
@@ -168,6 +169,10 @@ type Command struct {
 // started; clients in progress start over.
 type FrontEnded struct{ Reason string }
 
+// A CommandsEnded is a process that runs commands and has ended by itself. The commands
+// that ran have ended with it. Another one is started.
+type CommandsEnded struct{ Reason string }
+
 // A Degraded tells that problems begin, or that there are none any more.
 type Degraded struct{ Problems []string } // none: all is well again
 
@@ -196,3 +201,4 @@ func (Command) Kind() Kind       { return KindCommand }
 func (Degraded) Kind() Kind      { return KindDegraded }
 func (Admin) Kind() Kind         { return KindAdmin }
 func (FrontEnded) Kind() Kind    { return KindFrontEnded }
+func (CommandsEnded) Kind() Kind { return KindCommandsEnded }

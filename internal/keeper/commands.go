@@ -16,6 +16,7 @@ import (
 	"webknock/config"
 	"webknock/firewall"
 	"webknock/internal/command"
+	"webknock/internal/confine"
 	"webknock/internal/event"
 )
 
@@ -23,10 +24,45 @@ import (
 type commands struct {
 	runner   *command.Runner
 	journal  *command.Journal
-	software string // SERVER_SOFTWARE in the environment of commands
+	process  Executor // nil: this process runs them
+	software string   // SERVER_SOFTWARE in the environment of commands
 	// configured has the commands of each sequence by what they run on; never
 	// written to.
 	configured atomic.Pointer[map[string]map[command.Event][]command.Command]
+}
+
+// hasCommands reports whether a configuration runs any.
+func hasCommands(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Sequences, func(s config.Sequence) bool { return len(s.Run) > 0 })
+}
+
+// require has what runs commands started if a configuration has some.
+func (c *commands) require(cfg *config.Config) error {
+	if c.process == nil || !hasCommands(cfg) {
+		return nil
+	}
+	return c.process.Require()
+}
+
+// settle ends what runs commands if nothing needs it.
+func (c *commands) settle() {
+	if c.process != nil {
+		c.process.Settle()
+	}
+}
+
+func (c *commands) problem() error {
+	if c.process == nil {
+		return nil
+	}
+	return c.process.Problem()
+}
+
+func (c *commands) processes() []confine.Info {
+	if c.process == nil {
+		return nil
+	}
+	return c.process.Processes()
 }
 
 // newCommands returns commands that run nothing yet. A dry run keeps no journal:
@@ -38,6 +74,17 @@ func (k *Keeper) newCommands(cfg *config.Config) (*commands, error) {
 		k.events.Publish(event.Command{
 			Program: what.Argv[0], On: string(o.Event), Sequence: o.Sequence, Client: o.Client, User: o.User, Door: o.Door, Grant: o.Grant, Result: string(result),
 		})
+	}
+	if k.options.Commands != nil {
+		c.process = k.options.Commands(CommandsOptions{Tell: func(e event.CommandsEnded) { k.events.Publish(e) }, Log: k.log})
+		c.runner.Executor = c.process
+		k.lifecycle.onClose("the process that runs commands", func() error {
+			c.process.Close()
+			return nil
+		})
+		if err := c.require(cfg); err != nil {
+			return nil, err
+		}
 	}
 	file := k.store
 	if k.options.DryRun {
@@ -64,20 +111,25 @@ func (c *commands) of(sequence string, on command.Event) []command.Command {
 func (c *commands) use(cfg *config.Config) {
 	configured := map[string]map[command.Event][]command.Command{}
 	closing := false
+	set := &command.Set{Sequences: map[string][]command.Command{}}
 	for _, s := range cfg.Sequences {
 		all := map[command.Event][]command.Command{}
-		for _, r := range s.Run {
-			to := command.Command{Argv: r.Argv, Timeout: r.Timeout, Environment: r.Environment}
+		for i, r := range s.Run {
+			to := command.Command{Argv: r.Argv, Timeout: r.Timeout, Environment: r.Environment, Of: set, Index: i}
 			if becomes(r) {
 				to.Credential = r.Credential
 			}
 			on := command.Event(r.On)
 			all[on] = append(all[on], to)
+			set.Sequences[s.Name] = append(set.Sequences[s.Name], to)
 		}
 		configured[s.Name] = all
 		closing = closing || len(all[command.Close]) > 0
 	}
 	c.configured.Store(&configured)
+	if c.process != nil {
+		c.process.Use(set)
+	}
 	if closing {
 		c.journal.Touch()
 	}

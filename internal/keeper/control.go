@@ -100,7 +100,7 @@ func (k *Keeper) problems(ctx context.Context) (problems []string, guarded bool)
 	for _, domain := range missingCertificates(k.currentListeners()) {
 		problems = append(problems, "there is no certificate for "+domain+" yet (the log says why)")
 	}
-	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.history.Problem()}
+	all := []error{k.kept.problem(), k.commands.journal.Problem(), k.commands.problem(), k.history.Problem()}
 	if k.closed != nil {
 		all = append(all, k.closed.Problem())
 	}

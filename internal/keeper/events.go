@@ -145,6 +145,8 @@ func remember(r event.Record) remembered {
 		}
 	case event.FrontEnded:
 		to.Reason = e.Reason
+	case event.CommandsEnded:
+		to.Reason = e.Reason
 	case event.Degraded:
 		to.Problems = append([]string{}, e.Problems...) // not nil: it is there although it is empty
 	}

@@ -83,6 +83,8 @@ func (h *historian) handle(r event.Record) {
 		h.log.Add(history.Entry{Time: r.Time, Event: history.Repair, Reason: e.Reason})
 	case event.FrontEnded:
 		h.log.Add(history.Entry{Time: r.Time, Event: history.Degraded, Reason: "the front has ended, and was started again: " + e.Reason})
+	case event.CommandsEnded:
+		h.log.Add(history.Entry{Time: r.Time, Event: history.Degraded, Reason: "the process that runs commands has ended, and was started again: " + e.Reason})
 	case event.Degraded:
 		entry := history.Entry{Time: r.Time, Event: history.Degraded, Reason: strings.Join(e.Problems, "; ")}
 		if len(e.Problems) == 0 {

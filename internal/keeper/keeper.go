@@ -24,6 +24,8 @@ import (
 	"webknock/internal/acme"
 	"webknock/internal/atomicfile"
 	"webknock/internal/closed"
+	"webknock/internal/command"
+	"webknock/internal/confine"
 	"webknock/internal/event"
 	"webknock/internal/history"
 	"webknock/internal/metrics"
@@ -48,6 +50,25 @@ type Options struct {
 
 	// Front makes the other half of the daemon.
 	Front func(FrontOptions) seam.Front
+	// Commands makes what runs commands; nil: they are run by this process.
+	Commands func(CommandsOptions) Executor
+}
+
+// CommandsOptions are what the keeper gives to what runs commands.
+type CommandsOptions struct {
+	Tell func(event.CommandsEnded) // of a process that runs them
+	Log  *slog.Logger
+}
+
+// An Executor runs commands in a process of its own.
+type Executor interface {
+	command.Executor
+	Require() error // the process runs, or cannot be started
+	Use(*command.Set)
+	Settle() // it ends if nothing needs it
+	Problem() error
+	Processes() []confine.Info
+	Close()
 }
 
 // FrontOptions are what the keeper gives to the front.

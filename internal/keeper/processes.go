@@ -15,6 +15,7 @@ func (k *Keeper) processes() (all []admin.Process) {
 	if k.supervisor != nil {
 		infos = append(infos, k.supervisor.Processes()...)
 	}
+	infos = append(infos, k.commands.processes()...)
 	for _, i := range infos {
 		all = append(all, admin.Process{Name: i.Name, PID: i.PID, User: i.User, Confined: i.Confined, Warnings: i.Warnings})
 	}

@@ -397,6 +397,7 @@ func TestWhatReadersAreToldOfEvents(t *testing.T) {
 		{event.Admin{Act: "reload"}, `"kind":"admin","reason":"reload"}`},
 		{event.Degraded{Problems: []string{"on fire"}}, `"kind":"degraded","problems":["on fire"]`},
 		{event.FrontEnded{Reason: "signal: killed"}, `"kind":"front.ended","reason":"signal: killed"`},
+		{event.CommandsEnded{Reason: "signal: killed"}, `"kind":"commands.ended","reason":"signal: killed"`},
 		{event.Degraded{}, `"kind":"degraded","problems":[]`},
 		{event.Admin{Act: "closed grant g1", UID: 1000, Known: true, Client: "192.0.2.7", Door: "ssh", Grant: "g1"},
 			`"kind":"admin","client":"192.0.2.7","door":"ssh","grant":"g1","reason":"closed grant g1","uid":1000`},

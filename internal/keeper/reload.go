@@ -90,6 +90,10 @@ func (k *Keeper) apply(ctx context.Context, cfg *config.Config) error {
 	if err := k.mayRun(cfg); err != nil {
 		return err
 	}
+	if err := k.commands.require(cfg); err != nil {
+		return err
+	}
+	defer k.commands.settle()
 	old := k.currentListeners()
 	listeners, err := k.prepare(ctx, cfg)
 	if err != nil {

@@ -54,11 +54,11 @@ func (k *Keeper) observe(e firewall.Event) {
 // ends when all that was published before has been handled.
 func (k *Keeper) subscribe(ctx context.Context) {
 	log := k.events.Subscribe(logQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed,
-		event.KindGrantAdopted, event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindAdmin, event.KindFrontEnded)
-	notices := k.events.Subscribe(noticeQueue, event.KindCompletion, event.KindGrantOpened, event.KindRepair, event.KindBan, event.KindDegraded, event.KindFrontEnded)
+		event.KindGrantAdopted, event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindAdmin, event.KindFrontEnded, event.KindCommandsEnded)
+	notices := k.events.Subscribe(noticeQueue, event.KindCompletion, event.KindGrantOpened, event.KindRepair, event.KindBan, event.KindDegraded, event.KindFrontEnded, event.KindCommandsEnded)
 	commands := k.events.Subscribe(commandQueue, event.KindCompletion, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted)
 	k.historyEvents = k.events.Subscribe(historyQueue, event.KindGrantOpened, event.KindGrantExtended, event.KindGrantClosed, event.KindGrantAdopted,
-		event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindDegraded, event.KindAdmin, event.KindFrontEnded)
+		event.KindGrantRefused, event.KindRepair, event.KindBan, event.KindUnban, event.KindReload, event.KindDegraded, event.KindAdmin, event.KindFrontEnded, event.KindCommandsEnded)
 	metered := k.events.Subscribe(metricsQueue, metrics.Kinds...)
 	var wg sync.WaitGroup
 	k.handlers = []*event.Subscription{notices, commands}
@@ -149,6 +149,8 @@ func logEvent(log *slog.Logger, e event.Event) {
 		log.Info("an administrator's act", "act", e.Act)
 	case event.FrontEnded:
 		log.Error("the front has ended; it is started again, and clients in progress start over", "reason", e.Reason)
+	case event.CommandsEnded:
+		log.Error("the process that runs commands has ended, and so have the commands that ran; it is started again", "reason", e.Reason)
 	case event.Reload:
 		if e.Err != nil {
 			log.Error("not reloaded, the configuration is as it was", "error", e.Err)
@@ -199,6 +201,8 @@ func noticeOf(r event.Record) (n notice.Notice, ok bool) {
 		return notice.Notice{Event: notice.Ban, Time: e.At, Client: firewall.ClientString(e.Ban.Client), Expires: e.Ban.Until, Reason: e.Reason}, true
 	case event.FrontEnded:
 		return notice.Notice{Event: notice.Degraded, Time: r.Time, Reason: "the front has ended, and is started again: " + e.Reason}, true
+	case event.CommandsEnded:
+		return notice.Notice{Event: notice.Degraded, Time: r.Time, Reason: "the process that runs commands has ended, and is started again: " + e.Reason}, true
 	case event.Degraded:
 		return notice.Notice{Event: notice.Degraded, Time: r.Time, Reason: strings.Join(e.Problems, "; ")}, true
 	}

@@ -143,10 +143,11 @@ func socketpair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
-// order gives a process its orders, and returns what it has given up then.
-func order(socket net.Conn, o Orders) (report confine.Report, err error) {
-	if err = socket.SetDeadline(time.Now().Add(startTimeout)); err == nil {
-		err = confine.WriteLine(socket, o)
+// order gives a process its orders, if any, and returns what it has given up then.
+func order(socket net.Conn, orders any) (report confine.Report, err error) {
+	err = socket.SetDeadline(time.Now().Add(startTimeout))
+	if err == nil && orders != nil {
+		err = confine.WriteLine(socket, orders)
 	}
 	if err == nil {
 		err = confine.ReadLine(socket, &report)

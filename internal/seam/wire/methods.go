@@ -34,6 +34,16 @@ const (
 	recordCodes
 )
 
+// What the keeper asks of the process that runs commands.
+const (
+	useCommands kind = 129 + iota
+	runCommand
+	stopCommands
+)
+
+// commandTold is what that process tells the keeper.
+const commandTold kind = 193
+
 // A method is what is known of a kind.
 type method struct {
 	name             string
@@ -74,6 +84,11 @@ var methods = map[kind]method{
 	knocks:      {name: "Knocks", ofKeeper: true, notice: true, argument: seam.MaxKnocks * kib / 2},
 	usedCodes:   {name: "UsedCodes", ofKeeper: true, result: 256 * mib},
 	recordCodes: {name: "RecordCodes", ofKeeper: true, alone: true, argument: 16 * mib},
+
+	useCommands:  {name: "UseCommands", alone: true, argument: 64 * mib},
+	runCommand:   {name: "RunCommand", argument: 128 * kib, result: small},
+	stopCommands: {name: "StopCommands", notice: true},
+	commandTold:  {name: "CommandTold", ofKeeper: true, notice: true, argument: 4 * kib},
 }
 
 func (k kind) String() string { return methods[k].name }

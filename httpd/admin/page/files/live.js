@@ -3,7 +3,7 @@
 // error, a new one begins after that id. The first begins with what the daemon remembers.
 
 const kinds = ['knock', 'completion', 'grant.opened', 'grant.extended', 'grant.closed', 'grant.adopted', 'grant.refused',
-	'repair', 'ban', 'unban', 'reload', 'command', 'degraded', 'admin', 'front.ended', 'missed'];
+	'repair', 'ban', 'unban', 'reload', 'command', 'degraded', 'admin', 'front.ended', 'commands.ended', 'missed'];
 
 // live calls onEvent with each event, and onState with connecting, live or lost.
 export function live(onEvent, onState) {

@@ -75,7 +75,7 @@ const refreshes = {
 	'completion': ['status', 'clients', 'stats'], 'grant.opened': ['grants', 'status', 'lately', 'clients'],
 	'grant.extended': ['grants'], 'grant.closed': ['grants', 'status', 'lately'], 'grant.adopted': ['grants', 'status'],
 	'grant.refused': ['lately'], 'ban': ['bans', 'status', 'lately'], 'unban': ['bans', 'status', 'lately'], 'repair': ['status', 'lately'],
-	'degraded': ['status', 'lately'], 'reload': ['status', 'lately', 'grants'], 'admin': ['status', 'lately'], 'front.ended': ['status', 'clients', 'lately'],
+	'degraded': ['status', 'lately'], 'reload': ['status', 'lately', 'grants'], 'admin': ['status', 'lately'], 'front.ended': ['status', 'clients', 'lately'], 'commands.ended': ['status', 'lately'],
 };
 
 function onEvent(kind, e) {
