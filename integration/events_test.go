@@ -229,7 +229,7 @@ func TestAReaderOfEventsThatStallsDelaysNothing(t *testing.T) {
 		res.Body.Close()
 	}
 	w.knock(w.alice, serverIP, "/a", "/b", "/c")
-	events.wait("the other reader gets the last of it", func(e told) bool { return e.Client == aliceIP && e.Kind == "grant.opened" })
+	events.wait("the other reader gets the last of it", func(e told) bool { return e.Client == aliceIP && e.Kind == "grant.opened" && e.Door == "ssh" })
 	count := 0
 	for _, e := range events.events() {
 		if e.Kind == "grant.closed" && e.Door == "ssh" {

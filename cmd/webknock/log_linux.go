@@ -183,7 +183,10 @@ func (l *logWriter) write(entries []admin.HistoryEntry) error {
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			line.WriteString(tty.Fit(cell, l.widths[i]) + "  ")
+			line.WriteString(tty.Fit(cell, l.widths[i]) + " ")
+			if i == len(row)-2 { // what follows has spaces of its own
+				line.WriteString(" ")
+			}
 		}
 		if _, err := fmt.Fprintln(l.w, strings.TrimRight(line.String(), " ")); err != nil {
 			return err

@@ -24,10 +24,10 @@ func TestTheLogIsATableThatGrows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := `TIME             EVENT   WHO  CLIENT  DOOR  WHAT
-Jan  2 12:00:00  repair  -    -       -     a [31m b
-Jan  2 12:00:01   opened  alexandra  2001:db8::7  ssh   until 2030-01-03 12:00:00
-2029-07-05 12:00  lost    -          -            -
+	want := `TIME            EVENT  WHO CLIENT DOOR  WHAT
+Jan  2 12:00:00 repair -   -      -     a [31m b
+Jan  2 12:00:01  opened alexandra 2001:db8::7 ssh   until 2030-01-03 12:00:00
+2029-07-05 12:00 lost   -         -           -
 `
 	if text.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", text.String(), want)
