@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,6 +126,13 @@ func (i *initialisation) run(c *cobra.Command) error {
 		if err := i.client(&plan, cfg); err != nil {
 			return err
 		}
+		if address := facts.HiddenBehind(i.wishes); address != "" {
+			problem := address + " is a private address of this host, and you came from outside"
+			if i.start {
+				return fmt.Errorf("%s, and nothing has changed (say with --host how clients reach it)", problem)
+			}
+			i.report.found("host", problem+": say with --host how clients reach it")
+		}
 		i.report.Config = string(text)
 		if plan.Site != nil {
 			i.report.Site = &site{plan.Site.Program, plan.Site.Snippet()}
@@ -167,11 +175,11 @@ func (i *initialisation) mayStart(ctx context.Context, f *setup.Facts) error {
 		}
 		return fmt.Errorf("%w (webknock reload --confirm 2m tries a changed configuration)", err)
 	}
-	if !f.Systemd {
-		return nil
-	}
 	if os.Geteuid() != 0 {
 		return errors.New("only root can start webknock (sudo webknock init --start)")
+	}
+	if !f.Systemd {
+		return nil
 	}
 	if i.configFile != defaultConfig {
 		return fmt.Errorf("%s reads %s and no other file (webknock init --config %s --write, then webknock serve --config %s --confirm 2m)", daemonUnit, defaultConfig, i.configFile, i.configFile)
@@ -189,9 +197,15 @@ func (i *initialisation) describe(f *setup.Facts) {
 		var at []string
 		program := ""
 		for _, s := range f.SSH {
-			if s.Address.Port() == port {
-				at = append(at, s.Address.String())
-				program = orElse(s.Program, "a program that only root may know")
+			if s.Address.Port() != port {
+				continue
+			}
+			at = append(at, s.Address.String())
+			switch program = s.Program; program {
+			case "":
+				program = "a program that only root may know"
+			case "systemd":
+				program = "systemd, for the SSH server,"
 			}
 		}
 		r.found("ssh", fmt.Sprintf("%s listens at %s", program, strings.Join(at, " and ")))
@@ -258,10 +272,18 @@ func (i *initialisation) client(p *setup.Plan, cfg *config.Config) error {
 	return nil
 }
 
-// judge asks the doctor whether knocks, and clients with a grant, get through what else
-// filters on this host. It returns what does not.
+// anyone is a client of the internet, if it is not known from where the administrator
+// comes. Over IPv6 a host need not have any.
+var anyone = netip.MustParseAddr("1.2.3.4")
+
+// judge asks the doctor whether the administrator's knocks, and a session with a grant,
+// get through what else filters on this host. It returns what does not.
 func (i *initialisation) judge(ctx context.Context, f *setup.Facts, cfg *config.Config) (blocked string) {
-	for _, finding := range doctor.Examine(ctx, doctor.Options{Config: cfg, API: i.api()}).Findings {
+	from := anyone
+	if f.Session.Text != "" {
+		from = f.Session.Client.Addr()
+	}
+	for _, finding := range doctor.Examine(ctx, doctor.Options{Config: cfg, API: i.api(), From: from}).Findings {
 		switch finding.Check {
 		case "clock", "legacy", "kernel":
 			i.report.found(finding.Check, finding.Detail)
@@ -280,10 +302,13 @@ func (i *initialisation) judge(ctx context.Context, f *setup.Facts, cfg *config.
 		i.report.found("firewall", finding.Check+" "+finding.Subject+" "+finding.Family+": "+finding.Detail)
 		subject := finding.Subject[strings.LastIndexAny(finding.Subject, " :")+1:]
 		port, _ := strconv.ParseUint(strings.TrimSuffix(subject, "/tcp"), 10, 16)
+		if finding.Status != doctor.Fail && !strings.Contains(finding.Detail, " stops ") {
+			continue // the doctor cannot tell, and nor can init
+		}
 		for _, command := range f.Allow(uint16(port), finding.Detail) {
-			if !slices.Contains(i.report.Commands, command) {
-				i.report.Commands = append(i.report.Commands, command)
-			}
+			// What is there already moves to the end: a reload comes last.
+			before := slices.DeleteFunc(i.report.Commands, func(c string) bool { return c == command })
+			i.report.Commands = append(before, command)
 		}
 		if finding.Status == doctor.Fail && blocked == "" {
 			blocked = "another firewall keeps clients from port " + strings.TrimSuffix(subject, "/tcp")

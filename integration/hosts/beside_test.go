@@ -300,6 +300,7 @@ func TestDoorsBesideFirewalld(t *testing.T) {
 	b.run(firewalld, "")
 	until(t, "firewalld answers", func() bool { return b.server.Run("firewall-cmd", "--state") == nil })
 	cmd := func(args ...string) { b.must("firewall-cmd", append([]string{"--quiet"}, args...)...) }
+	b.initBesideFirewalld()
 	for _, arguments := range []string{"--add-port=8080/tcp", "--remove-service=ssh"} {
 		cmd(arguments)
 		cmd("--permanent", arguments)

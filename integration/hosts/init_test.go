@@ -37,7 +37,7 @@ func (a administrator) shell(command string) (string, error) {
 	return string(out), err
 }
 
-// A first start by the package, over ssh: nobody confirms, and all is as before; a new
+// A first start by the package, over ssh and beside ufw: nobody confirms, and all is as before; a new
 // session confirms, and it stays so through a reboot.
 func TestAFirstStartOverSSH(t *testing.T) {
 	m := newBareMachine(t)
@@ -45,7 +45,21 @@ func TestAFirstStartOverSSH(t *testing.T) {
 	a := newAdministrator(m)
 	m.boot()
 	m.run("dpkg", "-i", "/root/webknock.deb")
+	m.run("systemctl", "stop", "ssh.service")
+	m.run("systemctl", "start", "ssh.socket")
+	if out := m.run("webknock", "init"); !strings.Contains(out, "systemd, for the SSH server, listens at [::]:22") {
+		t.Errorf("by ssh.socket:\n%s", out)
+	}
+	m.run("systemctl", "stop", "ssh.socket")
+	m.run("systemctl", "start", "ssh.service")
+	m.run("ufw", "allow", "22/tcp")
+	m.run("ufw", "--force", "enable")
 	until(t, "sshd answers", func() bool { _, err := a.ssh("true"); return err == nil })
+	if out, err := a.ssh("webknock init --start"); err == nil || !strings.Contains(out, "and nothing has changed (ufw allow 80/tcp)") {
+		t.Errorf("init --start before ufw lets knocks in: %v\n%s", err, out)
+	}
+	m.untouched(a)
+	m.run("ufw", "allow", "80/tcp")
 
 	dry, err := a.ssh("webknock init")
 	if err != nil || !strings.Contains(dry, "This is a dry run") || !strings.Contains(dry, "come from "+aliceIP) || !strings.Contains(dry, "sshd listens at 0.0.0.0:22 and [::]:22") || !strings.Contains(dry, "webknock init --start") {
@@ -140,6 +154,24 @@ func TestAFirstStartOverSSH(t *testing.T) {
 	}
 	m.run("webknock", "doctor")
 	m.neverOpen(p)
+
+	t.Log("a user with tickets, from the start")
+	p.end(t)
+	m.run("webknock", "unguard")
+	m.run("systemctl", "--quiet", "disable", "--now", "webknock.service", "webknock-guard.service")
+	m.run("rm", "/etc/webknock/webknock.yaml")
+	until(t, "sshd answers", func() bool { _, err := a.ssh("true"); return err == nil }) // it has been polled
+	out, err = a.ssh("webknock init --user alice --port 80 --start -o json")
+	if err := json.Unmarshal([]byte(out), &printed); err != nil || printed.Client.Curl != "" {
+		t.Fatalf("init --user: %v\n%s", err, out)
+	}
+	m.mustPass(m.alice, serverIP, 22, false)
+	if out, err := a.shell("webknock profile add --replace home <<'END'\n" + printed.Client.Profile + "END\nwebknock knock home"); err != nil {
+		t.Errorf("knock: %v\n%s", err, out)
+	}
+	if out, err := a.ssh("webknock confirm"); err != nil {
+		t.Errorf("confirm: %v\n%s", err, out)
+	}
 }
 
 // untouched fails if a trial has left something.
@@ -163,5 +195,39 @@ func (m *machine) untouched(a administrator) {
 	}
 	if out, err := a.ssh("echo in"); err != nil || out != "in\n" {
 		m.t.Errorf("ssh: %v, %s", err, out)
+	}
+}
+
+// With its port closed in firewalld, init says by what command it lets knocks in, and
+// that command does, as the port of SSH is let through already.
+func (b *beside) initBesideFirewalld() {
+	b.t.Helper()
+	commands := func() []string {
+		b.t.Helper()
+		cmd := b.server.Command(b.t.Context(), binary, "init", "-o", "json", "--port", "8088", "--config", filepath.Join(b.t.TempDir(), "new.yaml"))
+		cmd.Env = append(os.Environ(), "SSH_CONNECTION="+aliceIP+" 4711 "+serverIP+" 22")
+		out, err := cmd.Output()
+		var printed struct {
+			Commands []string
+			Found    []struct{ Text string }
+		}
+		if err == nil {
+			err = json.Unmarshal(out, &printed)
+		}
+		if err != nil {
+			b.t.Fatalf("init: %v\n%s", err, out)
+		}
+		b.t.Logf("found %v", printed.Found)
+		return printed.Commands
+	}
+	said := commands()
+	if want := "firewall-cmd --permanent --zone=public --add-port=8088/tcp; firewall-cmd --reload"; strings.Join(said, "; ") != want {
+		b.t.Errorf("init says %q, want %q", said, want)
+	}
+	for _, command := range said {
+		b.must("sh", "-c", command)
+	}
+	if said := commands(); len(said) > 0 {
+		b.t.Errorf("after that it says %q", said)
 	}
 }

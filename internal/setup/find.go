@@ -59,9 +59,7 @@ func find(root string, run func(args ...string) string) (f Facts, err error) {
 	f.UFW = strings.EqualFold(setting("etc/ufw/ufw.conf", "ENABLED"), "yes")
 	f.Firewalld = exists("run/firewalld.pid") || exists("run/firewalld")
 	if f.Firewalld {
-		if f.Zone = setting("etc/firewalld/firewalld.conf", "DefaultZone"); f.Zone == "" {
-			f.Zone = "public"
-		}
+		f.Zone = orPublic(setting("etc/firewalld/firewalld.conf", "DefaultZone"))
 	}
 	f.Docker = exists("run/docker.sock")
 

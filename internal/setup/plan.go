@@ -71,6 +71,17 @@ func serverOf(s Session) string {
 	return ""
 }
 
+// HiddenBehind returns the address of this host that clients outside cannot reach, or
+// nothing: the administrator has come from outside to a private one, through the
+// translation of a cloud, say, and has not named another host.
+func (f *Facts) HiddenBehind(w Wishes) string {
+	server, client := f.Session.Server.Addr(), f.Session.Client.Addr()
+	if w.Host != "" || !server.IsPrivate() || client.IsPrivate() || client.IsLinkLocalUnicast() {
+		return ""
+	}
+	return server.String()
+}
+
 // listen chooses a listener, and where clients knock.
 func (p *Plan) listen(f *Facts, port uint16) error {
 	free := func(port uint16) bool { return len(f.At(port)) == 0 && !slices.Contains(p.SSH, port) }

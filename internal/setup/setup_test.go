@@ -183,7 +183,9 @@ func TestWhatOtherFirewallsNeed(t *testing.T) {
 		want    string
 	}{
 		{Facts{UFW: true}, "the policy of chain ip filter INPUT stops it", "ufw allow 80/tcp"},
-		{Facts{Firewalld: true, Zone: "home"}, rule, "firewall-cmd --permanent --zone=home --add-port=80/tcp; firewall-cmd --reload"},
+		{Facts{UFW: true}, rule, "nft insert rule inet filter input tcp dport 80 accept    # and the rule into /etc/nftables.conf"}, // not ufw's
+		{Facts{UFW: true}, "cannot tell", "ufw allow 80/tcp"},
+		{Facts{Firewalld: true, Zone: "home"}, "rule 6 of chain inet firewalld filter_INPUT (reject) stops it", "firewall-cmd --permanent --zone=home --add-port=80/tcp; firewall-cmd --reload"},
 		{Facts{}, rule, "nft insert rule inet filter input tcp dport 80 accept    # and the rule into /etc/nftables.conf"},
 		{Facts{}, "the policy of chain ip filter INPUT stops it", "iptables -I INPUT -p tcp --dport 80 -j ACCEPT"},
 		{Facts{}, "rule 1 of chain ip6 filter INPUT (drop) stops it", "ip6tables -I INPUT -p tcp --dport 80 -j ACCEPT"},
@@ -232,6 +234,23 @@ func TestTheListenerFitsTheHost(t *testing.T) {
 				t.Errorf("%q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// Who has come from outside to a private address has come through a translation.
+func TestAnAddressThatClientsCannotReach(t *testing.T) {
+	for _, tt := range []struct{ session, host, want string }{
+		{"192.0.2.7 4711 10.0.0.5 22", "", "10.0.0.5"},
+		{"192.0.2.7 4711 10.0.0.5 22", "home.example.org", ""},
+		{"10.0.0.9 4711 10.0.0.5 22", "", ""},
+		{"192.0.2.7 4711 192.0.2.1 22", "", ""},
+		{"", "", ""},
+	} {
+		var f Facts
+		f.Session, _ = parseSession(tt.session)
+		if got := f.HiddenBehind(Wishes{Host: tt.host}); got != tt.want {
+			t.Errorf("%q, host %q: %q, want %q", tt.session, tt.host, got, tt.want)
+		}
 	}
 }
 
