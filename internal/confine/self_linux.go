@@ -131,14 +131,16 @@ var calls = []string{
 	// descriptors
 	"read", "readv", "pread64", "write", "writev", "close", "dup", "dup2", "dup3", "pipe2", "splice", "lseek", "_llseek", "fstat", "fstat64", "poll", "ppoll", "ppoll_time64",
 	"epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2",
-	// files, as far as Landlock lets them
-	"openat", "newfstatat", "fstatat64", "statx", "readlinkat", "getdents64", "getcwd",
 	// connections
 	// Send, sendto and sendmsg are missing: with MSG_FASTOPEN they connect, which neither
 	// Landlock nor a filter of connect sees, and they carry descriptors.
 	"accept4", "getsockname", "getpeername", "getsockopt", "recv", "recvfrom", "recvmsg",
 	"sendfile", "sendfile64",
 }
+
+// siteCalls are for the sites that the process connects to: their roots of certificates
+// and their addresses are in files, as far as Landlock lets it read them.
+var siteCalls = []string{"connect", "openat", "newfstatat", "fstatat64", "statx", "readlinkat", "getdents64", "getcwd"}
 
 // options are what the front sets of sockets, by level. Listening sockets are the
 // keeper's as well: most other options would outlast the front, and keep everybody out.
@@ -175,7 +177,7 @@ func restrictCalls(r *Report, n Needs) {
 	}
 	plain := calls
 	if len(n.Connect) > 0 {
-		plain = append(plain[:len(plain):len(plain)], "connect")
+		plain = slices.Concat(calls, siteCalls)
 	}
 	var some []seccomp.NameWithConditions
 	when := func(name string, conditions ...seccomp.Condition) {
