@@ -50,6 +50,11 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 			case args[0] == "webknock" && args[1] == "serve":
 				w.serve(yaml)
 				ran++
+			case args[0] == "webknock" && args[1] == "top": // the tests of top have a terminal: here, that there is one needed
+				if _, stderr, _ := w.webknock("top"); !strings.Contains(stderr, "terminal") {
+					t.Errorf("%s: %s", command, stderr)
+				}
+				ran++
 			case args[0] == "webknock" && (args[1] == "ui" || slices.Contains(args, "--follow")): // until somebody ends it
 				follows(w, args[1:])
 				ran++

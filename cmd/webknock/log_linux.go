@@ -213,6 +213,9 @@ func (l *logWriter) row(e admin.HistoryEntry) []string {
 	return row
 }
 
+// shortEnds makes room in 80 columns for how a grant has ended.
+var shortEnds = strings.NewReplacer("closed by an administrator", "by hand", "ended while webknock did not run", "while webknock was off", "closed ", "", "ended ", "")
+
 // what returns what else there is to say of an entry.
 func (l *logWriter) what(e admin.HistoryEntry) string {
 	var what []string
@@ -224,7 +227,7 @@ func (l *logWriter) what(e admin.HistoryEntry) string {
 	}
 	reason := e.Reason
 	if e.Event == "closed" {
-		reason = strings.TrimPrefix(strings.TrimPrefix(reason, "closed "), "ended ")
+		reason = shortEnds.Replace(reason)
 	}
 	if e.Event == "reload" && reason == "" {
 		reason = "done"
