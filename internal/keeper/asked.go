@@ -26,6 +26,7 @@ import (
 type asked struct {
 	completions, bans, knocks, loads *bucket
 	refusals                         *bucket // that are told one by one
+	lines                            *bucket // of the log, for completions and extensions
 
 	unbanning chan struct{} // has room for as many bans as are being taken back
 
@@ -45,6 +46,7 @@ func newAsked(log *slog.Logger) *asked {
 		knocks:      newBucket(2*float64(time.Second/seam.KnocksInterval), 100), // messages, of many knocks
 		loads:       newBucket(5, 20),                                           // of the record of used codes
 		refusals:    newBucket(refusalsInHour/time.Hour.Seconds(), refusalsInHour),
+		lines:       newBucket(500, 10_000),
 		unbanning:   make(chan struct{}, 64),
 		log:         log,
 	}

@@ -63,7 +63,13 @@ func (k *Keeper) subscribe(ctx context.Context) {
 	var wg sync.WaitGroup
 	k.handlers = []*event.Subscription{notices, commands}
 	ctx = context.WithoutCancel(ctx)
-	wg.Go(func() { log.Each(ctx, k.missed.log.add, func(r event.Record) { logEvent(k.log, r.Event) }) })
+	wg.Go(func() {
+		log.Each(ctx, k.missed.log.add, func(r event.Record) {
+			if k.hasLine(r.Event) {
+				logEvent(k.log, r.Event)
+			}
+		})
+	})
 	wg.Go(func() { metered.Each(ctx, k.missed.metrics.add, k.metrics.Handle) })
 	wg.Go(func() {
 		notices.Each(ctx, k.missed.notices.add, func(r event.Record) {
@@ -116,6 +122,19 @@ func (k *Keeper) handlePublished(ctx context.Context) {
 }
 
 const handleTimeout = time.Second // mostly it takes microseconds
+
+// hasLine reports whether an event is logged. A front that was taken over could fill the
+// disk with completions and extensions. Grants that are new always are.
+func (k *Keeper) hasLine(e event.Event) bool {
+	switch e.(type) {
+	case event.Completion, event.GrantExtended:
+		if !k.asked.lines.take(time.Now()) {
+			k.missed.log.add(1)
+			return false
+		}
+	}
+	return true
+}
 
 // logEvent writes an event to the log.
 func logEvent(log *slog.Logger, e event.Event) {

@@ -187,3 +187,21 @@ func TestCommandsRecoverMissedEventsFromTheGate(t *testing.T) {
 		t.Errorf("events %q, want %q", events, want)
 	}
 }
+
+// A flood of completions does not fill the disk, and hides no new grant.
+func TestAFloodOfCompletionsHasAFewLines(t *testing.T) {
+	k := New(Options{Log: slog.New(slog.DiscardHandler)})
+	const flood = 50_000
+	lines := 0
+	for range flood {
+		if k.hasLine(event.Completion{Sequence: "s"}) {
+			lines++
+		}
+		if !k.hasLine(event.GrantOpened{}) {
+			t.Fatal("a new grant has no line")
+		}
+	}
+	if lines < 10_000 || lines > 15_000 || k.missed.log.n.Load() != uint64(flood-lines) {
+		t.Errorf("%d lines, %d missed", lines, k.missed.log.n.Load())
+	}
+}
