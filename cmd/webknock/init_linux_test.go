@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"flag"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -122,5 +124,41 @@ func TestWhichSessionProvesAKnock(t *testing.T) {
 	}
 	if err := (trial{}).proves(setup.Session{}); err == nil {
 		t.Error("two times no session prove something")
+	}
+}
+
+// The integration tests run what a first start needs; here, that every line of the
+// document is one that the program understands.
+func TestTheCommandsOfTheFirstStart(t *testing.T) {
+	seen := 0
+	for n, block := range strings.Split(read(t, "../../docs/first-start.md"), "```") {
+		if n%2 == 0 {
+			continue
+		}
+		for line := range strings.Lines(block) {
+			line, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "sudo "), " && ")
+			words := strings.Fields(line)
+			if len(words) == 0 || words[0] != "webknock" {
+				continue
+			}
+			root := newRoot(io.Discard, io.Discard, false)
+			c, rest, err := root.Find(words[1:])
+			if err == nil && c == root {
+				err = errors.New("no such command")
+			}
+			if err == nil {
+				err = c.ParseFlags(rest)
+			}
+			if err == nil {
+				err = c.ValidateArgs(c.Flags().Args())
+			}
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+			seen++
+		}
+	}
+	if seen < 6 {
+		t.Errorf("only %d commands found", seen)
 	}
 }
