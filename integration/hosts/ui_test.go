@@ -204,7 +204,7 @@ func testThePage(t *testing.T, name string) {
 	u.mustShow(row(malloryIP), malloryIP)
 	u.click(row(malloryIP) + " >> text=Lift")
 	u.click("dialog [type=submit]")
-	u.mustShow("main", "Nobody is banned")
+	u.mustNotShow("main tbody", malloryIP)
 	u.mustBan("")
 
 	// Why it did not work.
