@@ -4,6 +4,7 @@ package hosts
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,7 +163,7 @@ func TestAFirstStartOverSSH(t *testing.T) {
 	m.run("rm", "/etc/webknock/webknock.yaml")
 	until(t, "sshd answers", func() bool { _, err := a.ssh("true"); return err == nil }) // it has been polled
 	out, err = a.ssh("webknock init --user alice --port 80 --start -o json")
-	if err := json.Unmarshal([]byte(out), &printed); err != nil || printed.Client.Curl != "" {
+	if err := errors.Join(err, json.Unmarshal([]byte(out), &printed)); err != nil || printed.Client.Curl != "" {
 		t.Fatalf("init --user: %v\n%s", err, out)
 	}
 	m.mustPass(m.alice, serverIP, 22, false)
