@@ -142,6 +142,9 @@ install: bin/webknock
 	bin/webknock completion fish > $(DEST)/share/fish/vendor_completions.d/webknock.fish
 	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket docs/systemd/webknock.service.d/commands.conf \
 		docs/grafana/webknock.json docs/prometheus/webknock.rules.yml
+	@# As README.md links to them.
+	install -D -m 0644 -t $(DEST)/share/doc/webknock/docs docs/*.md docs/*.svg docs/openapi.yaml docs/webknock.schema.json
+	install -D -m 0644 -t $(DEST)/share/doc/webknock/docs/recipes docs/recipes/*
 	install -D -m 0644 cmd/webknock/package/webknock.sysusers $(DEST)/lib/sysusers.d/webknock.conf
 	install -D -m 0644 cmd/webknock/package/webknock.tmpfiles $(DEST)/lib/tmpfiles.d/webknock.conf
 	for unit in $(UNITS) $(DROPINS); do \
@@ -155,6 +158,7 @@ ifeq ($(DESTDIR),)
 	fi
 	@# The unit's user reads the configuration by its group.
 	@if [ -d /etc/webknock ] && getent group webknock >/dev/null; then chgrp -R webknock /etc/webknock && chmod -R g+rX /etc/webknock; fi
+	@echo "Installed; nothing is started or guarded yet. As root, webknock init shows what it would set up here."
 endif
 
 # The guard goes first: without the program nobody can be let in, and only the

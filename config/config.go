@@ -79,7 +79,7 @@ type Config struct {
 
 // document is the configuration as it stands in a file: a field for each section.
 type document struct {
-	Listeners []Listener        `mapstructure:"listeners" required:"at least one, like - address: \":8080\""`
+	Listeners []Listener        `mapstructure:"listeners" required:"at least one, like - address: \":8080\"; webknock init writes a whole file"`
 	Clients   Clients           `mapstructure:"clients"`
 	Doors     []doorSection     `mapstructure:"doors"`
 	Sequences []sequenceSection `mapstructure:"sequences" required:"at least one, with name, steps and opens"`

@@ -22,7 +22,7 @@ import (
 func Load(file string) (*Config, error) {
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w (write one, or name it with --config)", err)
+		return nil, fmt.Errorf("read the configuration: %w (webknock init writes one; another file: --config FILE)", err)
 	}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrPermission) {

@@ -104,6 +104,9 @@ func TestInitFitsTheHost(t *testing.T) {
 	if text, _ := os.ReadFile(w.config()); string(text) != written.Config || written.Config == dry.Config {
 		t.Errorf("the file is\n%sand init has shown\n%s", text, written.Config)
 	}
+	if again := w.init("--start"); again.Config != "" || !again.says("client", "webknock enroll ssh") {
+		t.Errorf("once more: %+v", again)
+	}
 	if !strings.Contains(written.Next, "webknock serve") {
 		t.Errorf("without systemd the next command is %q", written.Next)
 	}

@@ -22,6 +22,7 @@ import (
 	"webknock/firewall"
 	"webknock/internal/atomicfile"
 	"webknock/internal/client"
+	"webknock/internal/setup"
 	"webknock/internal/suggest"
 	"webknock/sequence"
 )
@@ -84,7 +85,7 @@ func newEnroll(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&user, "user", "", "the `USER` whose secret the profile holds (default: the only one that the sequence admits)")
-	c.Flags().StringArrayVar(&hosts, "host", nil, "`URL` at which clients reach this server, like https://home.example.org; may be repeated (default: by the configuration and the host's name)")
+	c.Flags().StringArrayVar(&hosts, "host", nil, "`URL` at which clients reach this server, like https://home.example.org; may be repeated (default: by the configuration, and the host's name or the address of this SSH session)")
 	c.Flags().StringVar(&file, "file", "", "write the profile to a new `FILE` that only its owner can read")
 	return c
 }
@@ -137,12 +138,25 @@ func (e enrolment) draft(name, user string, hosts []string) (d client.Draft, err
 	return d, nil
 }
 
+// reachedAs guesses how clients reach this host. A name without a dot, like vps1, is
+// hardly known elsewhere: then clients use the address at which the administrator has
+// reached it.
+func reachedAs(name string, session setup.Session) string {
+	if strings.Contains(name, ".") {
+		return name
+	}
+	return session.Server.Addr().String()
+}
+
 // servers returns the URLs of the listeners, https if one has TLS.
 func (e enrolment) servers(seq config.Sequence) ([]string, error) {
 	encrypted := slices.ContainsFunc(e.cfg.Listeners, func(l config.Listener) bool { return l.TLS != nil })
 	name, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("find this host's name: %w (say it with --host URL)", err)
+	}
+	if s, ok := setup.CurrentSession(); ok {
+		name = reachedAs(name, s)
 	}
 	for _, l := range e.cfg.Listeners {
 		if encrypted && l.TLS == nil {

@@ -115,6 +115,9 @@ func (i *initialisation) run(c *cobra.Command) error {
 			return fmt.Errorf("%s has errors, and nothing has changed:\n%w", i.configFile, err)
 		}
 		i.report.found("file", i.configFile+" has a configuration, which stays as it is")
+		if len(cfg.Sequences) > 0 {
+			i.report.found("client", "webknock enroll "+cfg.Sequences[0].Name+" --host URL prints what a client needs")
+		}
 	} else {
 		plan, err := setup.NewPlan(&facts, i.wishes, func() string { return randomPath(pathBytes) })
 		if err != nil {

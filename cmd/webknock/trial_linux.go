@@ -245,7 +245,7 @@ func newTrial(a *app) *cobra.Command {
 				}
 				err = removeTrialUnits(ctx)
 			} else {
-				t.Result, t.Text = trialUndone, fmt.Sprintf("nobody has confirmed, and all is undone: the guard is gone, webknock is stopped; %s is as it was (webknock init --start tries it again)", a.configFile)
+				t.Result, t.Text = trialUndone, fmt.Sprintf("nobody has confirmed, and all is undone: the guard is gone, webknock is stopped; %s stays (webknock init --start tries it again)", a.configFile)
 				err = undoTrial(ctx, a)
 			}
 			if err != nil {

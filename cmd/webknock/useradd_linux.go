@@ -107,7 +107,7 @@ func beside(configFile, name, chosen string) string {
 func addUser(configFile string, u config.User) (notes []string, err error) {
 	data, err := os.ReadFile(configFile)
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w (write one, or name it with --config)", err)
+		return nil, fmt.Errorf("read the configuration: %w (webknock init writes one; another file: --config FILE)", err)
 	}
 	text, cfg, err := config.WithUser(configFile, data, u)
 	byHand := errors.Is(err, config.ErrByHand)
