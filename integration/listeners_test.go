@@ -135,8 +135,8 @@ cover: {proxy: "http://127.0.0.1:8081"}`))
 
 // The recipes of docs/recipes, as they are there.
 func TestKnocksBehindProxies(t *testing.T) {
-	nginx := func(recipe, _ string) []string {
-		return []string{"nginx", "-g", "daemon off; master_process off; pid /dev/null; error_log stderr notice;", "-c", recipe}
+	nginx := func(recipe, dir string) []string {
+		return []string{"nginx", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid; error_log stderr notice;", "-c", recipe}
 	}
 	haproxy := func(recipe, _ string) []string { return []string{"haproxy", "-db", "-f", recipe} }
 	for _, tt := range []struct {
