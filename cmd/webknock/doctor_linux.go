@@ -50,7 +50,7 @@ func newDoctor(a *app) *cobra.Command {
 				for _, f := range report.Findings {
 					rows = append(rows, []string{string(f.Status), f.Check, f.Subject, f.Family, f.Detail})
 				}
-				err = printTable(c.OutOrStdout(), "nothing to look at", []string{"", "CHECK", "OF", "FAMILY", ""}, rows)
+				err = printTable(c.OutOrStdout(), "nothing to look at", []string{"RESULT", "CHECK", "OF", "FAMILY", "DETAIL"}, rows)
 			}
 			if err == nil && report.Status == doctor.Fail {
 				err = fmt.Errorf("not all is well")
