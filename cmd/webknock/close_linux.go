@@ -63,6 +63,9 @@ func newClose(a *app) *cobra.Command {
 			if a.output == "json" {
 				return errors.Join(failed, printJSON(c.OutOrStdout(), closed))
 			}
+			if len(closed.Grants) > 0 { // else the list looks like one of grants that run
+				fmt.Fprintln(c.OutOrStdout(), "closed:")
+			}
 			return errors.Join(failed, printGrants(c.OutOrStdout(), closed.Grants))
 		},
 	}
