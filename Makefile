@@ -143,7 +143,7 @@ install: bin/webknock
 	install -D -m 0644 -t $(DEST)/share/doc/webknock docs/webknock.yaml README.md SECURITY.md CHANGELOG.md LICENSE cmd/webknock/package/webknock.socket docs/systemd/webknock.service.d/commands.conf \
 		docs/grafana/webknock.json docs/prometheus/webknock.rules.yml
 	@# As README.md links to them.
-	install -D -m 0644 -t $(DEST)/share/doc/webknock/docs docs/*.md docs/*.svg docs/openapi.yaml docs/webknock.schema.json
+	install -D -m 0644 -t $(DEST)/share/doc/webknock/docs docs/*.md docs/*.svg docs/openapi.yaml docs/webknock.schema.json docs/webknock.yaml
 	install -D -m 0644 -t $(DEST)/share/doc/webknock/docs/recipes docs/recipes/*
 	install -D -m 0644 cmd/webknock/package/webknock.sysusers $(DEST)/lib/sysusers.d/webknock.conf
 	install -D -m 0644 cmd/webknock/package/webknock.tmpfiles $(DEST)/lib/tmpfiles.d/webknock.conf

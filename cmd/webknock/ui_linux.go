@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,11 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
-	"strings"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"webknock/httpd/admin"
+	"webknock/internal/setup"
 	"webknock/internal/ui"
 )
 
@@ -103,8 +103,8 @@ func sshTarget() string {
 	if name, err := os.Hostname(); err == nil {
 		host = name
 	}
-	if session := strings.Fields(os.Getenv("SSH_CONNECTION")); len(session) == 4 {
-		host, port = cmp.Or(session[2], host), session[3] // ssh(1): client, its port, server, its port
+	if session, ok := setup.CurrentSession(); ok { // also under sudo
+		host, port = session.Server.Addr().String(), strconv.Itoa(int(session.Server.Port()))
 	}
 	target := caller() + "@" + host
 	if port != "22" {
