@@ -561,6 +561,7 @@ const look = (what, get) => { try { add(what, 'READ ' + get()); } catch { add(wh
 	const other = window.open(base);
 	await new Promise(done => setTimeout(done, 1500));
 	look('window', () => other.document.body.innerText);
+	other?.close();
 	add('done', 'yes');
 })();
 </script>`
