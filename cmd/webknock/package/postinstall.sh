@@ -11,3 +11,6 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl try-restart webknock.service
 fi
+if ! grep -q '^[a-z]' /etc/webknock/webknock.yaml; then
+	echo "webknock guards nothing yet. What it would set up here: sudo webknock init"
+fi
