@@ -1,18 +1,13 @@
 package config
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"webknock/internal/certtest"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
@@ -29,9 +24,9 @@ func TestTheSampleShowsEveryKeyAndWorksWithAllOfThem(t *testing.T) {
 	}
 	text := off.ReplaceAllString(string(sample), "$1$2")
 	dir := t.TempDir()
-	cert, key := certificate(t)
+	cert, key := certtest.PEM(t, "home.example.org")
 	for name, content := range map[string]string{
-		"fullchain.pem": cert, "key.pem": key, "roots.pem": cert, "404.html": "not here\n",
+		"fullchain.pem": string(cert), "key.pem": string(key), "roots.pem": string(cert), "404.html": "not here\n",
 		"alice.totp": rfcSecret, "telegram.url": "telegram://123456789:AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr@telegram?chats=@channel",
 		"webknock.yaml": text,
 	} {
@@ -89,28 +84,6 @@ func mustShow(t *testing.T, s *jsonschema.Schema, place string, values ...any) (
 		keys += mustShow(t, items, place+"[]", all...)
 	}
 	return keys
-}
-
-// certificate returns a certificate and its key, in PEM.
-func certificate(t *testing.T) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := func(kind string, der []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
-	}
-	return block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)
 }
 
 // The schema accepts what the loader accepts, and both refuse what has a wrong shape.

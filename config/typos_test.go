@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"webknock/internal/certtest"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -21,9 +22,9 @@ func everyKey(t *testing.T) (file string, text []byte) {
 	}
 	text = []byte(off.ReplaceAllString(string(sample), "$1$2"))
 	dir := t.TempDir()
-	cert, key := certificate(t)
+	cert, key := certtest.PEM(t, "home.example.org")
 	for name, content := range map[string]string{
-		"fullchain.pem": cert, "key.pem": key, "roots.pem": cert, "404.html": "not here\n",
+		"fullchain.pem": string(cert), "key.pem": string(key), "roots.pem": string(cert), "404.html": "not here\n",
 		"alice.totp": rfcSecret, "telegram.url": "telegram://123456789:AAbbCCddEEffGGhhIIjjKKllMMnnOOppQQr@telegram?chats=@channel",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {

@@ -34,21 +34,31 @@ const seamDescriptor = 3
 
 var errByHand = errors.New("front is a part of webknock serve, which starts it (webknock serve)")
 
+// keeperSocket returns the socket to the keeper, which nothing that is executed inherits,
+// or byHand if it was not the keeper that has started this process.
+func keeperSocket(byHand error) (*net.UnixConn, error) {
+	credentials, err := unix.GetsockoptUcred(seamDescriptor, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil || int(credentials.Pid) != os.Getppid() {
+		return nil, byHand
+	}
+	unix.CloseOnExec(seamDescriptor)
+	file := os.NewFile(seamDescriptor, "seam")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
+
 // serveFront is the front until its keeper tells it to stop, or is gone. Signals are
 // for the keeper; those of a terminal reach both.
 func serveFront(ctx context.Context) error {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	credentials, err := unix.GetsockoptUcred(seamDescriptor, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil || int(credentials.Pid) != os.Getppid() {
-		return errByHand
-	}
-	unix.CloseOnExec(seamDescriptor)
-	file := os.NewFile(seamDescriptor, "seam")
-	conn, err := net.FileConn(file)
+	conn, err := keeperSocket(errByHand)
 	if err != nil {
 		return err
 	}
-	file.Close()
 	var orders supervise.Orders
 	if err := confine.ReadLine(conn, &orders); err != nil {
 		return err
@@ -61,8 +71,7 @@ func serveFront(ctx context.Context) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	socket := conn.(*net.UnixConn)
-	return wire.ServeFront(context.WithoutCancel(ctx), socket, func(k seam.Keeper) seam.Front {
-		return front.New(front.Options{Keeper: anything(k, socket, log), Log: log})
+	return wire.ServeFront(context.WithoutCancel(ctx), conn, func(k seam.Keeper) seam.Front {
+		return front.New(front.Options{Keeper: anything(k, conn, log), Log: log})
 	})
 }

@@ -2,13 +2,11 @@ package main
 
 import (
 	"errors"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"webknock/internal/command"
 	"webknock/internal/confine"
@@ -31,21 +29,15 @@ var errRunByHand = errors.New("run is a part of webknock serve, which starts it 
 // of a terminal reach both. They are not ignored: a command would inherit that.
 func serveCommands() error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	credentials, err := unix.GetsockoptUcred(seamDescriptor, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil || int(credentials.Pid) != os.Getppid() {
-		return errRunByHand
-	}
-	command.Isolate()
-	file := os.NewFile(seamDescriptor, "seam")
-	conn, err := net.FileConn(file)
+	conn, err := keeperSocket(errRunByHand)
 	if err != nil {
 		return err
 	}
-	file.Close()
+	command.Isolate()
 	if err := confine.WriteLine(conn, confine.CommandsSelf()); err != nil {
 		return err
 	}
-	err = wire.ServeCommands(conn.(*net.UnixConn), command.NewDirect())
+	err = wire.ServeCommands(conn, command.NewDirect())
 	if errors.Is(err, wire.ErrGone) {
 		return nil
 	}

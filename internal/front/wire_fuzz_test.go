@@ -6,14 +6,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-	"golang.org/x/sys/unix"
 
 	"webknock/internal/seam"
+	"webknock/internal/seam/seamtest"
 	"webknock/internal/seam/wire"
 )
 
@@ -28,38 +27,24 @@ func FuzzServeFront(f *testing.F) {
 	f.Add([]byte("\x01\x02\xffGET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte("\x01\x11\x22\x33\x44\x02\x06\x02"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var ends [2]*net.UnixConn
-		for i, fd := range fds {
-			file := os.NewFile(uintptr(fd), "seam")
-			conn, err := net.FileConn(file)
-			file.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends[i] = conn.(*net.UnixConn)
-			defer conn.Close()
-		}
+		keeper, own := seamtest.Pair(t)
 		var front *Front
 		ended := make(chan error)
 		made := make(chan struct{})
 		go func() {
-			ended <- wire.ServeFront(context.Background(), ends[1], func(k seam.Keeper) seam.Front {
+			ended <- wire.ServeFront(context.Background(), own, func(k seam.Keeper) seam.Front {
 				front = New(Options{Keeper: k, Log: slog.New(slog.DiscardHandler)})
 				close(made)
 				return front
 			})
 		}()
 		<-made
-		go io.Copy(io.Discard, ends[0])
-		k := saying{conn: ends[0], data: data}
+		go io.Copy(io.Discard, keeper)
+		k := saying{conn: keeper, data: data}
 		for len(k.data) > 0 {
 			k.say()
 		}
-		ends[0].CloseWrite()
+		keeper.CloseWrite()
 		<-ended
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

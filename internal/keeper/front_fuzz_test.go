@@ -6,18 +6,17 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-	"golang.org/x/sys/unix"
 
 	"webknock/firewall"
 	"webknock/internal/event"
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
+	"webknock/internal/seam/seamtest"
 	"webknock/internal/seam/wire"
 	"webknock/internal/ticket"
 )
@@ -211,26 +210,13 @@ func FuzzFront(f *testing.F) {
 // takeOver returns a front that was taken over, when it has been committed or before.
 func takeOver(t *testing.T, k *Keeper, commits bool) (*takenOver, *wire.FrontClient) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]*net.UnixConn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "seam")
-		conn, err := net.FileConn(file)
-		file.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ends[i] = conn.(*net.UnixConn)
-	}
-	client := wire.NewFrontClient(ends[0], k)
+	own, taken := seamtest.Pair(t)
+	client := wire.NewFrontClient(own, k)
 	t.Cleanup(func() {
 		client.Close()
-		ends[1].Close()
+		taken.Close()
 	})
-	f := &takenOver{UnixConn: ends[1]}
+	f := &takenOver{UnixConn: taken}
 	if commits {
 		done := make(chan error)
 		go func() { done <- client.Commit(context.Background()) }()

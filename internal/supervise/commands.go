@@ -174,10 +174,7 @@ func (c *Commands) watch(p CommandsProcess) {
 func (c *Commands) startAgain() {
 	for {
 		c.mu.Lock()
-		wait := time.Duration(0)
-		if c.crashes > 0 {
-			wait = min(firstWait<<min(c.crashes-1, 10), lastWait)
-		}
+		wait := waitAfter(c.crashes)
 		c.crashes++
 		c.mu.Unlock()
 		select {

@@ -138,17 +138,7 @@ func (c *commandsChild) Info() confine.Info { return c.info }
 // Close implements CommandsProcess. The process ends what it runs before it ends.
 func (c *commandsChild) Close() {
 	c.closing.Do(func() {
-		c.why = errors.New("it was ended")
-		select {
-		case <-c.CommandsClient.Done():
-			select { // it may have ended by itself, and that says more
-			case <-c.process.Ended():
-				c.why = c.process.Err()
-			case <-time.After(endTimeout / 10):
-				c.why = c.CommandsClient.Err()
-			}
-		default:
-		}
+		c.why = whyEnded(c.CommandsClient, c.process)
 		c.CommandsClient.Close()
 		select {
 		case <-c.process.Ended():

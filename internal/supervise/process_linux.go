@@ -196,20 +196,28 @@ func (c *child) Err() error {
 // Info implements Process.
 func (c *child) Info() confine.Info { return c.info }
 
+// whyEnded returns why nothing more can be asked of a process, or that it is to end.
+func whyEnded(client interface {
+	Done() <-chan struct{}
+	Err() error
+}, p *confine.Process) error {
+	select {
+	case <-client.Done():
+	default:
+		return errors.New("it was ended")
+	}
+	select { // it may have ended by itself, and that says more
+	case <-p.Ended():
+		return p.Err()
+	case <-time.After(endTimeout / 10):
+		return client.Err()
+	}
+}
+
 // Close implements Process.
 func (c *child) Close() {
 	c.closing.Do(func() {
-		select {
-		case <-c.FrontClient.Done():
-			select { // it may have ended by itself, and that says more
-			case <-c.process.Ended():
-				c.why = c.process.Err()
-			case <-time.After(endTimeout / 10):
-				c.why = c.FrontClient.Err()
-			}
-		default:
-			c.why = errors.New("it was ended")
-		}
+		c.why = whyEnded(c.FrontClient, c.process)
 		c.FrontClient.Close()
 		c.process.Kill()
 		select {

@@ -355,18 +355,22 @@ const (
 	lastWait  = 10 * time.Second
 )
 
+// waitAfter returns how long the next start waits after some processes that ended soon.
+func waitAfter(crashes int) time.Duration {
+	if crashes == 0 {
+		return 0
+	}
+	return min(firstWait<<min(crashes-1, 10), lastWait)
+}
+
 // startAgain starts a process for the setting in force, after some others that ended
 // soon, and goes on trying.
 func (f *Front) startAgain(crashes int) {
 	for ; ; crashes++ {
-		var wait time.Duration
-		if crashes > 0 {
-			wait = min(firstWait<<min(crashes-1, 10), lastWait)
-		}
 		select {
 		case <-f.stop:
 			return
-		case <-time.After(wait):
+		case <-time.After(waitAfter(crashes)):
 		}
 		if f.tryAgain() {
 			return

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"sync"
 	"testing"
@@ -18,6 +19,8 @@ import (
 	"webknock/internal/onetime"
 	"webknock/internal/seam"
 	"webknock/internal/ticket"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Join joins a front and a keeper. It returns the front as the keeper sees it, and the
@@ -426,4 +429,26 @@ func theFrontHasTheSockets(t *testing.T, join Join) {
 	for _, l := range got {
 		l.Close()
 	}
+}
+
+// Pair returns two connected sockets, as those between front and keeper. They are closed
+// at the end of the test.
+func Pair(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "seam")
+		conn, err := net.FileConn(file)
+		file.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = conn.(*net.UnixConn)
+		t.Cleanup(func() { conn.Close() })
+	}
+	return conns[0], conns[1]
 }

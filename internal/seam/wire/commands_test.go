@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"webknock/internal/command"
+	"webknock/internal/seam/seamtest"
 )
 
 // An actor runs no command: it notes what it is to run.
@@ -53,7 +54,7 @@ func (h *hearer) CannotKill(pid int, why string) {
 
 func commandsPair(t *testing.T, do func(command.Told) command.End) (*CommandsClient, *actor, chan error) {
 	t.Helper()
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	act := &actor{stopped: make(chan struct{}), do: do}
 	ended := make(chan error, 1)
 	go func() { ended <- ServeCommands(b, act) }()
@@ -221,7 +222,7 @@ func TestAProcessOfCommandsThatBreaksARuleIsEnded(t *testing.T) {
 		"an end that there is not":       nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b := pair(t)
+			a, b := seamtest.Pair(t)
 			c := NewCommandsClient(a)
 			defer c.Close()
 			go func() {

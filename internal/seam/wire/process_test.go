@@ -43,7 +43,7 @@ func child() {
 // otherProcess returns a front in a process of its own.
 func otherProcess(t testing.TB, keeper seam.Keeper) (*FrontClient, *exec.Cmd) {
 	t.Helper()
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	file, err := b.File()
 	if err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ type liar struct {
 // serving returns a front that may ask, because its keeper has committed it.
 func lying(t testing.TB, commits bool) liar {
 	t.Helper()
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	keeper := &seamtest.Keeper{Used: onetime.NewUsed()}
 	l := liar{b, NewFrontClient(a, keeper), keeper}
 	t.Cleanup(func() { l.client.Close() })
@@ -213,7 +213,7 @@ func TestTheKeeperTakesNoDescriptors(t *testing.T) {
 }
 
 func TestAFrontThatDoesNotReadHoldsNobodyUp(t *testing.T) {
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	defer b.Close()
 	f := NewFrontClient(a, new(seamtest.Keeper))
 	defer f.Close()
@@ -230,7 +230,7 @@ func TestAFrontThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 
 // What the keeper does not read is lost at a bound, and counted.
 func TestAKeeperThatDoesNotReadCostsNoMemory(t *testing.T) {
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	defer a.Close()
 	c := newConn(b, "the keeper", nil)
 	c.start()

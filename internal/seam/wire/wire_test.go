@@ -3,40 +3,15 @@ package wire
 import (
 	"context"
 	"errors"
-	"net"
-	"os"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"webknock/internal/seam"
 	"webknock/internal/seam/seamtest"
 )
 
-// pair returns two connected sockets.
-func pair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "seam")
-		conn, err := net.FileConn(file)
-		file.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns[i] = conn.(*net.UnixConn)
-		t.Cleanup(func() { conn.Close() })
-	}
-	return conns[0], conns[1]
-}
-
 // join joins a front and a keeper by a socket.
 func join(t testing.TB, front seam.Front, keeper seam.Keeper) (f *FrontClient, k seam.Keeper, ended chan error) {
-	a, b := pair(t)
+	a, b := seamtest.Pair(t)
 	f = NewFrontClient(a, keeper)
 	got := make(chan seam.Keeper, 1)
 	ended = make(chan error, 1)
